@@ -1,0 +1,28 @@
+PYTHON ?= python3
+PRESET ?= laptop
+BIN := .venv/bin
+
+.PHONY: env figures test lab clean
+
+env: .venv/.made
+
+.venv/.made: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e ".[dev]"
+	touch $@
+
+figures: env
+	$(BIN)/ankle run --preset $(PRESET)
+
+test: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lab: env
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+clean:
+	rm -rf results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,69 @@
+"""The one error type, and writes that leave either the whole file or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+__all__ = ["AnkleError", "atomic_path", "write_csv", "write_figure", "write_json", "write_text"]
+
+PARTIAL_PREFIX = ".partial-"
+FIGURE_DPI = 110
+
+
+class AnkleError(ValueError):
+    """Unusable input: one line that says what was found and what to do next."""
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it onto ``path`` if the block succeeds.
+
+    The temporary name keeps every suffix of ``path`` (writers choose a format by it). If the
+    block raises, the temporary file is removed and ``path`` is left as it was. Whatever a killed
+    process leaves behind starts with ``.partial-`` and is never read.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{PARTIAL_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write ``text`` (UTF-8) atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> Path:
+    """Write ``content`` as indented JSON, atomically. NaN is refused: JSON has none."""
+    return write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | os.PathLike[str], table: pd.DataFrame) -> Path:
+    """Write a table without its index, atomically; floats keep six significant digits."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    return Path(path)
+
+
+def write_figure(path: str | os.PathLike[str], figure: Figure) -> Path:
+    """Write ``figure`` as ``path`` with the suffixes ``.png`` and ``.svg``, each atomically."""
+    path = Path(path)
+    for suffix in (".svg", ".png"):
+        with atomic_path(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=FIGURE_DPI, bbox_inches="tight")
+    return path.with_suffix(".png")

@@ -1,0 +1,364 @@
+"""Find the files of a cohort in a folder: a lab's layout, a BIDS tree, the phantom's raw layout.
+
+========  ====================================================================================
+layout    files
+========  ====================================================================================
+lab       ``sourcedata/<sub>/<sub>_static_3DT1[_flipCorrected].nii.gz``,
+          ``sourcedata/<sub>/*MovieClear*.nii.gz`` (4D),
+          ``derivatives/<sub>/<sub>_static_3DT1_segment_<bone>[variant].nii.gz``
+raw       the same files, all of them in ``raw/<code>/``
+bids      ``sub-<code>/[ses-*/]anat/*_T1w.nii.gz``, ``sub-<code>/[ses-*/]{func,dyn}/*.nii.gz``
+          (4D), ``derivatives/**/sub-<code>*_label-<bone>*_mask.nii.gz``, ``participants.tsv``
+========  ====================================================================================
+
+A lab leaves several versions of one file. The most processed one is used: flip-corrected before
+flipped before neither, and among these binarised before not. What was chosen over what is noted
+on the subject.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ankle_lib.files import PARTIAL_PREFIX, AnkleError
+from ankle_lib.presets import BONES
+from ankle_lib.schema import Kind, Layout, Sequence, Side, Subject
+from ankle_lib.volume import read_header
+
+__all__ = ["CleanSubject", "Scan", "detect_layout", "read_clean_cohort", "scan_folder"]
+
+MAX_LISTED = 20
+_IMAGE_SUFFIXES = (".nii.gz", ".nii")
+_VARIANT = re.compile(r"_(flipcorrected|flipped|binarized|binarised)(?=_|$)", re.IGNORECASE)
+_CLEAN_FRAME = re.compile(r"_task-(?P<sequence>.+)_frame-(?P<frame>\d+)$")
+_GROUPS = {"T": "control", "E": "equinus"}
+"""First letter of a lab code: T for typically developing, E for equinus."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Result of :func:`scan_folder`; ``unrecognised`` are image files that no rule matched."""
+
+    layout: Layout
+    subjects: list[Subject]
+    unrecognised: list[str]
+
+    def notes(self) -> list[str]:
+        """Return one line per unrecognised file, shortened to the first twenty."""
+        lines = [f"not recognised: {name}" for name in self.unrecognised[:MAX_LISTED]]
+        hidden = len(self.unrecognised) - len(lines)
+        return [*lines, f"not recognised: {hidden} more files"] if hidden else lines
+
+
+@dataclass(frozen=True)
+class CleanSubject:
+    """One subject of a clean cohort; all paths are absolute.
+
+    ``sequences`` maps a sequence's name (``active_run-01``) to its frames in order.
+    """
+
+    code: str
+    group: str
+    side: Side | None
+    static: Path
+    masks: dict[str, Path]
+    sequences: dict[str, list[Path]]
+
+
+def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) -> Scan:
+    """List the subjects found in ``folder``; paths are relative to it.
+
+    Parameters
+    ----------
+    folder : path
+    layout : {"lab", "bids", "raw"}, optional
+        Recognised from the folder if not given.
+
+    Raises
+    ------
+    AnkleError
+        If there is no such folder, no known layout, or no subject in it.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise AnkleError(f"{folder}: no such folder")
+    layout = layout or detect_layout(root)
+    # a simulated cohort has its truth beside raw/, which is not for the chapters to list
+    found = _images(root, below=root / "raw" if layout == "raw" else root)
+    images = [path for path in found if _inside(root, path)]
+    subjects, used = _SCANNERS[layout](root, images)
+    if not subjects:
+        raise AnkleError(f"{folder}: no subject found with the layout {layout!r}")
+    rest = [path.relative_to(root).as_posix() for path in found if path not in used]
+    return Scan(layout, subjects, rest)
+
+
+def detect_layout(root: Path) -> Layout:
+    """Return the layout of ``root`` ("raw", "bids" or "lab") or raise :class:`AnkleError`."""
+    if any(path.is_dir() for path in root.glob("raw/*")):
+        return "raw"
+    if any(path.is_dir() for path in root.glob("sub-*")):
+        return "bids"
+    if any(path.is_dir() for path in root.glob("sourcedata/*")):
+        return "lab"
+    raise AnkleError(
+        f"{root}: not a known layout: expected folders sourcedata/<sub> (lab), sub-<code> (BIDS) "
+        "or raw/<code>; write the subjects into a manifest by hand"
+    )
+
+
+def read_clean_cohort(folder: str | os.PathLike[str]) -> list[CleanSubject]:
+    """Index what the chapter on data cleaning wrote, in the order of its ``participants.tsv``.
+
+    Raises
+    ------
+    AnkleError
+        If the folder has no ``participants.tsv``, or a subject listed there lacks its static scan,
+        one of the three masks, or a frame between the first and last of a sequence.
+    """
+    root = Path(folder).resolve()
+    people = _participants(root)
+    if not people:
+        raise AnkleError(f"{folder}: no subject in participants.tsv: run chapter 01 first")
+    return [_clean_subject(root, code, group, side) for code, (group, side) in people.items()]
+
+
+_Found = tuple[list[Subject], set[Path]]
+
+
+def _scan_lab(root: Path, images: list[Path]) -> _Found:
+    return _scan_study(root, images, ("sourcedata", "derivatives"))
+
+
+def _scan_raw(root: Path, images: list[Path]) -> _Found:
+    return _scan_study(root, images, ("raw",))
+
+
+def _scan_study(root: Path, images: list[Path], tops: tuple[str, ...]) -> _Found:
+    folders = sorted({path.name for top in tops for path in (root / top).glob("*/")})
+    subjects, used = [], set[Path]()
+    for name in folders:
+        own = [path for path in images if path.parent in [root / top / name for top in tops]]
+        scans = [path for path in own if "segment" not in path.name.lower()]
+        notes: list[str] = []
+        static = _best_variants(
+            [p for p in scans if "static" in p.name.lower() and "movie" not in p.name.lower()],
+            notes,
+        )
+        movies = _best_variants([p for p in scans if "movieclear" in p.name.lower()], notes)
+        masks = _masks([p for p in own if p not in scans], r"segment_{bone}(?=_|$)", notes)
+        if not own:
+            continue
+        used.update(own_file for own_file in own if _is_known(own_file))
+        code = _code(name)
+        subjects.append(
+            Subject(
+                code=code,
+                group=_GROUPS.get(code[:1].upper(), "unknown"),
+                static=_relative_to(root, static),
+                masks={bone: path.relative_to(root) for bone, path in masks.items()},
+                sequences=_sequences(root, movies),
+                notes=notes,
+            )
+        )
+    return subjects, used
+
+
+def _is_known(path: Path) -> bool:
+    name = path.name.lower()
+    if "segment" in name:
+        return any(re.search(rf"segment_{bone}(?=_|$)", _stem(path).lower()) for bone in BONES)
+    return "static" in name or "movieclear" in name
+
+
+def _scan_bids(root: Path, images: list[Path]) -> _Found:
+    people = _participants(root) if (root / "participants.tsv").is_file() else {}
+    subjects, used = [], set[Path]()
+    for folder in sorted(path for path in root.glob("sub-*") if path.is_dir()):
+        prefix = f"{folder.name}_"
+        own = [path for path in images if path.name.startswith(prefix)]
+        notes: list[str] = []
+        raw = [path for path in own if path.is_relative_to(folder)]
+        static = [p for p in raw if p.parent.name == "anat" and _stem(p).endswith("_T1w")]
+        series = [p for p in raw if p.parent.name in ("func", "dyn") and _is_series(p)]
+        labels = [p for p in own if _stem(p).endswith("_mask") and "_frame-" not in p.name]
+        masks = _masks(labels, r"_label-{bone}(?=_)", notes)
+        used.update(static, series, (p for p in labels if _mask_bone(p)))
+        code = _code(folder.name)
+        group, side = people.get(code, (_GROUPS.get(code[:1].upper(), "unknown"), None))
+        subjects.append(
+            Subject(
+                code=code,
+                group=group,
+                side=side,
+                static=_relative_to(root, _best_variants(static, notes)),
+                masks={bone: path.relative_to(root) for bone, path in masks.items()},
+                sequences=_sequences(root, _best_variants(series, notes)),
+                notes=notes,
+            )
+        )
+    return subjects, used
+
+
+_SCANNERS: dict[Layout, Callable[[Path, list[Path]], _Found]] = {
+    "lab": _scan_lab,
+    "raw": _scan_raw,
+    "bids": _scan_bids,
+}
+
+
+def _images(root: Path, below: Path) -> list[Path]:
+    return sorted(
+        (
+            path
+            for path in below.rglob("*")
+            if path.name.endswith(_IMAGE_SUFFIXES) and not path.name.startswith(".")
+        ),
+        key=lambda path: _natural(path.relative_to(root).as_posix()),
+    )
+
+
+def _inside(root: Path, path: Path) -> bool:
+    """Tell whether ``path`` is a file of ``root``, also after following symbolic links."""
+    try:
+        return path.resolve().is_relative_to(root) and not path.is_dir()
+    except (OSError, RuntimeError):  # a link to itself
+        return False
+
+
+def _best_variants(paths: Iterable[Path], notes: list[str]) -> list[Path]:
+    """Keep the most processed version of each file and note what it was preferred to."""
+    versions: dict[str, list[Path]] = {}
+    for path in paths:
+        versions.setdefault(_VARIANT.sub("", _stem(path)), []).append(path)
+    return [_preferred(group, notes) for group in versions.values()]
+
+
+def _preferred(paths: list[Path], notes: list[str]) -> Path:
+    best, *others = sorted(paths, key=_processing, reverse=True)
+    if others:
+        names = ", ".join(sorted(path.name for path in others))
+        notes.append(f"{best.name} is used, not {names}")
+    return best
+
+
+def _processing(path: Path) -> tuple[int, int, str]:
+    words = {word.lower() for word in _VARIANT.findall(_stem(path))}
+    flip = 2 if "flipcorrected" in words else 1 if "flipped" in words else 0
+    return flip, len(words & {"binarized", "binarised"}), path.as_posix()
+
+
+def _masks(paths: list[Path], pattern: str, notes: list[str]) -> dict[str, Path]:
+    masks = {}
+    for bone in BONES:
+        expression = re.compile(pattern.format(bone=bone), re.IGNORECASE)
+        found = [path for path in paths if expression.search(_stem(path))]
+        if found:
+            masks[bone] = _preferred(found, notes)
+    return masks
+
+
+def _mask_bone(path: Path) -> bool:
+    return any(f"_label-{bone}_" in path.name.lower() for bone in BONES)
+
+
+def _is_series(path: Path) -> bool:
+    """Tell whether a file is 4D; one that cannot be read is kept, for the cleaning to report."""
+    try:
+        return read_header(path).n_frames > 1
+    except AnkleError:
+        return True
+
+
+def _sequences(root: Path, paths: list[Path]) -> list[Sequence]:
+    """Name sequences ``<kind>_run-<number>``: the number in the file's name, or else the next."""
+    numbers = {path: re.search(r"run-?0*(\d+)", path.name.lower()) for path in paths}
+    named = {path: (_kind(path), int(n[1]) if n else None) for path, n in numbers.items()}
+    unique = len(set(named.values())) == len(paths) and all(n for _, n in named.values())
+    sequences: list[Sequence] = []
+    for path, (kind, number) in named.items():
+        count = 1 + sum(sequence.kind == kind for sequence in sequences)
+        name = f"{kind}_run-{number if unique else count:02d}"
+        sequences.append(Sequence(name=name, kind=kind, path=path.relative_to(root)))
+    return sequences
+
+
+def _kind(path: Path) -> Kind:
+    name = path.name.lower()
+    return "passive" if "passive" in name else "active" if "active" in name else "unknown"
+
+
+def _participants(root: Path) -> dict[str, tuple[str, Side | None]]:
+    """Read ``participants.tsv`` into {code: (group, side)}."""
+    path = root / "participants.tsv"
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise AnkleError(f"{path}: no such file: run chapter 01 first") from None
+    except (OSError, ValueError) as error:
+        raise AnkleError(f"{path}: cannot be read as a table: {_one_line(error)}") from None
+    if "participant_id" not in table:
+        raise AnkleError(f"{path}: columns {list(table)} lack participant_id")
+    people: dict[str, tuple[str, Side | None]] = {}
+    for row in table.to_dict("records"):
+        code = _code(row["participant_id"])
+        group = re.sub(r"[^a-z0-9]+", "_", row.get("group", "").lower()).strip("_")
+        fallback = _GROUPS.get(code[:1].upper(), "unknown")
+        people[code] = (fallback if group in ("", "n_a") else group, _side(row.get("side", "")))
+    return people
+
+
+def _side(text: str) -> Side | None:
+    first = text.strip().lower()[:1]
+    return "left" if first == "l" else "right" if first == "r" else None
+
+
+def _clean_subject(root: Path, code: str, group: str, side: Side | None) -> CleanSubject:
+    folder = root / f"sub-{code}"
+    static = folder / f"sub-{code}_static.nii.gz"
+    masks = {bone: folder / f"sub-{code}_static_label-{bone}_mask.nii.gz" for bone in BONES}
+    missing = [path.name for path in (static, *masks.values()) if not path.is_file()]
+    if missing:
+        raise AnkleError(f"{folder}: lacks {', '.join(missing)}: run chapter 01 again")
+    frames: dict[str, dict[int, Path]] = {}
+    for path in folder.glob(f"sub-{code}_task-*_frame-*.nii.gz"):
+        match = _CLEAN_FRAME.search(_stem(path))
+        if match and not path.name.startswith(PARTIAL_PREFIX):
+            frames.setdefault(match["sequence"], {})[int(match["frame"])] = path
+    sequences = {}
+    for name, found in sorted(frames.items(), key=lambda item: _natural(item[0])):
+        if sorted(found) != list(range(len(found))):
+            raise AnkleError(f"{folder}: {name} has frames {sorted(found)}: run chapter 01 again")
+        sequences[name] = [found[index] for index in sorted(found)]
+    return CleanSubject(code, group, side, static, masks, sequences)
+
+
+def _code(name: str) -> str:
+    """Return the subject's code: ``sub_T01`` and ``sub-T01`` are T01."""
+    code = re.sub(r"[^A-Za-z0-9]", "", re.sub(r"^sub[-_]", "", name.strip()))
+    if not code:
+        raise AnkleError(f"{name!r} is no name of a subject: expected letters and digits")
+    return code
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Key that sorts run 2 before run 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def _relative_to(root: Path, paths: list[Path]) -> list[Path]:
+    return [path.relative_to(root) for path in paths]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

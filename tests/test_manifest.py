@@ -1,0 +1,321 @@
+"""A manifest says what it means, refuses what it cannot, and finds what is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ankle_lib.files import AnkleError
+from ankle_lib.manifest import (
+    Cohort,
+    Geometry,
+    LocalSource,
+    Manifest,
+    Sequence,
+    Subject,
+    load_manifest,
+    manifest_from_folder,
+    save_manifest,
+    verify,
+)
+from ankle_lib.presets import BONES
+from ankle_lib.schema import unsafe_path
+from ankle_lib.volume import save
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GEOMETRY = Geometry(static_voxel_mm=(1, 1, 2), dynamic_voxel_mm=(2, 2, 8), n_frames=3)
+# axes P, S, R
+STATIC = np.array([[0, 0, 2.0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+DYNAMIC = np.array([[0, 0, 8.0, 0], [-2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]])
+
+
+def write_cohort(root: Path, codes: tuple[str, ...] = ("T01", "E02")) -> Path:
+    """Write a small intact cohort and its manifest."""
+    subjects = []
+    for code in codes:
+        folder = root / "raw" / code
+        save(folder / "static.nii.gz", np.ones((6, 5, 4), np.int16), STATIC)
+        for bone in BONES:
+            save(folder / f"{bone}.nii.gz", np.ones((6, 5, 4), np.uint8), STATIC)
+        save(folder / "active.nii.gz", np.ones((5, 6, 3, 3), np.int16), DYNAMIC)
+        subjects.append(
+            Subject(
+                code=code,
+                group="control" if code[0] == "T" else "equinus",
+                side="left",
+                static=[Path(f"raw/{code}/static.nii.gz")],
+                masks={bone: Path(f"raw/{code}/{bone}.nii.gz") for bone in BONES},
+                sequences=[
+                    Sequence(
+                        name="active_run-01",
+                        kind="active",
+                        path=Path(f"raw/{code}/active.nii.gz"),
+                    )
+                ],
+                notes=["injected: nothing"],
+            )
+        )
+    cohort = Cohort(
+        name="mine",
+        licence="CC0-1.0",
+        source=LocalSource(type="local", root="."),
+        geometry=GEOMETRY,
+        subjects=subjects,
+    )
+    return save_manifest(root / "manifest.yaml", Manifest(version=1, cohorts=[cohort]))
+
+
+def problems(path: Path) -> dict[str, str]:
+    """Return {file: problem} of the only cohort."""
+    return {finding.file: finding.problem for finding in verify(load_manifest(path).cohort())}
+
+
+def test_a_manifest_comes_back_with_absolute_paths(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path)
+    cohort = load_manifest(path).cohort("mine")
+    assert cohort.root == tmp_path.resolve()
+    assert (cohort.geometry, cohort.licence) == (GEOMETRY, "CC0-1.0")
+    first = cohort.subject("T01")
+    assert (first.group, first.side, first.notes) == ("control", "left", ["injected: nothing"])
+    assert list(first.masks) == list(BONES)
+    files = [file for subject in cohort.subjects for _, file in subject.files()]
+    assert len(files) == 10
+    assert all(file.is_absolute() and file.is_file() for file in files)
+    again = save_manifest(tmp_path / "again.yaml", load_manifest(path))
+    assert again.read_text() == path.read_text()
+
+
+def test_the_manifest_of_the_repository() -> None:
+    manifest = load_manifest(REPOSITORY / "data_manifest.yaml")
+    phantom = manifest.cohort("phantom")
+    assert (phantom.source.type, phantom.root, verify(phantom)) == ("phantom", None, [])
+    template = manifest.cohort("latim_bone_template")
+    assert template.source.type == "remote"
+    assert [file.name.as_posix() for file in template.source.files] == [
+        f"{bone}.nii.gz" for bone in BONES
+    ]
+    with pytest.raises(AnkleError, match="phantom, latim_bone_template"):
+        manifest.cohort("phantm")
+    with pytest.raises(AnkleError, match="choose one of"):
+        manifest.cohort()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("version", 2, "version: .*found 2"),
+        ("colour", "red", "colour: Extra inputs are not permitted"),
+        ("cohorts.0.name", "my cohort", r"cohorts\[0\]\.name: .*found 'my cohort'"),
+        ("cohorts.0.source.type", "web", r"cohorts\[0\]\.source: .*'web'"),
+        ("cohorts.0.source.rot", "x", r"cohorts\[0\]\.source\.rot: Extra"),
+        ("cohorts.0.source", None, r"cohorts\[0\]\.source"),
+        ("cohorts.0.geometry.n_frames", 0, r"geometry\.n_frames"),
+        ("cohorts.0.geometry.static_voxel_mm", [1, 1], "static_voxel_mm"),
+        ("cohorts.0.geometry.static_voxel_mm", [1, 1, float("nan")], "static_voxel_mm"),
+        ("cohorts.0.subjects.1.side", "up", r"cohorts\[0\]\.subjects\[1\]\.side: .*'up'"),
+        ("cohorts.0.subjects.1.code", "T01", "more than one subject is named 't01'"),
+        ("cohorts.0.subjects.1.code", "../T9", r"subjects\[1\]\.code"),
+        ("cohorts.0.subjects.1.code", 12, r"subjects\[1\]\.code: .*string"),
+        ("cohorts.0.subjects.0.masks.fibula", "f.nii.gz", "'fibula' is not one of the bones"),
+        ("cohorts.0.subjects.0.static", "a.nii.gz", r"subjects\[0\]\.static: .*list"),
+        ("cohorts.0.subjects.0.static", ["../a.nii.gz"], r"static\[0\]: .*'\.\.'"),
+        ("cohorts.0.subjects.0.sequences.0.path", "/a.nii.gz", "absolute"),
+        ("cohorts.0.subjects.0.sequences.0.kind", "fast", "kind"),
+        ("cohorts", {"mine": 1}, "cohorts: .*list"),
+    ],
+)
+def test_an_error_names_the_place_in_the_yaml(
+    tmp_path: Path, place: str, value: Any, message: str
+) -> None:
+    path = write_cohort(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    *steps, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    target = content
+    for step in steps:
+        target = target[step]
+    target[last] = value
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(AnkleError, match=message) as error:
+        load_manifest(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"just words",
+        b"version: 1\ncohorts: [",
+        b"\xff\xfe\x00",
+        b"!!python/object/apply:os.system [echo]",
+        b"a: &a [*a]",
+        b"version: 1\ncohorts: " + b"[" * 5000,
+    ],
+)
+def test_files_that_are_no_manifest_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "data_manifest.yaml"
+    path.write_bytes(content)
+    with pytest.raises(AnkleError, match="data_manifest"):
+        load_manifest(path)
+
+
+def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(AnkleError, match="cannot be read"):
+            load_manifest(path)
+
+
+names = st.text("ab.-_ é", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
+
+
+@given(st.lists(names, min_size=1, max_size=4), st.data())
+def test_paths_that_lead_out_are_refused(parts: list[str], data: st.DataObject) -> None:
+    assert unsafe_path("/".join(parts)) is None
+    Sequence(name="s", path=Path("/".join(parts)))
+    where = data.draw(st.integers(0, len(parts)))
+    separator = data.draw(st.sampled_from(["/", "\\"]))
+    for bad in (
+        separator.join([*parts[:where], "..", *parts[where:]]),
+        separator + separator.join(parts),
+        "C:" + separator.join(parts),
+        "//server/share/" + "/".join(parts),
+        "/".join(parts) + "\0",
+    ):
+        assert unsafe_path(bad) is not None
+        with pytest.raises(ValidationError):
+            Sequence(name="s", path=Path(bad))
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "loop"])
+def test_links_that_lead_out_are_refused(tmp_path: Path, what: str) -> None:
+    path = write_cohort(tmp_path / "cohort")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    static = tmp_path / "cohort/raw/T01/static.nii.gz"
+    if what == "folder":
+        (tmp_path / "cohort/raw/T01").rename(outside / "T01")
+        (tmp_path / "cohort/raw/T01").symlink_to(outside / "T01")
+    else:
+        static.rename(outside / "static.nii.gz")
+        static.symlink_to(outside / "static.nii.gz" if what == "file" else static)
+    with pytest.raises(AnkleError, match=r"subject T01: raw/T01/\w+\.nii\.gz is a link"):
+        load_manifest(path).cohort()
+
+
+def test_links_inside_the_root_are_fine(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path)
+    static = tmp_path / "raw/T01/static.nii.gz"
+    (tmp_path / "annex").mkdir()
+    static.rename(tmp_path / "annex/1234")
+    static.symlink_to(os.path.relpath(tmp_path / "annex/1234", static.parent))
+    assert problems(path) == {}
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path)
+    path.write_text(path.read_text().replace("root: .", "root: elsewhere"))
+    with pytest.raises(AnkleError, match="elsewhere is no folder"):
+        load_manifest(path).cohort()
+
+
+def test_an_intact_cohort_gives_no_finding(tmp_path: Path) -> None:
+    assert problems(write_cohort(tmp_path)) == {}
+
+
+def test_every_broken_file_is_found(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path, ("T01", "T02", "E01", "E02", "E03"))
+    raw = tmp_path / "raw"
+    (raw / "T01/static.nii.gz").unlink()
+    (raw / "T01/active.nii.gz").write_bytes((raw / "T01/active.nii.gz").read_bytes()[:-9])
+    (raw / "T02/talus.nii.gz").write_bytes(b"not an image")
+    (raw / "T02/static.nii.gz").unlink()
+    (raw / "T02/static.nii.gz").mkdir()
+    save(raw / "E01/static.nii.gz", np.ones((6, 5, 4)), np.diag([1.2, 1, 2, 1]))
+    save(raw / "E01/tibia.nii.gz", np.ones((6, 5, 3), np.uint8), STATIC)
+    save(raw / "E02/active.nii.gz", np.ones((5, 6, 3, 2)), DYNAMIC)
+    save(raw / "E03/active.nii.gz", np.ones((5, 6, 3, 3)), DYNAMIC @ np.diag([1, 1, 0.9, 1]))
+    found = problems(path)
+    assert set(found) == {
+        "raw/T01/static.nii.gz",
+        "raw/T01/active.nii.gz",
+        "raw/T02/static.nii.gz",
+        "raw/T02/talus.nii.gz",
+        "raw/E01/static.nii.gz",
+        "raw/E01/tibia.nii.gz",
+        "raw/E02/active.nii.gz",
+        "raw/E03/active.nii.gz",
+    }
+    assert found["raw/T01/static.nii.gz"] == "missing"
+    assert "gzip" in found["raw/T01/active.nii.gz"]
+    assert "too few" in found["raw/T02/talus.nii.gz"]
+    assert found["raw/E01/static.nii.gz"] == "voxels of 1 x 2 x 1.2 mm, expected 1 x 1 x 2 mm"
+    assert "mask of shape (6, 5, 3)" in found["raw/E01/tibia.nii.gz"]
+    assert found["raw/E02/active.nii.gz"] == "2 frames, expected 3"
+    assert "2 x 2 x 7.2 mm" in found["raw/E03/active.nii.gz"]
+
+
+def test_voxel_sizes_within_the_tolerance_are_fine_in_any_order_of_axes(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path, ("T01",))
+    turned = np.array([[2.06, 0, 0, 0], [0, 1.04, 0, 0], [0, 0, 0.97, 0], [0, 0, 0, 1]])
+    for name in ("static", *BONES):
+        save(tmp_path / f"raw/T01/{name}.nii.gz", np.ones((6, 5, 4), np.uint8), turned)
+    assert problems(path) == {}
+
+
+def test_checksums_are_compared(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path, ("T01",))
+    good = hashlib.sha256((tmp_path / "raw/T01/static.nii.gz").read_bytes()).hexdigest()
+    (tmp_path / "notes.txt").write_text("hello")
+    content = yaml.safe_load(path.read_text())
+    content["cohorts"][0]["source"]["sha256"] = {
+        "raw/T01/static.nii.gz": good,
+        "raw/T01/talus.nii.gz": "0" * 64,
+        "notes.txt": "1" * 64,
+        "gone.txt": "2" * 64,
+    }
+    path.write_text(yaml.safe_dump(content))
+    found = problems(path)
+    assert set(found) == {"raw/T01/talus.nii.gz", "notes.txt", "gone.txt"}
+    assert "checksum" in found["raw/T01/talus.nii.gz"]
+    assert found["gone.txt"] == "missing"
+    for bad in ({"../x": good}, {"x": "abc"}):
+        content["cohorts"][0]["source"]["sha256"] = bad
+        path.write_text(yaml.safe_dump(content))
+        with pytest.raises(AnkleError, match="sha256"):
+            load_manifest(path)
+
+
+def test_a_layout_is_scanned_when_no_subject_is_listed(tmp_path: Path) -> None:
+    for code in ("T01", "E02"):
+        save(tmp_path / f"scans/raw/{code}/{code}_static_3DT1.nii.gz", np.ones((2, 2, 2)), STATIC)
+    text = (
+        "version: 1\ncohorts:\n- name: mine\n  licence: none\n"
+        "  source: {type: local, root: scans, layout: raw}\n"
+    )
+    (tmp_path / "m.yaml").write_text(text)
+    cohort = load_manifest(tmp_path / "m.yaml").cohort()
+    assert [subject.code for subject in cohort.subjects] == ["E02", "T01"]
+    assert all(subject.static[0].is_file() for subject in cohort.subjects)
+
+
+def test_a_manifest_made_from_a_folder_can_be_saved_anywhere(tmp_path: Path) -> None:
+    scans = tmp_path / "my scans (2024)"
+    save(scans / "raw/T01/T01_static_3DT1.nii.gz", np.ones((2, 2, 2)), STATIC)
+    save(scans / "raw/T01/localizer.nii.gz", np.ones((2, 2, 2)), STATIC)
+    manifest = manifest_from_folder(scans, geometry=GEOMETRY)
+    path = save_manifest(tmp_path / "elsewhere/manifest.yaml", manifest)
+    cohort = load_manifest(path).cohort("my-scans-2024")
+    assert cohort.root == scans.resolve()
+    assert cohort.notes == ["not recognised: raw/T01/localizer.nii.gz"]
+    assert verify(cohort) == []
