@@ -1,0 +1,1 @@
+"""The embedded cohort: anatomy, motion and scanner of simulated children's ankles."""

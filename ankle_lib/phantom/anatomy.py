@@ -1,0 +1,440 @@
+"""One child's ankle: bones and soft tissue on grids, ready to be posed and imaged.
+
+The mean bones of :mod:`ankle_lib.phantom.shapes` and the hand-drawn rest are bent by a smooth
+subject-specific warp; bones that would come closer than a joint gap anywhere in the subject's
+range of motion give way; cortex, marrow, growth plates and cartilage are laid out by distance to
+the surface; muscles, tendons, vessels and skin are painted around them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from ankle_lib.phantom import soft_tissue
+from ankle_lib.phantom.fields import Field
+from ankle_lib.phantom.motion import GROUPS, Joints, Pose
+from ankle_lib.phantom.shapes import Ellipsoid, rotation_matrix, smooth_union
+from ankle_lib.phantom.skeleton import GROUP_OF_BONE, SKELETON
+from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, signal
+
+__all__ = ["MEAN_CHILD", "Anatomy", "Bone", "Child", "build"]
+
+MINIMUM_GAP_MM = 1.3
+"""Bones keep this distance in every pose of the range: twice a child's joint cartilage, thinned."""
+
+DISTANCE_SPACING_MM = 1.0
+"""Grid of the bones' distances unless the soft tissue's is coarser; smooth surfaces come back from
+it to some hundredths of a mm."""
+
+COARSE_SPACING_MM = 2.5
+"""Grid on which the wide shapes of skin and muscle are evaluated before they are interpolated."""
+
+BOX_LOW_MM = (-48.0, -92.0, -132.0)
+BOX_HIGH_MM = (48.0, 140.0, 132.0)
+"""The soft tissue's box for a mean child; larger than any field of view around the ankle."""
+
+CORTEX_MM = {"tibia": 1.7, "fibula": 1.4}
+DEFAULT_CORTEX_MM = 1.2
+CARTILAGE_MM = 1.2
+ARTICULAR_REACH_MM = (3.2, 5.0)
+"""A surface bears cartilage if another bone is nearer than the first, none beyond the second."""
+
+PLATE_HALF_WIDTH_MM = 0.9
+FAR_MM = 100.0
+
+
+@dataclass(frozen=True)
+class Child:
+    """What makes one child's ankle different from the mean.
+
+    Attributes
+    ----------
+    age_years : float
+        Sets which growth plates are open.
+    size : float
+        Length of the bones over the mean child's.
+    stretch : (3,) floats
+        Further factors along x, y, z.
+    roughness_mm : float
+        Amplitude of the smooth random warp; zero for the mean child.
+    bone_radius : float
+        Spread (standard deviation) of each bone's own thickness, as a fraction.
+    fat_mm : float
+        Depth of the subcutaneous fat.
+    seed : int
+        Of the warp and of all textures.
+    """
+
+    age_years: float = 10.5
+    size: float = 1.0
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    roughness_mm: float = 0.0
+    bone_radius: float = 0.0
+    fat_mm: float = 4.0
+    seed: int = 0
+
+
+MEAN_CHILD = Child()
+
+
+@dataclass
+class Bone:
+    """A bone in the reference frame.
+
+    Attributes
+    ----------
+    distance : Field
+        One channel: signed distance to the surface in mm, negative inside.
+    look : Field
+        Three channels: coverage by bone and cartilage in [0, 1], and its signal in the static and
+        the dynamic contrast, both multiplied by the coverage.
+    """
+
+    name: str
+    group: str
+    distance: Field
+    look: Field
+
+
+@dataclass
+class Anatomy:
+    """Bones, soft tissue and joints of one child, in the reference frame.
+
+    Attributes
+    ----------
+    soft : Field
+        Three channels: share inside the skin in [0, 1], signal in the static and in the dynamic
+        contrast. It goes on under the bones, which are laid over it.
+    """
+
+    child: Child
+    joints: Joints
+    bones: dict[str, Bone]
+    soft: Field
+
+    @cached_property
+    def group_distances(self) -> Field:
+        """Distance in mm (zero inside) to each group of bones, one channel each."""
+        grid = Field.empty(self.soft.low, self.soft.high, 2.0, len(GROUPS), torch.device("cpu"))
+        points = grid.points()
+        for bone in self.bones.values():
+            block = grid.block(bone.distance.low, bone.distance.high)
+            inside = bone.distance.sample(points[block].to(bone.distance.values.device)) < 0
+            channel = GROUPS.index(bone.group)
+            grid.values[channel][block] += inside[0].cpu()
+        for channel, mask in enumerate(grid.values.numpy() > 0):
+            distance = ndimage.distance_transform_edt(~mask, sampling=grid.spacing_mm)
+            grid.values[channel] = torch.from_numpy(distance)
+        return Field(grid.values.to(self.soft.values.device), grid.origin_mm, grid.spacing_mm)
+
+
+class _Warp:
+    """The map from a child's points to the mean child's, both in mm in the reference frame."""
+
+    def __init__(self, child: Child, device: torch.device) -> None:
+        generator = np.random.default_rng(child.seed)
+        low, high = np.array([-30, -65, -75]), np.array([30, 110, 60])
+        count = 24
+        self.scale = torch.tensor(child.size * np.array(child.stretch), dtype=torch.float32)
+        self.scale = self.scale.to(device)
+        self.centres = _tensor(generator.uniform(low, high, (count, 3)), device)
+        self.shifts = _tensor(generator.normal(0, child.roughness_mm, (count, 3)), device)
+        self.width_mm = 20.0
+        self.mean_scale = float(self.scale.prod() ** (1 / 3))
+
+    def __call__(self, points: Tensor) -> Tensor:
+        points = points / self.scale
+        warped = points.clone()
+        for centre, shift in zip(self.centres, self.shifts, strict=True):
+            squared = (points - centre).square().sum(-1, keepdim=True)
+            warped += shift * torch.exp(squared * (-0.5 / self.width_mm**2))
+        return warped
+
+    def distance(self, points: Tensor, shapes: Sequence[Ellipsoid], blend_mm: float) -> Tensor:
+        """Signed distance (...) in the child to shapes of the mean child."""
+        return smooth_union(self(points), shapes, blend_mm) * self.mean_scale
+
+    def box(self, shapes: Sequence[Ellipsoid], margin_mm: float) -> tuple[Tensor, Tensor]:
+        """Corners (3,) of a box in the child around shapes of the mean child."""
+        corners = [_extent(shape) for shape in shapes]
+        low = torch.stack([low for low, _ in corners]).amin(0)
+        high = torch.stack([high for _, high in corners]).amax(0)
+        scale = self.scale.cpu()
+        return low * scale - margin_mm, high * scale + margin_mm
+
+
+def build(
+    child: Child,
+    joints: Joints,
+    poses: Sequence[Pose],
+    *,
+    soft_voxel_mm: float,
+    device: torch.device | str = "cpu",
+) -> Anatomy:
+    """Lay out one child's ankle.
+
+    Parameters
+    ----------
+    child, joints
+        Who it is, and its hinges (in the child's own reference frame).
+    poses
+        The poses between which no two bones may touch.
+    soft_voxel_mm
+        Grid of the soft tissue; the bones' look has half of it.
+    device
+        Where everything is computed and kept.
+    """
+    device = torch.device(device)
+    warp = _Warp(child, device)
+    distances = _bone_distances(child, warp, max(DISTANCE_SPACING_MM, soft_voxel_mm), device)
+    _open_joints(distances, poses)
+    bones = {
+        name: Bone(
+            name,
+            GROUP_OF_BONE[name],
+            distance,
+            _bone_look(name, distances, child, warp, soft_voxel_mm / 2),
+        )
+        for name, distance in distances.items()
+    }
+    soft = _soft_tissue(child, warp, distances, soft_voxel_mm, device)
+    return Anatomy(child, joints, bones, soft)
+
+
+def _bone_distances(
+    child: Child, warp: _Warp, spacing_mm: float, device: torch.device
+) -> dict[str, Field]:
+    generator = np.random.default_rng(child.seed + 1)
+    margin = 6.0 + 3 * child.roughness_mm
+    fields = {}
+    for name, shapes in SKELETON.items():
+        thicker = 1 + child.bone_radius * float(np.clip(generator.normal(), -2, 2))
+        shapes = tuple(_with_radii(shape, thicker) for shape in shapes)
+        low, high = warp.box(shapes, margin)
+        field = Field.empty(low, high, spacing_mm, 1, device)
+        field.values[0] = warp.distance(field.points(), shapes, blend_mm=1.0)
+        fields[name] = field
+    return fields
+
+
+def _open_joints(distances: dict[str, Field], poses: Sequence[Pose]) -> None:
+    """Carve each bone wherever an earlier one would come closer than the minimum gap."""
+    for (other, carver), (name, carved) in itertools.combinations(list(distances.items()), 2):
+        nearest = torch.full_like(carved.values[0], torch.inf)
+        groups = GROUP_OF_BONE[other], GROUP_OF_BONE[name]
+        for pose in poses if groups[0] != groups[1] else poses[:1]:
+            to_carver = np.linalg.inv(pose.matrix(groups[0])) @ pose.matrix(groups[1])
+            block = carved.block(*_moved_box(carver, np.linalg.inv(to_carver).astype(np.float64)))
+            if any(s.start >= s.stop for s in block):
+                continue
+            matrix = _tensor(to_carver, carved.values.device)
+            points = carved.points(block) @ matrix[:3, :3].T + matrix[:3, 3]
+            sampled = carver.sample(points, outside="border")[0]
+            nearest[block] = torch.minimum(nearest[block], sampled)
+        carved.values[0] = torch.maximum(carved.values[0], MINIMUM_GAP_MM - nearest)
+
+
+def _bone_look(
+    name: str, distances: dict[str, Field], child: Child, warp: _Warp, voxel_mm: float
+) -> Field:
+    known = distances[name]
+    partner = _nearest_other(name, distances)
+    plate_offset = _growth_plate_offset(name, warp, known)
+    distance = (
+        Field(
+            torch.stack([known.values[0], partner, plate_offset]), known.origin_mm, known.spacing_mm
+        )
+        .cropped(known.values[0] < CARTILAGE_MM + voxel_mm)
+        .resampled(voxel_mm)
+    )
+    surface, partner, plate_offset = distance.values
+    plate = _openness(name, child.age_years) * _coverage(plate_offset, voxel_mm)
+    generator = torch.Generator().manual_seed(child.seed * 100 + list(distances).index(name))
+
+    near_mm, far_mm = ARTICULAR_REACH_MM
+    articular = ((far_mm - partner) / (far_mm - near_mm)).clamp(0, 1)
+
+    bone = _coverage(surface, voxel_mm)
+    cartilage = _coverage(surface - CARTILAGE_MM, voxel_mm) * articular
+    cortex_mm = CORTEX_MM.get(name, DEFAULT_CORTEX_MM) * (1 - 0.35 * articular)
+    cortex = bone * (1 - _coverage(surface + cortex_mm, voxel_mm))
+    grain = 0.10 * distance.noise((1.6, 1.6, 2.4), generator)
+    patches = 0.07 * distance.noise((7.0, 7.0, 7.0), generator)
+    texture = (1 + grain + patches).clamp(0.6, 1.4)
+
+    coverage = torch.maximum(bone, cartilage)
+    channels = [coverage]
+    for contrast in CONTRASTS.values():
+        level = {tissue: signal(TISSUES[tissue], contrast) for tissue in TISSUES}
+        inner = level["marrow"] * texture * (1 - plate) + level["growth_plate"] * plate
+        solid = torch.where(
+            bone > 0, inner + (level["cortex"] - inner) * cortex / bone.clamp(min=1e-6), 0.0
+        )
+        channels.append(bone * solid + (coverage - bone) * level["cartilage"])
+    return Field(torch.stack(channels), distance.origin_mm, voxel_mm)
+
+
+def _nearest_other(name: str, distances: dict[str, Field]) -> Tensor:
+    """Distance (X, Y, Z) in mm on a bone's grid to the nearest other bone; large if far away."""
+    grid = distances[name]
+    nearest = torch.full(grid.shape, FAR_MM, device=grid.values.device)
+    for other, field in distances.items():
+        block = grid.block(field.low, field.high)
+        if other != name and all(s.start < s.stop for s in block):
+            distance = field.sample(grid.points(block), outside="border")[0]
+            nearest[block] = torch.minimum(nearest[block], distance)
+    return nearest
+
+
+def _growth_plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
+    """Signed distance (X, Y, Z) in mm to the growth plate's surface; large if there is none."""
+    if name not in ("tibia", "fibula", "calcaneus"):
+        return torch.full(grid.shape, FAR_MM, device=grid.values.device)
+    x, y, z = warp(grid.points()).unbind(-1)
+    if name == "tibia":
+        offset = z - (15.5 + 1.2 * torch.sin(x / 7.0) + 1.0 * torch.cos(y / 6.0))
+    elif name == "fibula":
+        offset = z - (1.5 + 0.8 * torch.sin(x / 3.0 + y / 4.0))
+    else:
+        bulge = ((x + 2.0) ** 2 + (z + 27.0) ** 2) / 55.0
+        offset = y - (-49.5 + bulge + 0.9 * torch.sin(z / 3.0))
+    return offset.abs() * warp.mean_scale - PLATE_HALF_WIDTH_MM
+
+
+def _openness(name: str, age_years: float) -> float:
+    """1 for an open plate, 0 for a closed one.
+
+    The distal plates of tibia and fibula are open at all ages of the cohort; that of the
+    calcaneus closes between eleven and thirteen.
+    """
+    return min(max((13.0 - age_years) / 2.0, 0.0), 1.0) if name == "calcaneus" else 1.0
+
+
+def _soft_tissue(
+    child: Child, warp: _Warp, distances: dict[str, Field], voxel_mm: float, device: torch.device
+) -> Field:
+    scale = warp.scale.cpu()
+    low, high = torch.tensor(BOX_LOW_MM) * scale, torch.tensor(BOX_HIGH_MM) * scale
+    soft = Field.empty(low, high, voxel_mm, 1 + len(CONTRASTS), device)
+    generator = torch.Generator().manual_seed(child.seed * 100 + 99)
+    coarse = Field.empty(low, high, COARSE_SPACING_MM, 2, device)
+    coarse.values[0] = _skin_distance(coarse, child, warp, distances)
+    coarse.values[1] = _muscle_distance(coarse, coarse.values[0], child, warp)
+    skin, muscle = coarse.sample(soft.points(), outside="border")
+    whole = tuple(slice(0, n) for n in soft.shape)
+    soft.values[0] = _coverage(skin, voxel_mm)
+    fat = 1 + 0.08 * soft.noise((4.0, 4.0, 4.0), generator)
+    _paint(soft, whole, _coverage(skin, voxel_mm), "skin")
+    _paint(soft, whole, _coverage(skin + 1.4, voxel_mm), "fat", fat)
+    del fat
+    fibres = soft.noise((1.8, 1.8, 14.0), generator)
+    bundles = soft.noise((5.0, 4.0, 40.0), generator)
+    belly = _coverage(muscle, voxel_mm)
+    _paint(soft, whole, belly, "muscle", 1 + 0.09 * fibres.clamp(-2.5, 2.5))
+    _paint(soft, whole, belly * (bundles.abs() < 0.10), "septum")
+    del fibres, bundles, belly, skin, muscle
+
+    for tissue, cords in (
+        ("tendon", (*soft_tissue.TENDONS, *soft_tissue.LIGAMENTS, soft_tissue.FASCIA)),
+        ("vessel", soft_tissue.VESSELS),
+    ):
+        for cord in cords:
+            _paint_cord(soft, cord, warp, tissue)
+    _paint_joint_spaces(soft, distances)
+    soft.values[1:] *= soft.values[:1] > 0
+    return soft
+
+
+def _skin_distance(grid: Field, child: Child, warp: _Warp, distances: dict[str, Field]) -> Tensor:
+    """Skin drawn by hand, and at least the fat's depth over every bone."""
+    points = grid.points()
+    thickness = child.fat_mm - MEAN_CHILD.fat_mm
+    skin = warp.distance(points, soft_tissue.SKIN, blend_mm=5.0) - thickness
+    for field in distances.values():
+        block = grid.block(field.low, field.high)
+        covered = field.sample(points[block], outside="border")[0] - (child.fat_mm + 1.5)
+        skin[block] = -torch.logaddexp(-skin[block] / 2.0, -covered / 2.0) * 2.0
+    return skin
+
+
+def _muscle_distance(grid: Field, skin: Tensor, child: Child, warp: _Warp) -> Tensor:
+    """Muscles, kept a fat's depth under the skin."""
+    muscle = warp.distance(grid.points(), soft_tissue.MUSCLES, blend_mm=1.0)
+    return torch.maximum(muscle, skin + child.fat_mm)
+
+
+def _paint(
+    soft: Field,
+    block: tuple[slice, ...],
+    coverage: Tensor,
+    tissue: str,
+    texture: Tensor | float = 1.0,
+) -> None:
+    """Lay ``tissue`` over a block of the soft tissue's signals, as far as it covers."""
+    for channel, contrast in enumerate(CONTRASTS.values(), start=1):
+        target = soft.values[channel][block]
+        target += coverage * (signal(TISSUES[tissue], contrast) * texture - target)
+
+
+def _paint_cord(soft: Field, cord: soft_tissue.Cord, warp: _Warp, tissue: str) -> None:
+    reach = cord.radius_mm * max(cord.flatness, 1.0) + 3.0
+    scale = warp.scale.cpu()
+    for start, end in itertools.pairwise(cord.points):
+        ends = torch.tensor([start, end])
+        block = soft.block((ends.amin(0) - reach) * scale, (ends.amax(0) + reach) * scale)
+        if any(s.start >= s.stop for s in block):
+            continue
+        squeeze = torch.tensor([1 / cord.flatness, 1.0, 1.0], device=soft.values.device)
+        points = soft.points(block) / warp.scale * squeeze
+        first, last = ends.to(points) * squeeze
+        axis = last - first
+        along = ((points - first) @ axis / axis.square().sum()).clamp(0, 1)
+        distance = (points - first - along[..., None] * axis).norm(dim=-1) - cord.radius_mm
+        _paint(soft, block, _coverage(distance * warp.mean_scale, soft.spacing_mm), tissue)
+
+
+def _paint_joint_spaces(soft: Field, distances: dict[str, Field]) -> None:
+    """Joint fluid where two bones face each other."""
+    for (_, one), (_, two) in itertools.combinations(distances.items(), 2):
+        block = soft.block(torch.maximum(one.low, two.low), torch.minimum(one.high, two.high))
+        if any(s.start >= s.stop for s in block):
+            continue
+        points = soft.points(block)
+        width = one.sample(points, outside="border") + two.sample(points, outside="border")
+        _paint(soft, block, _coverage(width[0] - 4.5, soft.spacing_mm), "joint_fluid")
+
+
+def _coverage(distance: Tensor, voxel_mm: float) -> Tensor:
+    """Share of a voxel inside a surface at this signed distance (mm) from its centre."""
+    return (0.5 - distance / voxel_mm).clamp(0, 1)
+
+
+def _moved_box(field: Field, matrix: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    corners = np.array(list(itertools.product(*zip(field.low, field.high, strict=True))))
+    moved = corners @ matrix[:3, :3].T + matrix[:3, 3]
+    return torch.from_numpy(moved.min(0)).float(), torch.from_numpy(moved.max(0)).float()
+
+
+def _extent(shape: Ellipsoid) -> tuple[Tensor, Tensor]:
+    centre = torch.tensor(shape.centre_mm)
+    turned = rotation_matrix(torch.tensor(shape.rotation_deg)) * torch.tensor(shape.radii_mm)
+    reach = turned.norm(dim=1)
+    return centre - reach, centre + reach
+
+
+def _with_radii(shape: Ellipsoid, factor: float) -> Ellipsoid:
+    x, y, z = shape.radii_mm
+    return Ellipsoid(shape.centre_mm, (x * factor, y * factor, z * factor), shape.rotation_deg)
+
+
+def _tensor(array: NDArray[np.float64], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(array)).to(device=device, dtype=torch.float32)

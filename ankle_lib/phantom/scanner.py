@@ -1,0 +1,384 @@
+"""The scanner: from a posed anatomy to the integers in a file.
+
+A static volume is imaged point by point, its slices being thin. A dynamic frame integrates the
+signal across 8 mm slices and is measured line by line in k-space while the foot moves on; only
+the middle of k-space is measured, the rest is filled with zeros, which correlates the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ankle_lib.phantom.anatomy import Anatomy, Bone
+from ankle_lib.phantom.fields import Field
+from ankle_lib.phantom.motion import Pose, flow_to_reference, jacobian_determinant
+
+__all__ = [
+    "BONE_LABELS",
+    "DYNAMIC_SCANNER",
+    "FOOT_LABEL",
+    "STATIC_SCANNER",
+    "Rendering",
+    "Scanner",
+    "image_frames",
+    "image_static",
+    "labels",
+    "mark",
+    "render",
+    "slice_planes",
+    "thick",
+]
+
+BONE_LABELS = {"calcaneus": 1, "talus": 2, "tibia": 3}
+FOOT_LABEL = 4
+"""Label of everything inside the skin that is none of the three bones."""
+
+MAX_VOXELS = 8_000_000
+"""Voxels rendered at a time, which bounds the memory."""
+
+LATTICE_MM = 6.0
+"""Spacing at which the soft tissue's flow is integrated; between, it is interpolated."""
+
+AIR_REACH_MM = 13.0
+"""The dynamic reconstruction keeps the air this close to the foot and sets the rest to zero."""
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """Faults of a measurement that images of one kind share.
+
+    Attributes
+    ----------
+    noise_sd : float
+        Standard deviation of the noise of the real and the imaginary part of the image, in the
+        image's own units.
+    measured : float
+        Share of k-space measured along each in-plane axis.
+    shading : float
+        How much brighter than the middle the coil makes what lies nearest to it.
+    rescale_slope : float
+        Image units per stored integer.
+    """
+
+    noise_sd: float
+    measured: float
+    shading: float
+    rescale_slope: float
+
+
+STATIC_SCANNER = Scanner(noise_sd=22.0, measured=0.92, shading=0.25, rescale_slope=1.0)
+DYNAMIC_SCANNER = Scanner(noise_sd=100.0, measured=0.72, shading=0.35, rescale_slope=27.29)
+"""The slope of a real sequence: its 0 to 2483 are 92 steps."""
+
+
+@dataclass
+class Rendering:
+    """What would be seen without any fault, on a regular grid (X, Y, Z).
+
+    Attributes
+    ----------
+    signal : Tensor
+        Image units.
+    inside : Tensor
+        Share inside the skin, in [0, 1].
+    bones : Tensor (3, X, Y, Z)
+        Inside (1) or outside (0) calcaneus, talus and tibia.
+    smallest_jacobian : float
+        Of the soft tissue's map back to the reference pose; below zero, it folds.
+    """
+
+    signal: Tensor
+    inside: Tensor
+    bones: Tensor
+    smallest_jacobian: float
+
+
+def render(
+    anatomy: Anatomy,
+    pose: Pose,
+    placement: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    contrast: str,
+) -> Rendering:
+    """Evaluate a posed anatomy on a grid of world points.
+
+    Parameters
+    ----------
+    placement : (4, 4)
+        Reference frame → world RAS, mm; mirrors for a right foot.
+    affine : (4, 4)
+        Voxel → world RAS, mm.
+    contrast : "static" or "dynamic"
+    """
+    planes = max(2, MAX_VOXELS // (shape[0] * shape[1]))
+    if shape[2] > planes:
+        return _render_in_parts(anatomy, pose, placement, affine, shape, contrast, planes)
+    to_reference = np.linalg.inv(placement) @ affine
+    coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, shape)
+    channel = {"static": 1, "dynamic": 2}[contrast]
+    soft = Field(
+        anatomy.soft.values[[0, channel]], anatomy.soft.origin_mm, anatomy.soft.spacing_mm
+    ).sample_normalised(coordinates)
+    del coordinates
+    inside, signal = soft
+    bones = torch.zeros(len(BONE_LABELS), *shape, device=signal.device)
+    for bone in anatomy.bones.values():
+        to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
+        _lay_bone(bone, to_bone, channel, signal, inside)
+        if bone.name in BONE_LABELS:
+            _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
+    return Rendering(signal, inside, bones, jacobian)
+
+
+def mark(
+    distance: Field,
+    group: str,
+    pose: Pose,
+    placement: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+) -> Tensor:
+    """Inside (1) or outside (0) of a surface that moves with a group of bones, on a world grid."""
+    mask = torch.zeros(shape, device=distance.values.device)
+    _mark(distance, np.linalg.inv(placement @ pose.matrix(group)) @ affine, mask)
+    return mask
+
+
+def thick(rendering: Rendering, samples_per_slice: int) -> Rendering:
+    """Average the planes of each slice: the slice profile is a box."""
+    return Rendering(
+        _through_slices(rendering.signal, samples_per_slice),
+        _through_slices(rendering.inside, samples_per_slice),
+        _through_slices(rendering.bones, samples_per_slice),
+        rendering.smallest_jacobian,
+    )
+
+
+def image_static(
+    rendering: Rendering, voxel_mm: Sequence[float], generator: torch.Generator
+) -> Tensor:
+    """Stored integers (X, Y, Z) of a static volume."""
+    scanner = STATIC_SCANNER
+    signal = rendering.signal * _shading(rendering.inside, voxel_mm, scanner, generator)
+    image = torch.empty_like(signal)
+    for k in range(signal.shape[2]):
+        spectrum = torch.fft.fft2(signal[:, :, k])
+        image[:, :, k] = _reconstruct(spectrum, scanner, generator)
+    return _store(image, scanner)
+
+
+def image_frames(
+    renderings: Sequence[Rendering],
+    voxel_mm: Sequence[float],
+    gains: NDArray[np.float64],
+    generator: torch.Generator,
+) -> Tensor:
+    """Stored integers (X, Y, Z, frames) of a dynamic sequence.
+
+    Parameters
+    ----------
+    renderings
+        Of thick slices, at half-frame steps: before the first frame's centre, at it, between it
+        and the second's, and so on to after the last.
+    gains : (frames,)
+        Receiver gain of each frame.
+    """
+    scanner = DYNAMIC_SCANNER
+    middle = renderings[len(renderings) // 2]
+    shading = _shading(middle.inside, voxel_mm, scanner, generator)
+    frames = []
+    for frame, gain in enumerate(gains):
+        before, centre, after = (
+            torch.fft.fft2(r.signal * shading, dim=(0, 1))
+            for r in renderings[2 * frame : 2 * frame + 3]
+        )
+        spectrum = _lines_in_time(before, centre, after)
+        image = torch.stack(
+            [
+                _reconstruct(float(gain) * spectrum[:, :, k], scanner, generator)
+                for k in range(spectrum.shape[2])
+            ],
+            dim=-1,
+        )
+        frames.append(image * _near_foot(renderings[2 * frame + 1].inside, voxel_mm))
+    return _store(torch.stack(frames, dim=-1), scanner)
+
+
+def slice_planes(affine: NDArray[np.float64], samples_per_slice: int) -> NDArray[np.float64]:
+    """Affine (4, 4) of a grid with ``samples_per_slice`` planes evenly across each slice."""
+    within = np.diag([1, 1, 1 / samples_per_slice, 1])
+    within[2, 3] = 0.5 / samples_per_slice - 0.5
+    return affine @ within
+
+
+def labels(rendering: Rendering) -> NDArray[np.uint8]:
+    """True label (X, Y, Z) of each voxel: the one that fills at least half of it."""
+    label = FOOT_LABEL * (rendering.inside >= 0.5)
+    for bone, value in zip(rendering.bones, BONE_LABELS.values(), strict=True):
+        label[bone >= 0.5] = value
+    array: NDArray[np.uint8] = label.to(torch.uint8).cpu().numpy()
+    return array
+
+
+def _render_in_parts(
+    anatomy: Anatomy,
+    pose: Pose,
+    placement: NDArray[np.float64],
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    contrast: str,
+    planes: int,
+) -> Rendering:
+    parts = []
+    for first in range(0, shape[2], planes):
+        offset = np.eye(4)
+        offset[2, 3] = first
+        part = (shape[0], shape[1], min(planes, shape[2] - first))
+        parts.append(render(anatomy, pose, placement, affine @ offset, part, contrast))
+    return Rendering(
+        torch.cat([part.signal for part in parts], dim=-1),
+        torch.cat([part.inside for part in parts], dim=-1),
+        torch.cat([part.bones for part in parts], dim=-1),
+        min(part.smallest_jacobian for part in parts),
+    )
+
+
+def _soft_coordinates(
+    anatomy: Anatomy, pose: Pose, to_reference: NDArray[np.float64], shape: tuple[int, int, int]
+) -> tuple[Tensor, float]:
+    """``grid_sample`` coordinates (X, Y, Z, 3) of the soft tissue, and the smallest Jacobian."""
+    device = anatomy.soft.values.device
+    spacing = np.linalg.norm(to_reference[:3, :3], axis=0)
+    counts = [
+        max(2, int(np.ceil((n - 1) * s / LATTICE_MM)) + 1)
+        for n, s in zip(shape, spacing, strict=True)
+    ]
+    axes = [
+        torch.linspace(0, n - 1, count, dtype=torch.float64)
+        for n, count in zip(shape, counts, strict=True)
+    ]
+    index = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    matrix = torch.from_numpy(to_reference)
+    points = (index @ matrix[:3, :3].T + matrix[:3, 3]).float().to(device)
+    home = flow_to_reference(points, pose, anatomy.group_distances)
+    jacobian = jacobian_determinant(home, 1.0) / jacobian_determinant(points, 1.0)
+    normalising = anatomy.soft.normalising().to(home)
+    coordinates = home @ normalising[:, :3].T + normalising[:, 3]
+    full = functional.interpolate(
+        coordinates.permute(3, 0, 1, 2)[None], size=shape, mode="trilinear", align_corners=True
+    )
+    return full[0].permute(1, 2, 3, 0), float(jacobian.min())
+
+
+def _lay_bone(
+    bone: Bone, to_bone: NDArray[np.float64], channel: int, signal: Tensor, inside: Tensor
+) -> None:
+    block, coordinates = _bone_coordinates(bone.look, to_bone, signal.shape)
+    if block is None:
+        return
+    look = Field(bone.look.values[[0, channel]], bone.look.origin_mm, bone.look.spacing_mm)
+    coverage, bone_signal = look.sample_normalised(coordinates)
+    signal[block] = signal[block] * (1 - coverage) + bone_signal
+    inside[block] = torch.maximum(inside[block], coverage)
+
+
+def _mark(distance: Field, to_bone: NDArray[np.float64], mask: Tensor) -> None:
+    block, coordinates = _bone_coordinates(distance, to_bone, mask.shape)
+    if block is not None:
+        sampled = distance.sample_normalised(coordinates, outside="border")[0]
+        mask[block] = (sampled < 0).to(mask)
+
+
+def _bone_coordinates(
+    field: Field, to_bone: NDArray[np.float64], shape: Sequence[int]
+) -> tuple[tuple[slice, slice, slice] | None, Tensor]:
+    """Block of voxels that a bone's box can touch, and their ``grid_sample`` coordinates."""
+    low, high = field.low.double().numpy(), field.high.double().numpy()
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
+    inverse = np.linalg.inv(to_bone)
+    voxels = inverse[:3, :3] @ corners + inverse[:3, 3:]
+    first = np.maximum(np.floor(voxels.min(1)), 0).astype(int)
+    last = np.minimum(np.ceil(voxels.max(1)) + 1, shape).astype(int)
+    if np.any(first >= last):
+        return None, torch.empty(0)
+    matrix = field.normalising().numpy() @ to_bone
+    i, j, k = (torch.arange(a, b, dtype=torch.float64) for a, b in zip(first, last, strict=True))
+    columns = torch.from_numpy(matrix).to(torch.float64)
+    device = field.values.device
+    along = [(axis[:, None] * columns[:, n]).float().to(device) for n, axis in enumerate((i, j, k))]
+    offset = columns[:, 3].float().to(device)
+    coordinates = (
+        along[0][:, None, None] + along[1][None, :, None] + (along[2] + offset)[None, None]
+    )
+    block = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    return (block[0], block[1], block[2]), coordinates
+
+
+def _through_slices(values: Tensor, samples_per_slice: int) -> Tensor:
+    """Mean over the planes of each slice: (X, Y, Z·samples) → (X, Y, Z)."""
+    return values.unflatten(-1, (-1, samples_per_slice)).mean(-1)
+
+
+def _lines_in_time(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
+    """One frame's k-space (X, Y, Z): first lines seen early, last late, the middle at its centre.
+
+    Lines run along the first axis (phase encoding), in unshifted FFT order.
+    """
+    n = centre.shape[0]
+    line = torch.fft.fftfreq(n, device=centre.device)[:, None, None]
+    early, late = line < -0.25, line >= 0.25
+    return torch.where(early, before, torch.where(late, after, centre))
+
+
+def _reconstruct(spectrum: Tensor, scanner: Scanner, generator: torch.Generator) -> Tensor:
+    """Magnitude image (X, Y) from a k-space of which only the middle is measured."""
+    shape = spectrum.shape
+    kept = [torch.fft.fftfreq(n).abs() <= 0.5 * scanner.measured for n in shape]
+    mask = (kept[0][:, None] & kept[1][None, :]).to(spectrum.device)
+    measured = int(mask.sum())
+    # The noise of the image adds up from the measured lines alone.
+    sd = scanner.noise_sd * shape[0] * shape[1] / measured**0.5
+    noise = torch.randn(2, *shape, generator=generator).to(spectrum.device) * sd
+    noisy = (spectrum + torch.complex(noise[0], noise[1])) * mask
+    image: Tensor = torch.fft.ifft2(noisy).abs()
+    return image
+
+
+def _shading(
+    inside: Tensor, voxel_mm: Sequence[float], scanner: Scanner, generator: torch.Generator
+) -> Tensor:
+    """Coil sensitivity (X, Y, Z): brightest at the heel, with mean one in the body."""
+    axes = [
+        (torch.arange(n, device=inside.device) - (n - 1) / 2) * float(v)
+        for n, v in zip(inside.shape, voxel_mm, strict=True)
+    ]
+    jitter = 8.0 * torch.randn(3, generator=generator)
+    centre = (45.0 + float(jitter[0]), -55.0 + float(jitter[1]), float(jitter[2]))
+    squared = sum(
+        ((axis - c) ** 2).reshape([-1 if n == m else 1 for m in range(3)])
+        for n, (axis, c) in enumerate(zip(axes, centre, strict=True))
+    )
+    field = 1 + scanner.shading * (2 * torch.exp(torch.as_tensor(squared) / (-2 * 65.0**2)) - 1)
+    body = inside > 0.5
+    return field / field[body].mean() if bool(body.any()) else field
+
+
+def _near_foot(inside: Tensor, voxel_mm: Sequence[float]) -> Tensor:
+    """1 within reach of the foot in each slice (X, Y, Z), 0 beyond."""
+    radius = max(1, round(AIR_REACH_MM / float(voxel_mm[0])))
+    body = (inside > 0.3).float().permute(2, 0, 1)[:, None]
+    line = functional.max_pool2d(body, (2 * radius + 1, 1), 1, (radius, 0))
+    near = functional.max_pool2d(line, (1, 2 * radius + 1), 1, (0, radius))
+    return near[:, 0].permute(1, 2, 0)
+
+
+def _store(image: Tensor, scanner: Scanner) -> Tensor:
+    return (image / scanner.rescale_slope).round().clamp(0, 32767).to(torch.int16)

@@ -1,0 +1,144 @@
+"""Kill runs at random moments with SIGKILL; the next run must complete with the same tables.
+
+    python benchmarks/kill.py --preset smoke --kills 10
+
+Each kill has a results folder of its own. After it, no file under a final name may be broken;
+after the next run, all tables must equal those of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+TIMINGS = ("seconds", "wall_s", "time")
+"""Columns that differ between runs."""
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(preset: str, results: Path) -> subprocess.Popen[bytes]:
+    """Start ``ankle run`` without output."""
+    code = "from ankle_lib.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", "--preset", preset, "--results", str(results)]
+    with open(results.with_suffix(".log"), "ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def complete(preset: str, results: Path) -> Path:
+    """Run to the end, or raise with what the run printed; return the chapters' folder."""
+    if start(preset, results).wait() != 0:
+        raise RuntimeError(results.with_suffix(".log").read_text(encoding="utf-8")[-3000:])
+    return results / preset
+
+
+def undisturbed(preset: str, folder: Path) -> tuple[Path, float]:
+    """Run all chapters in ``folder``; return their folder and the seconds it took."""
+    began = time.perf_counter()
+    done = complete(preset, folder / "results")
+    return done, time.perf_counter() - began
+
+
+def kill_after(seconds: float, preset: str, results: Path) -> bool:
+    """Start a run and kill it; return False if it ended before. Check what it left."""
+    process = start(preset, results)
+    try:
+        process.wait(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    broken = broken_files(results)
+    if broken:
+        raise AssertionError(f"killed after {seconds:.2f} s: broken under final names: {broken}")
+    return True
+
+
+def broken_files(folder: Path) -> list[Path]:
+    """Files under final names that cannot be read to their end; injected faults excepted."""
+    return [path for path in sorted(folder.rglob("*")) if _is_result(path) and not _readable(path)]
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """All tables of a run but for columns of times, by path."""
+    return {
+        path.relative_to(folder).as_posix(): pd.read_csv(path).drop(
+            columns=list(TIMINGS), errors="ignore"
+        )
+        for path in sorted(folder.rglob("*.csv"))
+        if _is_result(path)
+    }
+
+
+def differences(folder: Path, expected: Path) -> list[str]:
+    """Names of the tables that two runs do not share or that differ."""
+    here, there = tables(folder), tables(expected)
+    shared = here.keys() & there.keys()
+    return sorted(here.keys() ^ there.keys()) + sorted(
+        name for name in shared if not here[name].equals(there[name])
+    )
+
+
+def _is_result(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and "raw" not in path.parts
+
+
+def _readable(path: Path) -> bool:
+    try:
+        if path.suffix == ".csv":
+            pd.read_csv(path)
+        elif path.suffix in (".json", ".ipynb"):
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                while stream.read(1 << 20):
+                    pass
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".svg":
+            return path.read_text(encoding="utf-8").rstrip().endswith("</svg>")
+    except (OSError, ValueError, EOFError):
+        # a notebook that was being executed is written in place, under a temporary name only
+        return False
+    return True
+
+
+def main() -> None:
+    """Measure, print one line per kill, and exit with 1 at the first difference."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="smoke")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        expected, seconds = undisturbed(options.preset, folder)
+        print(f"undisturbed: {seconds:.1f} s, {len(tables(expected))} tables", flush=True)
+        for number in range(options.kills):
+            results, moment = folder / f"killed-{number}", draw.uniform(0, seconds)
+            killed = kill_after(moment, options.preset, results)
+            began = time.perf_counter()
+            wrong = differences(complete(options.preset, results), expected)
+            took = time.perf_counter() - began
+            state = "killed" if killed else "ended before"
+            print(f"{state} at {moment:.1f} s, next run {took:.1f} s, different: {wrong}")
+            if wrong:
+                sys.exit(1)
+            shutil.rmtree(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ankle_lib.files import AnkleError
+from ankle_lib.manifest import load_manifest, verify
+from ankle_lib.phantom.cohort import SUBJECTS, draw_recipe, simulate
+from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
+from ankle_lib.presets import BONES, PRESETS
+from ankle_lib.volume import load, read_header
+
+TINY = dataclasses.replace(
+    PRESETS["smoke"], name="tiny", subjects=("T09", "E02"), n_frames=3, anatomy_voxel_mm=2.0
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    simulate(TINY, folder, progress=False)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def test_subjects_without_faults_pass_verification(cohort):
+    assert verify(load_manifest(cohort / "manifest.yaml").cohort()) == []
+
+
+def test_the_truth_carries_the_static_masks_onto_the_frames(cohort):
+    for subject in load_manifest(cohort / "manifest.yaml").cohort().subjects:
+        for sequence in subject.sequences:
+            truth = cohort / "truth" / subject.code
+            frames = json.loads((truth / f"{sequence.name}.json").read_text())["frames"]
+            labels = load(truth / f"{sequence.name}_dseg.nii.gz")
+            for entry in frames:
+                for label, bone in enumerate(BONES, start=1):
+                    mask = load(subject.masks[bone])
+                    moved = through_slices(mask, labels, np.array(entry["poses"][bone]))
+                    true = labels.data[..., entry["frame"]] == label
+                    overlap = 2 * (moved & true).sum() / (moved.sum() + true.sum())
+                    assert overlap > 0.85, f"{subject.code} {sequence.name} {bone}: {overlap:.2f}"
+
+
+def through_slices(mask, grid, pose) -> np.ndarray:
+    """A static mask moved by ``pose`` and averaged across the grid's thick slices."""
+    shares = []
+    for offset in (-0.375, -0.125, 0.125, 0.375):
+        shift = np.eye(4)
+        shift[2, 3] = offset
+        matrix = np.linalg.inv(mask.affine) @ np.linalg.inv(pose) @ grid.affine @ shift
+        shares.append(
+            ndimage.affine_transform(
+                mask.data.astype(np.float32), matrix, output_shape=grid.shape, order=1
+            )
+        )
+    return np.mean(shares, axis=0) >= 0.5
+
+
+def test_the_reader_is_close_to_the_truth_but_not_perfect(cohort):
+    for subject in load_manifest(cohort / "manifest.yaml").cohort().subjects:
+        labels = load(cohort / "truth" / subject.code / "static_dseg.nii.gz").data
+        for label, bone in enumerate(BONES, start=1):
+            mask, true = load(subject.masks[bone]).data > 0, labels == label
+            overlap = 2 * (mask & true).sum() / (mask.sum() + true.sum())
+            assert 0.93 < overlap < 1.0
+
+
+def test_sequences_are_stored_as_the_scanner_does(cohort):
+    for path in (cohort / "raw").rglob("*MovieClear*"):
+        header = read_header(path)
+        assert header.dtype == np.int16
+        assert header.slope == pytest.approx(27.29)
+        assert nib.aff2axcodes(nib.load(path).affine) == ("P", "S", "R")
+        normal = nib.load(path).affine[:3, 2] / 8.0
+        assert np.rad2deg(np.arccos(normal[0])) <= 12, "slices stay sagittal"
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(cohort, tmp_path):
+    simulate(TINY, tmp_path / "same", progress=False)
+    assert files(tmp_path / "same") == files(cohort)
+    simulate(dataclasses.replace(TINY, subjects=("T09",)), tmp_path / "b", seed=7, progress=False)
+    name = "raw/T09/T09_static_3DT1.nii.gz"
+    assert files(tmp_path / "b")[name] != files(cohort)[name]
+
+
+def test_only_what_is_missing_is_made_again(cohort, tmp_path):
+    simulate(TINY, tmp_path, progress=False)
+    kept = tmp_path / "raw" / "T09" / "T09_static_3DT1.nii.gz"
+    before = kept.stat().st_mtime_ns
+    next((tmp_path / "raw" / "E02").glob("*active*")).unlink()
+    (tmp_path / "truth" / ".partial-E02").mkdir()
+    simulate(TINY, tmp_path, progress=False)
+    assert kept.stat().st_mtime_ns == before
+    assert files(tmp_path) == files(cohort)
+
+
+def test_a_subject_of_another_preset_is_made_again(tmp_path):
+    one = dataclasses.replace(TINY, subjects=("T09",), n_frames=2)
+    simulate(one, tmp_path, progress=False)
+    simulate(dataclasses.replace(one, n_frames=3), tmp_path, progress=False)
+    series = next((tmp_path / "raw" / "T09").glob("*active*"))
+    assert load(series).n_frames == 3
+
+
+def test_angles_of_the_truth_are_those_between_the_poses(cohort):
+    for path in (cohort / "truth").rglob("*run-*.json"):
+        content = json.loads(path.read_text())
+        for entry in content["frames"]:
+            talus, tibia = (np.array(entry["poses"][b])[:3, :3] for b in ("talus", "tibia"))
+            angle = np.rad2deg(np.arccos((np.trace(tibia.T @ talus) - 1) / 2))
+            turned = entry["dorsiflexion_deg"] - content["static_dorsiflexion_deg"]
+            assert angle == pytest.approx(abs(turned), abs=1e-4)
+
+
+def test_an_unknown_subject_is_refused():
+    with pytest.raises(AnkleError, match="no subject 'X01'"):
+        draw_recipe("X01", 2020)
+
+
+def test_sides_and_ages_vary():
+    recipes = [draw_recipe(code, 2020) for code in SUBJECTS]
+    assert {r.side for r in recipes} == {"left", "right"}
+    ages = [r.child.age_years for r in recipes]
+    assert 7 <= min(ages) < 9
+    assert 12 < max(ages) <= 14
+
+
+def images() -> RawImages:
+    generator = np.random.default_rng(0)
+    affine = np.diag([0.5, 0.5, 0.8, 1.0])
+    scan = RawImage(generator.integers(1, 900, (12, 14, 24)).astype(np.int16), affine)
+    masks = {}
+    for n, bone in enumerate(BONES):
+        mask = np.zeros((12, 14, 24), np.uint8)
+        mask[3:9, 4:9, 3 + 6 * n : 8 + 6 * n] = 1
+        masks[f"s_{bone}.nii.gz"] = RawImage(mask, affine.copy())
+    series = RawImage(generator.integers(1, 90, (8, 9, 3, 6)).astype(np.int16), affine.copy())
+    return RawImages({"s_static.nii.gz": scan}, masks, {"s_movie.nii.gz": series})
+
+
+@pytest.mark.parametrize("code", sorted(FAULTS))
+def test_every_fault_leaves_its_mark(code):
+    clean, spoilt = images(), images()
+    FAULTS[code].apply(spoilt, np.random.default_rng(1))
+    before = {name: to_bytes(image) for name, image in clean.files().items()}
+    after = {name: to_bytes(image) for name, image in spoilt.files().items()}
+    assert before != after
+
+
+def test_the_bytes_of_an_image_read_back(tmp_path):
+    image = next(iter(images().sequences.values()))
+    image.slope = 27.29
+    (tmp_path / "x.nii.gz").write_bytes(to_bytes(image))
+    volume = load(tmp_path / "x.nii.gz")
+    np.testing.assert_allclose(volume.data, image.data * np.float32(27.29), rtol=1e-6)
+    np.testing.assert_allclose(volume.affine, image.affine)
