@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from scipy import ndimage
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from ankle_lib.phantom import shapes
+from ankle_lib.phantom.anatomy import MEAN_CHILD, bone_distances
+from ankle_lib.phantom.cohort import draw_recipe, ideal_poses
 
 DICE_MARK, RELATIVE_MARK = 0.90, 0.10
 GAP_MARKS_MM = {("talus", "tibia"): (1.0, 4.0), ("talus", "calcaneus"): (1.0, 4.0)}
@@ -31,13 +31,7 @@ EDGE_MM = 0.3
 """Softness of both surfaces during the alignment, which makes Dice differentiable."""
 
 SignedDistance = Callable[[torch.Tensor], torch.Tensor]
-"""Points ``(N, 3)`` in mm, near the reference frame of ``shapes``, to ``(N,)`` mm."""
-
-MEAN_CHILD: dict[str, SignedDistance] = {
-    "calcaneus": partial(shapes.smooth_union, ellipsoids=shapes.CALCANEUS),
-    "talus": partial(shapes.smooth_union, ellipsoids=shapes.TALUS),
-    "tibia": partial(shapes.smooth_union, ellipsoids=shapes.TIBIA),
-}
+"""Points ``(N, 3)`` in mm, near the frame of `ankle_lib.phantom.shapes`, to ``(N,)`` mm."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +78,11 @@ def main() -> int:
     """Print the tables; return 1 if a mark fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("template", type=Path, help="folder of the three masks")
-    masks = load_masks(parser.parse_args().template)
-    results = compare(MEAN_CHILD, masks)
-    gaps = compare_gaps(MEAN_CHILD, masks)
+    bones = mean_child()
+    folder = parser.parse_args().template
+    masks = {bone: load_mask(folder / f"{bone}.nii.gz") for bone in bones}
+    results = compare(bones, masks)
+    gaps = compare_gaps(bones, masks)
     print(report(results, gaps))
     passed = all(r.passed for r in results) and all(
         gap_passed(pair, ours) for pair, (ours, _) in gaps.items()
@@ -94,9 +90,14 @@ def main() -> int:
     return 0 if passed else 1
 
 
-def load_masks(folder: Path) -> dict[str, np.ndarray]:
-    """Return the template's masks, axes right, anterior, superior."""
-    return {bone: load_mask(folder / f"{bone}.nii.gz") for bone in MEAN_CHILD}
+def mean_child() -> dict[str, SignedDistance]:
+    """Return the bones of the phantom's mean child, joints opened over a control's range."""
+    range_of_motion = ideal_poses(draw_recipe("T02", seed=2020))
+    fields = bone_distances(MEAN_CHILD, range_of_motion)
+    return {
+        bone: lambda points, field=fields[bone]: field.sample(points.float(), outside="border")[0]
+        for bone in ("calcaneus", "talus", "tibia")
+    }
 
 
 def compare(bones: Mapping[str, SignedDistance], masks: Mapping[str, np.ndarray]) -> list[Result]:

@@ -26,7 +26,7 @@ from ankle_lib.phantom.shapes import Ellipsoid, rotation_matrix, smooth_union
 from ankle_lib.phantom.skeleton import GROUP_OF_BONE, SKELETON
 from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, signal
 
-__all__ = ["MEAN_CHILD", "Anatomy", "Bone", "Child", "build"]
+__all__ = ["MEAN_CHILD", "Anatomy", "Bone", "Child", "bone_distances", "build"]
 
 MINIMUM_GAP_MM = 1.3
 """Bones keep this distance in every pose of the range: twice a child's joint cartilage, thinned."""
@@ -194,9 +194,8 @@ def build(
         Where everything is computed and kept.
     """
     device = torch.device(device)
+    distances = bone_distances(child, poses, max(DISTANCE_SPACING_MM, soft_voxel_mm), device)
     warp = _Warp(child, device)
-    distances = _bone_distances(child, warp, max(DISTANCE_SPACING_MM, soft_voxel_mm), device)
-    _open_joints(distances, poses)
     bones = {
         name: Bone(
             name,
@@ -210,9 +209,15 @@ def build(
     return Anatomy(child, joints, bones, soft)
 
 
-def _bone_distances(
-    child: Child, warp: _Warp, spacing_mm: float, device: torch.device
+def bone_distances(
+    child: Child,
+    poses: Sequence[Pose],
+    spacing_mm: float = DISTANCE_SPACING_MM,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Field]:
+    """Signed distance in mm to each bone of one child, one field each; see `build`."""
+    device = torch.device(device)
+    warp = _Warp(child, device)
     generator = np.random.default_rng(child.seed + 1)
     margin = 6.0 + 3 * child.roughness_mm
     fields = {}
@@ -223,6 +228,7 @@ def _bone_distances(
         field = Field.empty(low, high, spacing_mm, 1, device)
         field.values[0] = warp.distance(field.points(), shapes, blend_mm=1.0)
         fields[name] = field
+    _open_joints(fields, poses)
     return fields
 
 

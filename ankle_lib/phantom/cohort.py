@@ -176,10 +176,11 @@ def simulate(
     codes = preset.subjects or SUBJECTS
     made_from = {"preset": repr(preset), "seed": seed}
     missing = [code for code in codes if _finished(out, code, made_from) is None]
-    # One thread a process: the grids are too small for several to pay.
+    # Threads, not processes: torch lets go of the interpreter, and a killed run leaves no worker
+    # behind that would go on writing. Each has one core: the grids are too small for several.
     workers = 1 if device != "cpu" else min(os.cpu_count() or 1, len(missing), 8)
     jobs = (delayed(_simulate_subject)(code, preset, out, made_from, device) for code in missing)
-    parallel = Parallel(n_jobs=max(workers, 1), return_as="generator_unordered")
+    parallel = Parallel(max(workers, 1), return_as="generator_unordered")
     for _ in tqdm(
         parallel(jobs), total=len(missing), desc="simulating", disable=not (progress and missing)
     ):

@@ -1,0 +1,190 @@
+"""All files of a subject in one frame of reference: that of the static scan."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ankle_lib.cleaning.findings import Log, Scan, in_mm
+from ankle_lib.cleaning.reference import (
+    Foot,
+    affines_of,
+    best_affine,
+    corner_distance_mm,
+    same_grid,
+)
+from ankle_lib.transforms import is_rigid, rotation_angle_deg
+from ankle_lib.volume import Volume, to_orientation
+
+__all__ = ["choose_static_affine", "masks_on_static", "sequences_in_frame"]
+
+MIN_FOOT_OVERLAP = 0.3
+"""A sequence whose foot overlaps the static one by less (Dice) shows another place."""
+
+CLEAR_FRAME = 0.05
+"""Least difference of foot overlap by which a sequence tells qform from sform."""
+
+
+def choose_static_affine(
+    static: Scan, masks: dict[str, Scan], sequences: list[Scan], log: Log
+) -> Scan:
+    """Settle a qform and an sform that disagree by what agrees with the other files."""
+    affines = affines_of(static.header)
+    shape = static.volume.shape
+    if len(affines) < 2 or same_grid(shape, affines["sform"], affines["qform"]):
+        return static
+    apart = corner_distance_mm(shape, affines["sform"], affines["qform"])
+    votes = {
+        name: sum(_placed_by(mask, static, affine) for mask in masks.values())
+        for name, affine in affines.items()
+    }
+    witness = "the masks"
+    if min(votes.values()) > 0 or max(votes.values()) == 0:
+        witness = "the sequences"
+        votes = _votes_of_sequences(static, affines, sequences)
+    if votes["sform"] == votes["qform"]:
+        log.exclude(
+            "reference frame unclear",
+            f"static scan: qform {_rounded(affines['qform'])} and sform "
+            f"{_rounded(affines['sform'])} are {apart:.1f} mm apart, and neither masks nor "
+            "sequences tell which is right",
+        )
+        return static
+    chosen = max(votes, key=lambda name: votes[name])
+    log.correct(
+        static.path,
+        "qform and sform disagree",
+        f"qform and sform are {apart:.1f} mm apart: {chosen} kept, it agrees with {witness}",
+    )
+    return static.with_volume(Volume(static.volume.data, affines[chosen]))
+
+
+def _placed_by(mask: Scan, static: Scan, affine: NDArray) -> bool:
+    shape = static.volume.shape
+    return mask.volume.shape == shape and any(
+        same_grid(shape, affine, own) for own in affines_of(mask.header).values()
+    )
+
+
+def _votes_of_sequences(
+    static: Scan, affines: dict[str, NDArray], sequences: list[Scan]
+) -> dict[str, int]:
+    votes = dict.fromkeys(affines, 0)
+    foot = Foot.of(Volume(static.volume.data, affines["sform"]))
+    # Moving the foot to the qform and moving the sequence the other way are the same.
+    back = affines["sform"] @ np.linalg.inv(affines["qform"])
+    for sequence in sequences:
+        own = sequence.volume.affine
+        name, overlaps = best_affine(
+            _time_mean(sequence.volume), foot, {"sform": own, "qform": back @ own}
+        )
+        if max(overlaps.values()) - min(overlaps.values()) >= CLEAR_FRAME:
+            votes[name] += 1
+    return votes
+
+
+def masks_on_static(
+    static: Scan, masks: dict[str, Scan], log: Log
+) -> tuple[dict[str, Volume], list[NDArray]]:
+    """Give the masks the static scan's affine.
+
+    Returns
+    -------
+    masks : dict of bone to Volume
+        Those that lie on the static grid.
+    carries : list of (4, 4) array
+        Rigid world transforms from other frames of reference, in which masks were found, to the
+        static one.
+    """
+    on_grid: dict[str, Volume] = {}
+    carries: list[NDArray] = []
+    for bone, mask in masks.items():
+        placed, carry = _onto_static(static, mask, log)
+        if placed is not None:
+            on_grid[bone] = placed
+        shape, affine = static.volume.shape, static.volume.affine
+        known = any(
+            carry is not None and same_grid(shape, carry @ affine, other @ affine)
+            for other in carries
+        )
+        if carry is not None and not known:
+            carries.append(carry)
+    return on_grid, carries
+
+
+def _known(carry: NDArray, carries: list[NDArray], static: Volume) -> bool:
+    affine = static.affine
+    return any(same_grid(static.shape, carry @ affine, other @ affine) for other in carries)
+
+
+def _onto_static(static: Scan, mask: Scan, log: Log) -> tuple[Volume | None, NDArray | None]:
+    target = static.volume
+    if _placed_by(mask, static, target.affine):
+        return Volume(mask.volume.data, target.affine), None
+    turned = to_orientation(mask.volume, "".join(target.axis_codes))
+    if turned.shape == target.shape and same_grid(target.shape, target.affine, turned.affine):
+        log.correct(mask.path, "axes reordered", "axes reordered to those of the static scan")
+        return Volume(turned.data, target.affine), None
+    if mask.volume.shape != target.shape:
+        log.exclude(
+            "mask on another grid",
+            f"{mask.name} mask: {mask.volume.shape} voxels, static scan {target.shape}",
+        )
+        return None, None
+    carry = target.affine @ np.linalg.inv(mask.volume.affine)
+    if not is_rigid(carry, tolerance=1e-2):
+        log.exclude(
+            "mask on another grid",
+            f"{mask.name} mask: {''.join(mask.volume.axis_codes)} voxels of "
+            f"{in_mm(mask.volume.voxel_size_mm)}, static scan {''.join(target.axis_codes)} of "
+            f"{in_mm(target.voxel_size_mm)}: no rigid motion leads from one to the other",
+        )
+        return None, None
+    log.correct(mask.path, "another reference frame", f"given the static header: {_moved(carry)}")
+    return Volume(mask.volume.data, target.affine), carry
+
+
+def sequences_in_frame(
+    static: Scan, sequences: list[Scan], carries: list[NDArray], log: Log
+) -> list[Scan]:
+    """Give each sequence the affine that lays its foot onto the static foot."""
+    foot = Foot.of(static.volume)
+    placed = []
+    for sequence in sequences:
+        own = affines_of(sequence.header)
+        candidates = {**own}
+        for number, carry in enumerate(carries):
+            candidates |= {f"carried {number} {name}": carry @ own[name] for name in own}
+        name, overlaps = best_affine(_time_mean(sequence.volume), foot, candidates)
+        if overlaps[name] < MIN_FOOT_OVERLAP:
+            log.correct(
+                sequence.path,
+                "sequence dropped",
+                f"dropped: its foot overlaps the static one by {overlaps[name]:.2f} (Dice) only",
+            )
+            continue
+        chosen = candidates[name]
+        if not same_grid(sequence.volume.shape, sequence.volume.affine, chosen):
+            log.correct(
+                sequence.path,
+                "another reference frame",
+                f"carried over to the static frame: "
+                f"{_moved(chosen @ np.linalg.inv(sequence.volume.affine))}, overlap of the feet "
+                f"{overlaps[next(iter(own))]:.2f} before, {overlaps[name]:.2f} after",
+            )
+        placed.append(sequence.with_volume(Volume(sequence.volume.data, chosen)))
+    return placed
+
+
+def _time_mean(series: Volume) -> Volume:
+    data = series.data if series.data.ndim == 3 else series.data.mean(axis=3, dtype=np.float32)
+    return Volume(data, series.affine)
+
+
+def _moved(carry: NDArray) -> str:
+    shift = float(np.linalg.norm(carry[:3, 3]))
+    return f"turned by {rotation_angle_deg(carry):.1f} degrees and shifted by {shift:.1f} mm"
+
+
+def _rounded(affine: NDArray) -> str:
+    return str(np.round(affine[:3], 3).tolist())

@@ -1,0 +1,102 @@
+"""Soft weights around the bones, for a registration that looks at one bone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ankle_lib.files import AnkleError
+from ankle_lib.masking.boxes import box_with_margin
+
+__all__ = [
+    "BONE_RADIUS_VOXELS",
+    "REPORT_SIGMA_VOXELS",
+    "REPORT_VOXEL_MM",
+    "ball_voxels",
+    "bone_weights",
+    "in_mm",
+]
+
+REPORT_VOXEL_MM = (0.28, 0.28, 0.8)
+"""The report's static grid (posterior, superior, right)."""
+
+BONE_RADIUS_VOXELS = {"calcaneus": 1, "talus": 2, "tibia": 2}
+"""Radius of dilation that the report chose for each bone (section 5.2.4), in voxels."""
+
+REPORT_SIGMA_VOXELS = 2.0
+"""Standard deviation of the blur of the dilated masks (report, section 5.2.3), in voxels."""
+
+GAUSS_REACH = 4.0
+"""Standard deviations after which the Gaussian is cut off."""
+
+
+def bone_weights(
+    mask: NDArray[np.bool_],
+    voxel_size_mm: Sequence[float],
+    radius_mm: float | Sequence[float],
+    sigma_mm: float | Sequence[float],
+) -> NDArray[np.float32]:
+    """Dilate a bone by a ball and blur it: weights for a registration of this bone.
+
+    The report counts in voxels of 0.28 x 0.28 x 0.8 mm, so its ball is an ellipsoid, almost three
+    times as long across the slices. Radius and sigma may therefore differ per axis; `in_mm`
+    gives the report's values. A ball smaller than a voxel changes nothing.
+
+    Parameters
+    ----------
+    mask : (I, J, K) bool array
+    voxel_size_mm : 3 floats
+    radius_mm : float or 3 floats
+        Semi-axes of the ball; 0 for no dilation.
+    sigma_mm : float or 3 floats
+        Standard deviations of the Gaussian; 0 for no blur.
+
+    Returns
+    -------
+    (I, J, K) float32 array
+        In [0, 1], largest inside the bone; all 0 for an empty mask.
+    """
+    voxel = np.asarray(voxel_size_mm, dtype=float)
+    radius = np.broadcast_to(np.asarray(radius_mm, dtype=float), 3)
+    sigma = np.broadcast_to(np.asarray(sigma_mm, dtype=float), 3)
+    if (radius < 0).any() or (sigma < 0).any():
+        raise AnkleError(f"radius {radius_mm} mm and sigma {sigma_mm} mm must not be negative")
+    weights = np.zeros(mask.shape, dtype=np.float32)
+    margin = np.ceil((radius + GAUSS_REACH * sigma) / voxel).astype(int) + 1
+    box = box_with_margin(mask, margin)
+    if box is None:
+        return weights
+    soft = _dilated(mask[box], voxel, radius).astype(np.float32)
+    ndimage.gaussian_filter(soft, sigma / voxel, output=soft, mode="constant", truncate=GAUSS_REACH)
+    weights[box] = np.clip(soft, 0.0, 1.0)
+    return weights
+
+
+def in_mm(voxels: float) -> tuple[float, float, float]:
+    """Return a length that the report gives in voxels, in mm along each axis of its static grid."""
+    return (
+        voxels * REPORT_VOXEL_MM[0],
+        voxels * REPORT_VOXEL_MM[1],
+        voxels * REPORT_VOXEL_MM[2],
+    )
+
+
+def ball_voxels(radius: int) -> NDArray[np.bool_]:
+    """Return the report's structuring element, a ball, as a bool array of 2 radius + 1 voxels."""
+    steps = np.arange(-radius, radius + 1)
+    squared = steps[:, None, None] ** 2 + steps[:, None] ** 2 + steps**2
+    return squared <= radius**2
+
+
+def _dilated(
+    mask: NDArray[np.bool_], voxel: NDArray[np.float64], radius: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Dilate by an ellipsoid: where the distance, in units of its semi-axes, is at most 1."""
+    if not radius.any():
+        return mask
+    # A semi-axis of 0 makes any step along it too long.
+    steps = voxel / np.maximum(radius, 1e-3 * voxel)
+    return ndimage.distance_transform_edt(~mask, sampling=steps) <= 1.0 + 1e-9

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from ankle_lib import figures
+from ankle_lib.cleaning import Scene
+from ankle_lib.figures.anatomy import VIEWS
+from ankle_lib.files import AnkleError, write_figure
+from ankle_lib.masking import pooled_histogram
+from ankle_lib.transforms import rigid
+from ankle_lib.volume import Volume, flip_left_right, to_orientation
+from tests.toy_ankle import ToyAnkle, toy_ankle
+
+
+@pytest.fixture(scope="module")
+def ankle() -> ToyAnkle:
+    return toy_ankle()
+
+
+@pytest.fixture(scope="module")
+def masks(ankle: ToyAnkle) -> dict[str, np.ndarray]:
+    return {bone: mask.data > 0 for bone, mask in ankle.masks.items()}
+
+
+def saved(figure: Figure, folder: Path) -> bytes:
+    path = write_figure(folder / "figure.png", figure)
+    content = path.read_bytes()
+    assert len(content) > 3000
+    return content
+
+
+# --- slices --------------------------------------------------------------------------------------
+
+
+def test_slices_show_superior_up_and_anterior_left() -> None:
+    data = np.zeros((4, 6, 8))
+    data[0, 5, 7] = 1  # anterior, superior, right
+    affine = np.array([[0, 0, 3, 0], [-1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]], dtype=float)
+    image = Volume(data, affine)
+    sagittal = figures.slice_of(image, "sagittal", 7)
+    assert sagittal.image.shape == (6, 4)
+    assert sagittal.image[-1, 0] == 1  # rows go upward: top left
+    assert sagittal.size_mm == (4, 12)
+    assert sagittal.letters == ("A", "P", "I", "S")
+    coronal = figures.slice_of(image, "coronal", 0)
+    assert coronal.image[-1, -1] == 1
+    assert coronal.size_mm == (24, 12)
+    axial = figures.slice_of(image, "axial", 5)
+    assert axial.image[-1, -1] == 1
+    assert axial.size_mm == (24, 4)
+    assert axial.letters == ("L", "R", "P", "A")
+
+
+def test_slices_need_the_courses_axes(ankle: ToyAnkle) -> None:
+    with pytest.raises(AnkleError, match="bring the image to PSR first"):
+        figures.slice_of(to_orientation(ankle.static, "RAS"), "sagittal", 3)
+    with pytest.raises(AnkleError, match="choose one of sagittal, coronal, axial"):
+        figures.slice_of(ankle.static, "oblique", 3)
+
+
+def test_a_cropped_slice_keeps_its_pixels() -> None:
+    part = figures.Slice(np.ones((10, 20)), (40.0, 10.0), ("A", "P", "I", "S")).crop(
+        (slice(2, 7), slice(0, 10))
+    )
+    assert part.image.shape == (5, 10)
+    assert part.size_mm == (20.0, 5.0)
+
+
+def test_window_and_centre(masks: dict[str, np.ndarray]) -> None:
+    assert figures.window(np.zeros((3, 3))) == (0.0, 1.0)
+    low, high = figures.window(np.array([np.nan, 0.0, 100.0, 100.0]))
+    assert (low, high) == (0.0, 100.0)
+    i, j, k = figures.centre_voxel({"talus": masks["talus"]})
+    np.testing.assert_allclose(
+        (i, j, k), ndimage.center_of_mass(masks["talus"].astype(float)), atol=0.5
+    )
+    with pytest.raises(AnkleError, match="every mask is empty"):
+        figures.centre_voxel({"talus": np.zeros((2, 2, 2))})
+
+
+# --- renderings ----------------------------------------------------------------------------------
+
+
+def test_rendering_shows_the_nearest_bone_in_its_colour(ankle: ToyAnkle) -> None:
+    front = figures.render_bones(ankle.masks, "from the front")
+    assert front.shape[2] == 3
+    assert 0 <= front.min()
+    assert front.max() <= 1
+    assert (front[0, 0] == 1).all()  # white background
+    rows = len(front)
+    blue, orange = front[..., 2] - front[..., 0], front[..., 0] - front[..., 2]
+    # Above the middle is the tibia (blue), at the bottom the calcaneus (vermilion).
+    assert blue[rows * 3 // 4 :].max() > 0.2
+    assert orange[: rows // 4].max() > 0.2
+    assert blue[: rows // 4].max() < 0.2
+    with pytest.raises(AnkleError, match="choose one of"):
+        figures.render_bones(ankle.masks, "from below")
+
+
+def test_rendering_mirrors_with_the_foot(ankle: ToyAnkle) -> None:
+    mirrored = {bone: flip_left_right(mask) for bone, mask in ankle.masks.items()}
+    first = figures.render_bones(ankle.masks, "from the front")
+    second = figures.render_bones(mirrored, "from the front")
+    shown = (first < 1).any(axis=2)
+    assert shown.shape == (second < 1).any(axis=2).shape
+    assert (shown == (second < 1).any(axis=2)[:, ::-1]).mean() > 0.99
+    assert (shown == (second < 1).any(axis=2)).mean() < 0.99
+
+
+# --- whole figures -------------------------------------------------------------------------------
+
+
+def test_figures_of_the_anatomy(
+    ankle: ToyAnkle, masks: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    figure = figures.orthogonal_slices(ankle.static, masks, "T01")
+    assert [axes.get_title() for axes in figure.axes] == ["sagittal", "coronal", "axial"]
+    saved(figure, tmp_path)
+    surfaces = figures.bone_surfaces(ankle.masks)
+    assert [axes.get_title() for axes in surfaces.axes] == list(VIEWS)
+    frames = [ankle.sequence.frame(index) for index in range(3)]
+    strip = figures.filmstrip(frames, 4, columns=2, seconds_per_frame=1.2)
+    assert len(strip.axes) == 4
+    saved(strip, tmp_path)
+
+
+def test_left_beside_right(ankle: ToyAnkle, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
+    mirrored = {b: flip_left_right(Volume(m, ankle.static.affine)).data for b, m in masks.items()}
+    feet = {
+        "left": (ankle.static, masks),
+        "right": (flip_left_right(ankle.static), mirrored),
+    }
+    figure = figures.left_beside_right(feet)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts.count("medial →") == texts.count("← medial") == 2
+    saved(figure, tmp_path)
+
+
+def inclusion_table() -> pd.DataFrame:
+    rows = [
+        ("T01", "control", True, "", "", 1, 2),
+        ("T02", "control", False, "no mask of any bone; no usable sequence: none",
+         "bone masks missing; no usable sequence", 0, 0),
+        ("E01", "equinus", False, "2 static scans, expected one: a, b", "several static scans",
+         0, 0),
+        ("E02", "equinus", True, "", "", 1, 1),
+    ]  # fmt: skip
+    columns = ["subject", "group", "included", "reasons", "kinds", "n_active", "n_passive"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_inclusion_flow_accounts_for_everyone(tmp_path: Path) -> None:
+    figure = figures.inclusion_flow(inclusion_table())
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[0] == "4 children: 2 control + 2 equinus\nraw cohort"
+    assert texts[-1] == "2 children: 1 control + 1 equinus\n3 + 2 dynamic sequences"
+    everything = "\n".join(texts)
+    assert "E01  2 static scans" in everything
+    assert "T02  no mask of any bone\n   + no usable sequence" in everything
+    saved(figure, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "binarised",
+        "missing voxels",
+        "image mirrored",
+        "another reference frame",
+        "qform and sform disagree",
+    ],
+)
+def test_before_and_after(ankle: ToyAnkle, tmp_path: Path, kind: str) -> None:
+    after = Scene(ankle.static, ankle.masks, ankle.sequence.frame(0))
+    data = ankle.static.data.astype(np.float32)
+    world = rigid((0, 0, 10), (10, 0, 0)) if "frame" in kind else np.eye(4)
+    if kind == "missing voxels":
+        data[30:32, 30, 18] = np.nan
+    before = Scene(
+        Volume(data[:, :, ::-1] if "mirrored" in kind else data, ankle.static.affine),
+        {bone: Volume(3 * mask.data, world @ mask.affine) for bone, mask in ankle.masks.items()},
+        after.movie,
+    )
+    figure = figures.before_and_after(kind, "T01", before, after)
+    titles = [axes.get_title().split(":")[0] for axes in figure.axes]
+    assert titles == ["before", "after"]
+    saved(figure, tmp_path)
+
+
+def test_sequence_overview_marks_what_is_dropped(tmp_path: Path) -> None:
+    means = {"T01 active_run-01": [10.0, 9.0, 8.0], "E03 passive_run-01": [10.0, 0.0]}
+    figure = figures.sequence_overview(
+        means, {"T01 active_run-01": True, "E03 passive_run-01": False}
+    )
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["T01 active_run-01", "E03 passive_run-01  ✗"]
+    saved(figure, tmp_path)
+
+
+def test_figures_of_masking(ankle: ToyAnkle, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
+    histogram = pooled_histogram([ankle.static.data, ankle.static.data // 2])
+    saved(figures.intensity_histograms({"static": histogram}, {"static": 300.0}), tmp_path)
+    foot = figures.foot_masks({"static": (ankle.static, ankle.foot.data, 18)})
+    assert len(foot.axes) == 2
+    saved(foot, tmp_path)
+    assert len(figures.dilation_balls((1, 2)).axes) == 4
+    gallery = figures.weight_gallery(ankle.static, masks, radii=(1, 5))
+    saved(gallery, tmp_path)
+
+
+def test_figures_of_tables(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "image": ["static", "task-active_run-01_frame-00"],
+            "threshold": [250.0, 250.0],
+            "dice_truth": [0.95, 0.97],
+            "other_threshold": [300.0, 400.0],
+            "other_dice_truth": [0.94, np.nan],
+        }
+    )
+    figure = figures.mask_agreement(table)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["static\n> 250", "static\n> 300", "dynamic\n> 250"]
+    volumes = pd.DataFrame(
+        {
+            "bone": ["calcaneus", "talus", "calcaneus"],
+            "group": ["control", "control", "equinus"],
+            "volume_cm3": [44.0, 23.0, 38.0],
+        }
+    )
+    saved(figures.bone_volumes(volumes, {"talus": 24.0}), tmp_path)
