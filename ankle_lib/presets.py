@@ -55,7 +55,7 @@ PRESETS = {
             dynamic_shape=(220, 220, 6),
             dynamic_voxel_mm=(0.9088, 0.9088, 8.0),
             n_frames=15,
-            anatomy_voxel_mm=0.9,
+            anatomy_voxel_mm=1.0,
             slice_samples=4,
         ),
         Preset(

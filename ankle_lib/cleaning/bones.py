@@ -14,7 +14,8 @@ __all__ = ["check_bones", "fix_left_right"]
 
 PLAUSIBLE_CM3 = {"calcaneus": (12.0, 100.0), "talus": (6.0, 55.0), "tibia": (5.0, 400.0)}
 """Volumes from a small child's to a large adult's. The mean child has 44.8, 24.0 and 30.3 cm3
-(Makki et al. 2019), adults up to 65 and 34; how much of the tibia is seen varies."""
+(mean shapes of the LaTIM, GitHub ``rousseau/dynMRI``), adults up to 65 and 34; how much of the
+tibia is seen varies."""
 
 MAX_CUT_FRACTION = 0.01
 """A calcaneus or talus with more of its voxels on the grid's border has been cut off."""

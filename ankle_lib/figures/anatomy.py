@@ -92,6 +92,7 @@ def bone_surfaces(masks: Mapping[str, Volume], title: str = "") -> Figure:
             aspect="equal",
             interpolation="antialiased",
         )
+        axes.set_ylim(-9, height)  # room for the scale bar
         axes.set_axis_off()
         axes.set_title(view, fontsize=11)
         for x, letter, side in ((0.0, left, "left"), (1.0, right, "right")):

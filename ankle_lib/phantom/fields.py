@@ -106,6 +106,10 @@ class Field:
         """Smooth noise (X, Y, Z) on this grid: see :func:`smooth_noise`."""
         return smooth_noise(self.shape, self.spacing_mm, grain_mm, generator, self.values.device)
 
+    def picked(self, channels: slice) -> Field:
+        """Some of the channels, sharing memory."""
+        return Field(self.values[channels], self.origin_mm, self.spacing_mm)
+
     def cropped(self, keep: Tensor) -> Field:
         """The part of the grid that holds all of ``keep`` (X, Y, Z), and a voxel around it."""
         block = []

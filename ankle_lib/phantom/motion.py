@@ -190,9 +190,8 @@ def _velocity(
     weight_sum = torch.zeros_like(points[..., :1])
     for i, (matrix, twist) in enumerate(zip(matrices, twists, strict=True)):
         home = points @ matrix[:3, :3].T + matrix[:3, 3]
-        channel = Field(distances.values[i : i + 1], distances.origin_mm, distances.spacing_mm)
-        distance = channel.sample(home, outside="border")[0].clamp(min=WEIGHT_FLOOR_MM)
-        weight = distance[..., None] ** -2
+        distance = distances.picked(slice(i, i + 1)).sample(home, outside="border")[0]
+        weight = distance.clamp(min=WEIGHT_FLOOR_MM)[..., None] ** -2
         total += weight * (points @ twist[:, :3].T + twist[:, 3])
         weight_sum += weight
     return total / weight_sum

@@ -123,16 +123,15 @@ def render(
         return _render_in_parts(anatomy, pose, placement, affine, shape, contrast, planes)
     to_reference = np.linalg.inv(placement) @ affine
     coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, shape)
-    channel = {"static": 1, "dynamic": 2}[contrast]
-    soft = Field(
-        anatomy.soft.values[[0, channel]], anatomy.soft.origin_mm, anatomy.soft.spacing_mm
-    ).sample_normalised(coordinates)
+    # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
+    channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
+    soft = anatomy.soft.picked(channels).sample_normalised(coordinates)
     del coordinates
     inside, signal = soft
     bones = torch.zeros(len(BONE_LABELS), *shape, device=signal.device)
     for bone in anatomy.bones.values():
         to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
-        _lay_bone(bone, to_bone, channel, signal, inside)
+        _lay_bone(bone, to_bone, channels, signal, inside)
         if bone.name in BONE_LABELS:
             _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
     return Rendering(signal, inside, bones, jacobian)
@@ -279,13 +278,12 @@ def _soft_coordinates(
 
 
 def _lay_bone(
-    bone: Bone, to_bone: NDArray[np.float64], channel: int, signal: Tensor, inside: Tensor
+    bone: Bone, to_bone: NDArray[np.float64], channels: slice, signal: Tensor, inside: Tensor
 ) -> None:
     block, coordinates = _bone_coordinates(bone.look, to_bone, signal.shape)
     if block is None:
         return
-    look = Field(bone.look.values[[0, channel]], bone.look.origin_mm, bone.look.spacing_mm)
-    coverage, bone_signal = look.sample_normalised(coordinates)
+    coverage, bone_signal = bone.look.picked(channels).sample_normalised(coordinates)
     signal[block] = signal[block] * (1 - coverage) + bone_signal
     inside[block] = torch.maximum(inside[block], coverage)
 

@@ -1,0 +1,271 @@
+"""A chapter as its notebook sees it, and the places that a preset and a cohort give it.
+
+Results of the cohort ``phantom`` lie in ``results/<preset>/<chapter>/``, those of any other
+cohort in ``results/<preset>-<cohort>/<chapter>/``, so cohorts never mix. A simulated cohort is
+written to ``cohort/`` beside its chapters.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ankle_lib.files import AnkleError, write_csv, write_figure
+from ankle_lib.manifest import Cohort, PhantomSource, load_manifest
+from ankle_lib.presets import Preset, get_preset
+from ankle_lib.running import kernel_side, records
+from ankle_lib.running.lock import alone
+
+__all__ = [
+    "CHAPTER_VARIABLE",
+    "DEFAULT_COHORT",
+    "MANIFEST",
+    "Chapter",
+    "Place",
+    "find_root",
+    "open_chapter",
+    "resolve_device",
+]
+
+MANIFEST = "data_manifest.yaml"
+DEFAULT_COHORT = "phantom"
+
+CHAPTER_VARIABLE = "ANKLE_CHAPTER"
+"""Environment variable that tells a kernel which chapter `ankle run` executes in it."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter's own folder and what it may read.
+
+    Attributes
+    ----------
+    name
+        Such as ``"01_data_cleaning"``.
+    preset
+        Sizes of the cohort and its grids.
+    folder
+        ``results/<preset>/<name>/``; it exists, and so do ``tables`` and ``figures`` in it.
+    cohort_manifest
+        Manifest that lists the cohort's files.
+    cohort_records
+        The raw cohort, with absolute paths.
+    device
+        ``"cpu"`` or ``"cuda"``.
+    """
+
+    name: str
+    preset: Preset
+    folder: Path
+    cohort_manifest: Path
+    cohort_records: Cohort
+    device: str
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the chapter's CSV tables."""
+        return self.folder / "tables"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the chapter's figures."""
+        return self.folder / "figures"
+
+    def previous(self, chapter: str) -> Path:
+        """Return the folder of an earlier chapter that has finished.
+
+        `ankle run` remembers what was asked for here: this chapter runs again if that changes.
+
+        Raises
+        ------
+        AnkleError
+            If that chapter has no results, or only those of a run that did not finish; the
+            message names the command that makes them.
+        """
+        folder = self.folder.parent / chapter
+        if not records.has_results(folder):
+            raise AnkleError(
+                f"{self.name} reads {chapter}, which has no finished results in {folder}: run "
+                f"`ankle run --preset {self.preset.name} --only {chapter[:2]}`, then this again"
+            )
+        kernel_side.note_input(chapter)
+        return folder
+
+    def show(self, figure: Figure, name: str) -> Figure:
+        """Save ``figure`` as ``figures/<name>.png`` and ``.svg``, and return it for display."""
+        write_figure(self.figures / f"{name}.png", figure)
+        return figure
+
+    def table(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Save ``table`` as ``tables/<name>.csv``, and return it for display."""
+        write_csv(self.tables / f"{name}.csv", table)
+        return table
+
+
+def open_chapter(
+    name: str,
+    preset: str = "laptop",
+    results: str | Path = "results",
+    cohort: str = DEFAULT_COHORT,
+    device: str = "auto",
+) -> Chapter:
+    """Open the chapter called ``name``: its folders exist afterwards, and so does the cohort.
+
+    A notebook calls this with its parameters. Under `ankle run` everything is prepared; in
+    JupyterLab a missing simulated cohort is made now, and the chapter's ``run.json`` is removed,
+    since the results are no longer those that it describes.
+
+    Parameters
+    ----------
+    results
+        Folder of all results; a relative one lies in the repository, whatever the working folder.
+    cohort
+        Name of a cohort in ``data_manifest.yaml``.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    AnkleError
+        If preset, cohort or device is unknown, or the working folder is not in the repository.
+    """
+    place = Place.find(preset, Path(results), cohort, device)
+    folder = place.folder / name
+    if os.environ.get(CHAPTER_VARIABLE) != name:
+        records.forget(folder)
+        place.make_cohort()
+    for part in ("tables", "figures"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    return Chapter(
+        name=name,
+        preset=place.preset,
+        folder=folder,
+        cohort_manifest=place.cohort_manifest,
+        cohort_records=place.cohort_records(),
+        device=place.device,
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the chapters of one preset and one cohort are read and written.
+
+    Attributes
+    ----------
+    root
+        The repository.
+    results
+        Absolute folder of all results.
+    cohort
+        As ``data_manifest.yaml`` declares it: a simulated one has no files yet.
+    """
+
+    root: Path
+    preset: Preset
+    results: Path
+    cohort: Cohort
+    device: str
+
+    @classmethod
+    def find(
+        cls, preset: str, results: Path, cohort: str, device: str, root: Path | None = None
+    ) -> Place:
+        """Look everything up; a relative ``results`` lies in the repository."""
+        root = root or find_root()
+        declared = load_manifest(root / MANIFEST).cohort(cohort)
+        return cls(root, get_preset(preset), root / results, declared, resolve_device(device))
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the chapters' folders."""
+        name = self.preset.name
+        if self.cohort.name != DEFAULT_COHORT:
+            name = f"{name}-{self.cohort.name}"
+        return self.results / name
+
+    @property
+    def cohort_manifest(self) -> Path:
+        """Manifest that lists the cohort's files."""
+        if isinstance(self.cohort.source, PhantomSource):
+            return self.folder / "cohort" / "manifest.yaml"
+        return self.root / MANIFEST
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of a simulated cohort."""
+        source = self.cohort.source
+        return source.seed if isinstance(source, PhantomSource) else None
+
+    def make_cohort(self) -> None:
+        """Simulate the cohort if it is a simulated one; what is there already is kept."""
+        source = self.cohort.source
+        if not isinstance(source, PhantomSource):
+            return
+        # imported here: a chapter runs again if a module changes that it imports, and chapters
+        # depend on the phantom's files, not on its code
+        from ankle_lib.phantom.cohort import simulate
+
+        folder = self.cohort_manifest.parent
+        if not self.cohort_manifest.exists():
+            print(f"simulating the cohort in {folder}", flush=True)
+        sizes = get_preset(source.preset) if source.preset else self.preset
+        with alone(folder):
+            simulate(sizes, folder, seed=source.seed, device=self.device)
+
+    def cohort_records(self) -> Cohort:
+        """Return the cohort with the absolute paths of its files, which exist by now."""
+        if isinstance(self.cohort.source, PhantomSource):
+            return load_manifest(self.cohort_manifest).cohort()  # the only one in there
+        return self.cohort
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that every notebook receives."""
+        return {
+            "preset": self.preset.name,
+            "results": str(self.results),
+            "cohort": self.cohort.name,
+            "device": self.device,
+        }
+
+
+def find_root() -> Path:
+    """Return the repository: the folder with ``notebooks/`` and ``data_manifest.yaml``.
+
+    It is looked for from the working folder upward, then where ``ankle_lib`` was imported from.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
+        if (folder / MANIFEST).is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise AnkleError(
+        f"{here} is not in a copy of the course (no folder above it holds {MANIFEST} and "
+        "notebooks/): change into the cloned repository"
+    )
+
+
+def resolve_device(device: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    AnkleError
+        If there is no such device, in general or here.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise AnkleError(f"there is no device {device!r}: choose one of auto, cpu, cuda")
+    if device == "cpu":
+        return device
+    import torch  # not at the top: takes seconds, and chapters on a CPU may do without
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise AnkleError(
+        f"torch {torch.__version__} finds no CUDA device here: use --device cpu or auto"
+    )

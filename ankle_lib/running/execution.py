@@ -1,0 +1,261 @@
+"""One notebook, executed by papermill in this interpreter's own kernel, with every error found.
+
+papermill alone would use whatever kernel is registered as ``python3``, end with success when an
+error hides in a widget's callback or a cell calls ``sys.exit(0)``, and know nothing of memory.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import papermill
+import psutil
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+from nbclient.exceptions import DeadKernelError
+from nbformat import NotebookNode
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+
+import ankle_lib
+
+__all__ = ["Execution", "NotebookError", "execute_notebook"]
+
+MEMORY_SAMPLE_S = 0.2
+KERNEL_START_S = 120  # a busy two-core machine needs tens of seconds to import IPython
+
+
+class NotebookError(Exception):
+    """A notebook did not run to its end without error; the message is one line."""
+
+
+@dataclass
+class Execution:
+    """What an executed notebook reported.
+
+    Attributes
+    ----------
+    peak_rss_mb
+        Largest resident memory of the kernel together with its child processes, MiB.
+    peak_gpu_mb
+        Largest GPU memory that torch held in the kernel, MiB; 0 without a GPU.
+    inputs
+        Names of the chapters whose results it read.
+    modules
+        Names of the modules of ``ankle_lib`` that it imported.
+    """
+
+    peak_rss_mb: float = 0.0
+    peak_gpu_mb: float = 0.0
+    inputs: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+def execute_notebook(
+    notebook: Path,
+    output: Path,
+    parameters: dict[str, Any],
+    *,
+    environment: dict[str, str] | None = None,
+    on_cell: Callable[[int, int], None] = lambda number, total: None,
+) -> Execution:
+    """Execute ``notebook`` in its own folder, as JupyterLab would, and write it to ``output``.
+
+    Parameters
+    ----------
+    output
+        Written after every cell, so it also holds what was done when an error is raised.
+    environment
+        Further environment variables of the kernel.
+    on_cell
+        Called with the number of each cell and of all cells.
+
+    Raises
+    ------
+    NotebookError
+        If a cell fails, if an error hides in a callback, or if the notebook ends early.
+    """
+    execution = Execution()
+    try:
+        executed = papermill.execute_notebook(
+            notebook,
+            output,
+            parameters,
+            engine_name=_Engine.name,
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=KERNEL_START_S,
+            cwd=notebook.parent,
+            environment=environment or {},
+            execution=execution,
+            on_cell=on_cell,
+        )
+    except papermill.PapermillExecutionError as error:
+        text = _one_line({"type": error.ename, "text": error.evalue})
+        raise NotebookError(f"In [{error.exec_count}]: {text}") from None
+    except DeadKernelError:
+        raise NotebookError(
+            "the kernel died (killed, perhaps for want of memory: "
+            f"its largest was {execution.peak_rss_mb:.0f} MB)"
+        ) from None
+    except RuntimeError as error:  # the kernel did not start
+        raise NotebookError(_one_line({"type": "kernel", "text": str(error)})) from None
+    if executed.metadata.papermill.exception:  # papermill lets sys.exit(0) pass
+        raise NotebookError("the notebook ended itself before its last cell")
+    return execution
+
+
+class _Client(PapermillNotebookClient):
+    """papermill's client with our kernel, our environment and the watch inside the kernel."""
+
+    def __init__(
+        self,
+        nb_man: Any,
+        *,
+        environment: dict[str, str],
+        execution: Execution,
+        on_cell: Callable[[int, int], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(nb_man, **options)
+        self._environment = environment
+        self._execution = execution
+        total = len(nb_man.nb.cells)
+        self.on_cell_start = lambda cell, cell_index: on_cell(cell_index + 1, total)
+
+    def create_kernel_manager(self) -> KernelManager:
+        self.km = AsyncKernelManager(
+            kernel_name=self.kernel_name, kernel_spec_manager=_OwnInterpreter(), config=self.config
+        )
+        return self.km
+
+    def execute(self, **options: Any) -> NotebookNode:
+        return super().execute(env=_kernel_environment(self._environment), **options)
+
+    def papermill_execute_cells(self) -> None:
+        with _MemoryWatch(self.km.provisioner.pid) as memory:  # type: ignore[union-attr]
+            try:
+                self._evaluate("start()")
+                super().papermill_execute_cells()
+                report = json.loads(self._evaluate("report()"))
+            except KeyboardInterrupt:
+                self.shutdown_kernel = "immediate"  # or it complains while it is shut down
+                raise
+            finally:
+                self._execution.peak_rss_mb = memory.peak_mb
+        self._execution.peak_rss_mb = max(memory.peak_mb, report["peak_rss_mb"] or 0)
+        self._execution.peak_gpu_mb = report["peak_gpu_mb"]
+        self._execution.inputs = tuple(report["inputs"])
+        self._execution.modules = tuple(report["modules"])
+
+    def execute_cell(self, cell: NotebookNode, cell_index: int, **options: Any) -> NotebookNode:
+        executed = super().execute_cell(cell, cell_index, **options)
+        if cell.cell_type == "code":
+            hidden = json.loads(self._evaluate("errors()"))
+            if hidden:
+                raise NotebookError(
+                    f"In [{cell.execution_count}]: {_one_line(hidden[0])} "
+                    f"(in a callback, task or thread; heard at {hidden[0]['heard_at']})"
+                )
+        return executed
+
+    def _evaluate(self, call: str) -> Any:
+        """Return the value of ``kernel_side.<call>`` in the kernel, unseen by the notebook."""
+        expression = f"__import__('ankle_lib.running.kernel_side', fromlist=['*']).{call}"
+        message = self.kc.execute(
+            "", silent=True, store_history=False, user_expressions={"value": expression}
+        )
+        value = self.wait_for_reply(message)["content"]["user_expressions"]["value"]
+        if value["status"] != "ok":
+            raise NotebookError(f"the kernel cannot watch itself: {value['evalue']}")
+        return ast.literal_eval(value["data"]["text/plain"])
+
+
+class _Engine(NBClientEngine):
+    name = "ankle"
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, start_timeout: int = KERNEL_START_S, **options: Any
+    ) -> NotebookNode:
+        ours = ("environment", "execution", "on_cell")
+        return _Client(
+            nb_man,
+            kernel_name=kernel_name,
+            startup_timeout=start_timeout,
+            timeout=None,
+            log=logging.getLogger("papermill"),
+            **{name: options[name] for name in ours},
+        ).execute()
+
+
+papermill_engines.register(_Engine.name, _Engine)
+
+
+class _OwnInterpreter(KernelSpecManager):
+    """Offers this interpreter's ipykernel, whatever the user registered as ``python3``."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        # a local kernel behind a random key needs no advice on encryption at every start
+        quiet = ["--IPKernelApp.log_level=ERROR"]
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quiet))
+
+
+class _MemoryWatch:
+    """Samples the resident memory of a process and its children in a thread."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._process = psutil.Process(pid)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> _MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(MEMORY_SAMPLE_S):
+            self.peak_mb = max(self.peak_mb, self._resident_mb())
+
+    def _resident_mb(self) -> float:
+        total = 0
+        try:
+            for process in (self._process, *self._process.children(recursive=True)):
+                total += process.memory_info().rss
+        except psutil.Error:  # a child, or the kernel, has just ended
+            pass
+        return total / 2**20
+
+
+def _kernel_environment(further: dict[str, str]) -> dict[str, str]:
+    environment = {**os.environ, **further}
+    environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # silences the debugger at start
+    # as many threads as this process may use (affinity, quota), unless the user chose
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.setdefault(variable, str(joblib.cpu_count()))
+    # the kernel must import the same ankle_lib as this process
+    package_parent = str(Path(ankle_lib.__file__).parents[1])
+    paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
+
+
+def _one_line(error: dict[str, str], longest: int = 300) -> str:
+    line = " ".join(f"{error['type']}: {error['text']}".split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

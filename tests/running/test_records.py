@@ -1,0 +1,188 @@
+"""When is a chapter up to date? Without kernels: `finish` is called as `ankle run` would."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ankle_lib.manifest import load_manifest
+from ankle_lib.running import records
+from tests.course import two_chapters, write_notebook
+
+PARAMETERS = {"preset": "smoke", "results": "here", "device": "cpu"}
+MODULES = ("ankle_lib", "ankle_lib.files", "ankle_lib.phantom")
+
+
+class Course:
+    """A second chapter that has finished and read the first."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = two_chapters(root)
+        self.notebook = root / "notebooks" / "02_second.ipynb"
+        self.first = root / "results" / "01_first"
+        self.second = root / "results" / "02_second"
+        self.write(self.first / "tables" / "numbers.csv")
+        self.prepare()
+        self.write(self.second / "tables" / "doubled.csv")
+        self.write(self.second / "figures" / "a.png")
+        records.finish(self.second, {"fingerprint": self.wanted()}, ["01_first"], MODULES)
+
+    def wanted(self, **parameters: object) -> str:
+        cohort = load_manifest(self.root / "data_manifest.yaml").cohort("toy")
+        return records.fingerprint(self.notebook, {**PARAMETERS, **parameters}, cohort)
+
+    def prepare(self, afresh: bool = False, **parameters: object) -> None:
+        wanted = self.wanted(**parameters)
+        records.prepare_folder(self.second, wanted, ["01_first"], afresh=afresh)
+
+    def up_to_date(self, **parameters: object) -> bool:
+        return records.up_to_date(self.second, self.wanted(**parameters))
+
+    @staticmethod
+    def write(path: Path, text: str = "x") -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def files(self) -> list[str]:
+        visible = (path for path in self.second.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.second).as_posix() for path in visible)
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Course:
+    return Course(tmp_path)
+
+
+def test_what_changes_nothing(course: Course) -> None:
+    assert course.up_to_date()
+    assert course.up_to_date(results="elsewhere")
+    notebook = nbformat.read(course.notebook, as_version=4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell("more text"))
+    nbformat.write(notebook, course.notebook)
+    course.write(course.first / "figures" / "new.png")  # figures are for people
+    course.write(course.first / "run.json")
+    course.write(course.second / "note.txt", "by hand")
+    assert course.up_to_date()
+
+
+def test_what_makes_it_run_again(course: Course) -> None:
+    assert not course.up_to_date(preset="laptop")
+    assert not course.up_to_date(radius_mm=3)
+    write_notebook(course.notebook, "1 + 1")
+    assert not course.up_to_date()
+
+
+@pytest.mark.parametrize("file", ["tables/doubled.csv", "figures/a.png", "run.json"])
+def test_a_missing_output(course: Course, file: str) -> None:
+    (course.second / file).unlink()
+    assert not course.up_to_date()
+
+
+def test_a_changed_scan(course: Course) -> None:
+    (course.root / "scans" / "static.txt").write_text("another scan")
+    assert not course.up_to_date()
+
+
+def test_a_changed_manifest(course: Course) -> None:
+    manifest = course.root / "data_manifest.yaml"
+    manifest.write_text(manifest.read_text().replace("group: control", "group: equinus"))
+    assert not course.up_to_date()
+
+
+@pytest.mark.parametrize("change", ["text", "time", "more", "less"])
+def test_changed_results_of_a_chapter_that_it_read(course: Course, change: str) -> None:
+    table = course.first / "tables" / "numbers.csv"
+    if change == "text":
+        table.write_text("longer")
+    elif change == "time":
+        os.utime(table, (1, 1))
+    elif change == "more":
+        course.write(course.first / "more.csv")
+    else:
+        table.unlink()
+    assert not course.up_to_date()
+
+
+def test_changed_code_counts_if_it_was_imported(
+    course: Course, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    package = tmp_path / "copy" / "ankle_lib"
+    for module in ("__init__.py", "files.py", "cleaning.py", "phantom/__init__.py"):
+        course.write(package / module, f"# {module}")
+    monkeypatch.setattr("ankle_lib.__file__", str(package / "__init__.py"))
+    course.prepare()
+    records.finish(course.second, {"fingerprint": course.wanted()}, [], MODULES)
+    assert course.up_to_date()
+    course.write(package / "cleaning.py", "# changed")
+    assert course.up_to_date()
+    course.write(package / "files.py", "# changed")
+    assert not course.up_to_date()
+
+
+def test_what_changes_while_a_chapter_runs_makes_it_run_again(course: Course) -> None:
+    course.prepare()
+    course.write(course.first / "tables" / "numbers.csv", "new numbers")
+    records.finish(course.second, {"fingerprint": course.wanted()}, ["01_first"], MODULES)
+    assert not course.up_to_date()
+
+
+def test_a_broken_record_is_no_record(course: Course) -> None:
+    (course.second / "run.json").write_text("{")
+    assert not course.up_to_date()
+
+
+def test_a_killed_run_keeps_what_it_remembers(course: Course) -> None:
+    course.prepare()
+    course.write(course.second / "sub-T01" / "image.nii.gz")
+    course.write(course.second / "tables" / "half.csv")
+    course.prepare()
+    assert course.files() == [".started.json", "sub-T01/image.nii.gz"]
+    course.prepare(afresh=True)
+    assert course.files() == [".started.json"]
+
+
+def test_a_killed_run_keeps_nothing_if_something_changed(course: Course) -> None:
+    course.prepare()
+    course.write(course.second / "sub-T01" / "image.nii.gz")
+    course.prepare(radius_mm=3)
+    assert course.files() == [".started.json"]
+    course.write(course.second / "sub-T01" / "image.nii.gz")
+    course.write(course.first / "tables" / "numbers.csv", "new numbers")
+    course.prepare(radius_mm=3)
+    assert course.files() == [".started.json"]
+
+
+def test_unfinished_results_are_no_results(course: Course) -> None:
+    assert records.has_results(course.second)
+    course.prepare()
+    course.write(course.second / "tables" / "half.csv")
+    assert not records.has_results(course.second)
+    records.forget(course.second)  # a person runs it by hand
+    assert records.has_results(course.second)
+    assert not records.has_results(course.root / "results" / "03_third")
+
+
+def test_partial_files_are_cleared(course: Course) -> None:
+    course.write(course.second / "sub-T01" / ".partial-1234-image.nii.gz")
+    course.write(course.second / ".partial-notebook.ipynb")
+    before = course.files()
+    records.clear_partial_files(course.root / "results")
+    assert course.files() == [name for name in before if ".partial-" not in name]
+
+
+def test_the_commit_is_that_of_the_repository(tmp_path: Path) -> None:
+    assert records.versions(tmp_path)["commit"] is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    import subprocess
+
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "file").write_text("x")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "one"], check=True)
+    commit = records.versions(tmp_path)["commit"]
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("y")
+    assert records.versions(tmp_path)["commit"] == f"{commit}-dirty"

@@ -1,0 +1,44 @@
+"""All chapters at `smoke`: they ran, and left the tables that others read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+TABLES = {
+    "01_data_cleaning/tables/inclusion.csv": ["subject", "group", "side", "included", "reasons"],
+    "01_data_cleaning/tables/corrections.csv": ["subject", "file", "correction"],
+    "02_masking/tables/foot_masks.csv": ["subject", "image", "threshold", "foot_fraction"],
+    "02_masking/tables/bone_volumes.csv": ["subject", "bone", "volume_cm3"],
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_every_chapter_ran(smoke_results: Path) -> None:
+    for notebook in NOTEBOOKS:
+        folder = smoke_results / notebook.stem
+        executed = nbformat.read(folder / "notebook.ipynb", as_version=4)
+        counts = [c.execution_count for c in executed.cells if c.cell_type == "code" and c.source]
+        assert counts == list(range(1, len(counts) + 1))
+        record = json.loads((folder / "run.json").read_text())
+        assert record["preset"] == "smoke"
+        assert all((folder / name).is_file() for name in record["outputs"])
+        assert record["peak_rss_mb"] < 6000
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_tables_have_the_promised_columns(smoke_results: Path, path: str) -> None:
+    columns = list(pd.read_csv(smoke_results / path).columns)
+    assert columns[: len(TABLES[path])] == TABLES[path]
+
+
+def test_nothing_temporary_is_left(smoke_results: Path) -> None:
+    assert not list(smoke_results.rglob(".partial-*"))
+    assert not list(smoke_results.rglob("*.failed.ipynb"))

@@ -1,0 +1,188 @@
+"""What the repository promises about itself: versions, imports, notebooks."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = sorted((ROOT / "ankle_lib").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# rooms from the ground up: a module imports from its own floor or from those below
+FLOORS = (
+    ("files", "presets"),
+    ("nifti_header", "volume", "transforms"),
+    ("schema", "downloads", "layouts", "manifest", "phantom"),
+    ("records", "cleaning", "masking"),
+    ("figures", "widgets"),
+    ("running", "pipeline"),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def constraints() -> dict[str, Version]:
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[canonicalize_name(name)] = Version(version)
+    return pins
+
+
+def requirements(extra: str | None = None) -> list[Requirement]:
+    lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+    return [Requirement(line) for line in lines]
+
+
+# --- versions ---
+
+
+@pytest.mark.parametrize("extra", [None, "dev"])
+def test_pins_satisfy_the_bounds(extra: str | None) -> None:
+    pins = constraints()
+    for requirement in requirements(extra):
+        assert requirement.specifier, f"{requirement} has no bound"
+        pin = pins[canonicalize_name(requirement.name)]
+        assert pin in requirement.specifier, f"{requirement}, pinned {pin}"
+
+
+def test_every_bound_has_its_reason() -> None:
+    block = re.search(
+        r"\ndependencies = \[(.*?)\n\]\n(.*)\n\[project.scripts\]",
+        (ROOT / "pyproject.toml").read_text(),
+        re.DOTALL,
+    )
+    assert block
+    lines = [line for line in "\n".join(block.groups()).splitlines() if line.startswith('    "')]
+    assert len(lines) == len(requirements()) + len(requirements("dev"))
+    for line in lines:
+        assert re.search(r"# \S.{5}", line), line
+
+
+def test_conda_takes_the_versions_of_pip() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert packages == {"pip": ["-c constraints.txt", "-e .[dev]"]}
+    assert pip == "pip"
+    version = Version(python.removeprefix("python="))
+    assert version in Requirement(f"python{PROJECT['requires-python']}").specifier
+    header = (ROOT / "constraints.txt").read_text().splitlines()[0]
+    assert f"Python {version}" in header
+    makefile = (ROOT / "Makefile").read_text()
+    assert '-c constraints.txt -e ".[dev]"' in makefile
+
+
+def test_wide_enough_for_a_machine_with_its_own_torch() -> None:
+    torch = next(r for r in requirements() if r.name == "torch")
+    assert Version("2.8.0") in torch.specifier
+    assert Version("3.11") in Requirement(f"python{PROJECT['requires-python']}").specifier
+
+
+# --- imports ---
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that a module imports, wherever in the module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "ankle_lib").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_run_downward(path: Path) -> None:
+    own = room(path)
+    if own == "__init__":
+        return
+    assert own in FLOOR, f"give {own} a floor in this test"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != "ankle_lib" or len(parts) < 2 or parts[1] not in FLOOR:
+            continue
+        assert FLOOR[parts[1]] <= FLOOR[own], f"{own} imports {name}, which is above it"
+
+
+def test_what_is_imported_is_declared() -> None:
+    providers = packages_distributions()
+    declared = {canonicalize_name(r.name) for r in requirements()}
+    for path in MODULES:
+        for name in imports(path):
+            top = name.split(".")[0]
+            if top in sys.stdlib_module_names or top == "ankle_lib":
+                continue
+            found = {canonicalize_name(n) for n in providers.get(top, [top])}
+            assert found & declared, f"{path.name} imports {top}, which pyproject does not declare"
+
+
+# --- notebooks ---
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_stripped_and_has_parameters(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata
+    assert "widgets" not in notebook.metadata
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs, f"{path.name} holds outputs: run nbstripout"
+            assert cell.execution_count is None
+        tags = cell.metadata.get("tags", [])
+        assert "injected-parameters" not in tags
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    names = {
+        target.id
+        for node in ast.parse(tagged[0].source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert {"preset", "results", "cohort", "device"} <= names
+
+
+def test_the_hook_would_strip_nothing() -> None:
+    command = [sys.executable, "-m", "nbstripout", "--keep-id", "--verify", *map(str, NOTEBOOKS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_notebooks_are_numbered_without_gaps() -> None:
+    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
+
+
+# --- texts ---
+
+
+def test_citation_names_the_report_and_the_motion_model() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    families = [work["authors"][0]["family-names"] for work in citation["references"]]
+    assert families == ["Coupeau", "Makki"]
+    import ankle_lib
+
+    assert ankle_lib.__version__ == PROJECT["version"]
