@@ -25,10 +25,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # rooms from the ground up: a module imports from its own floor or from those below
 FLOORS = (
-    ("files", "presets"),
+    ("files", "presets", "resume"),
     ("nifti_header", "volume", "transforms"),
-    ("schema", "downloads", "layouts", "manifest", "phantom"),
-    ("records", "cleaning", "masking"),
+    ("manifest", "phantom"),
+    ("cleaning", "masking"),
     ("figures", "widgets"),
     ("running", "pipeline"),
     ("cli",),

@@ -18,7 +18,7 @@ from ankle_lib.cleaning.subject import Cleaned, CleanScan, clean_subject
 from ankle_lib.files import write_csv, write_text
 from ankle_lib.manifest import Cohort, Geometry, Subject
 from ankle_lib.masking import foot
-from ankle_lib.records import code_digest, remembered
+from ankle_lib.resume import code_digest, remembered
 from ankle_lib.volume import save
 
 __all__ = ["CleanCohort", "clean_cohort"]

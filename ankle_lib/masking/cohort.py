@@ -20,7 +20,7 @@ from ankle_lib.masking import foot, measures, weights
 from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, foot_mask, pooled_histogram
 from ankle_lib.masking.measures import bone_volumes_cm3, dice
 from ankle_lib.masking.weights import BONE_RADIUS_VOXELS, REPORT_SIGMA_VOXELS, bone_weights, in_mm
-from ankle_lib.records import code_digest, remembered
+from ankle_lib.resume import code_digest, remembered
 from ankle_lib.volume import load, save, to_orientation
 
 __all__ = ["MaskedCohort", "cohort_histograms", "mask_cohort"]

@@ -19,7 +19,15 @@ from scipy.spatial.transform import RigidTransform, Rotation
 from tqdm.auto import tqdm
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_csv, write_json
-from ankle_lib.manifest import Manifest, save_manifest
+from ankle_lib.manifest import (
+    Cohort,
+    Geometry,
+    LocalSource,
+    Manifest,
+    Sequence,
+    Subject,
+    save_manifest,
+)
 from ankle_lib.phantom import scanner
 from ankle_lib.phantom.anatomy import Anatomy, Child, build
 from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
@@ -27,7 +35,6 @@ from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Joints, Pose, cycle
 from ankle_lib.phantom.skeleton import foot_point
 from ankle_lib.presets import BONES, Preset
-from ankle_lib.schema import Cohort, Geometry, LocalSource, Sequence, Subject
 from ankle_lib.volume import save
 
 __all__ = ["SUBJECTS", "Recipe", "draw_recipe", "ideal_poses", "simulate"]

@@ -27,11 +27,11 @@ from ankle_lib.manifest import (
     save_manifest,
     verify,
 )
+from ankle_lib.manifest.schema import unsafe_path
 from ankle_lib.presets import BONES
-from ankle_lib.schema import unsafe_path
 from ankle_lib.volume import save
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 GEOMETRY = Geometry(static_voxel_mm=(1, 1, 2), dynamic_voxel_mm=(2, 2, 8), n_frames=3)
 # axes P, S, R
 STATIC = np.array([[0, 0, 2.0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])

@@ -12,10 +12,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import PrivateAttr, ValidationError, model_validator
 
-from ankle_lib.downloads import fetch
 from ankle_lib.files import AnkleError, write_text
-from ankle_lib.layouts import CleanSubject, read_clean_cohort, scan_folder
-from ankle_lib.schema import (
+from ankle_lib.manifest.layouts import scan_folder
+from ankle_lib.manifest.schema import (
     Cohort,
     Geometry,
     Layout,
@@ -24,7 +23,6 @@ from ankle_lib.schema import (
     Record,
     RemoteFile,
     RemoteSource,
-    Sequence,
     Subject,
     refuse_duplicates,
     unsafe_path,
@@ -32,21 +30,10 @@ from ankle_lib.schema import (
 from ankle_lib.volume import Header, canonical_voxel_size, load, read_header
 
 __all__ = [
-    "CleanSubject",
-    "Cohort",
     "Finding",
-    "Geometry",
-    "LocalSource",
     "Manifest",
-    "PhantomSource",
-    "RemoteFile",
-    "RemoteSource",
-    "Sequence",
-    "Subject",
-    "fetch",
     "load_manifest",
     "manifest_from_folder",
-    "read_clean_cohort",
     "save_manifest",
     "verify",
 ]
@@ -131,8 +118,8 @@ def manifest_from_folder(
 ) -> Manifest:
     """Make a manifest of one local cohort from a lab's folder, a BIDS tree or the raw layout.
 
-    The layouts are those of :mod:`ankle_lib.layouts`. What was not recognised is listed in the
-    cohort's ``notes``, what was chosen among several versions of a file in the subject's.
+    The layouts are those of :mod:`ankle_lib.manifest.layouts`. What was not recognised is listed
+    in the cohort's ``notes``, what was chosen among several versions of a file in the subject's.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import urllib3
 from rich.progress import Progress
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
-from ankle_lib.schema import Cohort, RemoteFile, RemoteSource, unsafe_path
+from ankle_lib.manifest.schema import Cohort, RemoteFile, RemoteSource, unsafe_path
 
 __all__ = ["fetch"]
 

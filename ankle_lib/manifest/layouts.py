@@ -27,8 +27,8 @@ from pathlib import Path
 import pandas as pd
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
+from ankle_lib.manifest.schema import Kind, Layout, Sequence, Side, Subject
 from ankle_lib.presets import BONES
-from ankle_lib.schema import Kind, Layout, Sequence, Side, Subject
 from ankle_lib.volume import read_header
 
 __all__ = ["CleanSubject", "Scan", "detect_layout", "read_clean_cohort", "scan_folder"]

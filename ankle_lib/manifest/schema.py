@@ -172,7 +172,7 @@ class RemoteFile(Record):
 
 
 class RemoteSource(Record):
-    """Files that :func:`ankle_lib.downloads.fetch` downloads."""
+    """Files that :func:`ankle_lib.manifest.downloads.fetch` downloads."""
 
     type: Literal["remote"]
     files: Annotated[list[RemoteFile], Field(min_length=1)]
