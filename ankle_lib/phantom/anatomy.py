@@ -143,7 +143,7 @@ class _Warp:
     def __init__(self, child: Child, device: torch.device) -> None:
         generator = np.random.default_rng(child.seed)
         low, high = np.array([-30, -65, -75]), np.array([30, 110, 60])
-        count = 24
+        count = 12
         self.scale = torch.tensor(child.size * np.array(child.stretch), dtype=torch.float32)
         self.scale = self.scale.to(device)
         self.centres = _tensor(generator.uniform(low, high, (count, 3)), device)

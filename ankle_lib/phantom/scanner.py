@@ -43,7 +43,7 @@ FOOT_LABEL = 4
 MAX_VOXELS = 8_000_000
 """Voxels rendered at a time, which bounds the memory."""
 
-LATTICE_MM = 6.0
+LATTICE_MM = 8.0
 """Spacing at which the soft tissue's flow is integrated; between, it is interpolated."""
 
 AIR_REACH_MM = 13.0
