@@ -166,6 +166,15 @@ def test_inclusion_flow_accounts_for_everyone(tmp_path: Path) -> None:
     saved(figure, tmp_path)
 
 
+def test_inclusion_flow_of_a_cohort_that_loses_everyone_at_once(tmp_path: Path) -> None:
+    table = inclusion_table()
+    lost = table[table["kinds"].fillna("").str.contains("several static scans")]
+    assert len(lost) == 1
+    figure = figures.inclusion_flow(lost)
+    assert figure.axes[0].texts[-1].get_text().startswith("no child")
+    saved(figure, tmp_path)
+
+
 @pytest.mark.parametrize(
     "kind",
     [

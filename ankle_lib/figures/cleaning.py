@@ -110,7 +110,8 @@ def inclusion_flow(inclusion: pd.DataFrame) -> Figure:
     """
     rest, lost_at = inclusion, []
     for stage, kinds in STAGES.items():
-        fails = rest["kinds"].map(lambda text, kinds=kinds: _any_of(text, kinds))
+        # astype: an empty column maps to one without a type, which would select columns.
+        fails = rest["kinds"].map(lambda text, kinds=kinds: _any_of(text, kinds)).astype(bool)
         lost_at.append((stage, rest[fails]))
         rest = rest[~fails]
     lines = [_reason_lines(lost) for _, lost in lost_at]
