@@ -124,7 +124,7 @@ def draw_recipe(code: str, seed: int) -> Recipe:
         seed=own_seed % 1_000_003,
     )
     if code == SHORT_RANGE_SUBJECT:
-        lowest, highest, static = -4.0, 18.0, 0.0
+        lowest, highest, static = -4.0, 12.0, 0.0
     elif control:
         lowest = draw.uniform(-25, -17)
         highest = lowest + draw.uniform(24, 30)
