@@ -29,7 +29,8 @@ from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, signal
 __all__ = ["MEAN_CHILD", "Anatomy", "Bone", "Child", "bone_distances", "build"]
 
 MINIMUM_GAP_MM = 1.3
-"""Bones keep this distance in every pose of the range: twice a child's joint cartilage, thinned."""
+"""Bones keep this distance in every pose of the range: more than the cartilage on either of them,
+which therefore never covers the other bone."""
 
 DISTANCE_SPACING_MM = 1.0
 """Grid of the bones' distances unless the soft tissue's is coarser; smooth surfaces come back from
