@@ -32,6 +32,8 @@ ManifestArgument = Annotated[
 ]
 
 DEFAULT_SEED = 2020
+BONE_GATE = 0.5  # quality.BONE_CORRELATION
+SIDES = ("auto", "left", "right")
 INTERRUPTED = 130  # what typer makes of control-C
 
 
@@ -44,7 +46,7 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("ankle: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            print("ankle: interrupted; what was finished is kept", file=sys.stderr)
         raise
 
 
@@ -81,6 +83,113 @@ def run(
         force=force,
         parameters=_parameters(parameter or []),
     )
+
+
+@app.command("register")
+def register_command(
+    static: Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI file.")],
+    dynamic: Annotated[
+        list[Path],
+        typer.Option(help="The frames: one 4D file, or one 3D file each (repeat the option)."),
+    ],
+    mask: Annotated[
+        list[str],
+        typer.Option(
+            metavar="BONE=FILE", help="Mask on the static scan: calcaneus, talus, tibia (repeat)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results; an earlier one is replaced.")],
+    engine: Annotated[str, typer.Option(help="torch, simpleitk or flirt.")] = "torch",
+    device: DeviceOption = "auto",
+    gate: Annotated[
+        float, typer.Option(min=-1, max=1, help="Correlation from which on a fit is accepted.")
+    ] = BONE_GATE,
+    high_resolution: Annotated[
+        bool, typer.Option(help="Also write each bone at the static scan's resolution.")
+    ] = True,
+) -> None:
+    """Move the bones of one's own static scan onto every frame; no cohort is needed.
+
+    Writes transforms.json, FLIRT and ITK exports, moved masks and images, and contact_sheet.png.
+    """
+    from ankle_lib import pipeline
+    from ankle_lib.figures import contact_sheet
+    from ankle_lib.registration import scans
+    from ankle_lib.registration.result_folder import check_result_folder, result_folder
+    from ankle_lib.registration.scan_files import read_scans
+    from ankle_lib.running.lock import alone
+
+    masks, chosen = _masks(mask), pipeline.resolve_device(device)
+    check_result_folder(out)
+    found = read_scans(static, dynamic, masks)
+    for note in found.notes:
+        print(f"note: {note}")
+    record = {
+        "static": str(static),
+        "dynamic": [str(path) for path in dynamic],
+        "masks": {bone: str(path) for bone, path in masks.items()},
+        "engine": engine,
+        "gate": gate,
+        "notes": list(found.notes),
+    }
+    with alone(out), result_folder(out, record) as folder:
+        result = scans.register_scans(
+            found,
+            folder,
+            engine=engine,
+            device=chosen,
+            gate=gate,
+            high_resolution=high_resolution,
+            progress=True,
+        )
+        frames = [found.frames.frame(number) for number in range(found.frames.n_frames)]
+        sheet = contact_sheet(frames, result.masks, result.table, title=f"{engine}, gate {gate:g}")
+        sheet.savefig(folder / "contact_sheet.png", dpi=110, bbox_inches="tight")
+    for line in scans.summary(result):
+        print(line)
+    print(out)
+    if not result.table["verdict"].eq("accepted").any():
+        raise AnkleError(f"no registration reached the gate {gate:g}: see {out}/contact_sheet.png")
+
+
+@app.command("segment")
+def segment_command(
+    image: Annotated[Path, typer.Argument(help="A static scan: one 3D NIfTI file.")],
+    checkpoint: Annotated[Path, typer.Option(help="A trained network, as chapter 05 writes it.")],
+    out: Annotated[Path, typer.Option(metavar="SEG", help="Labels to write, .nii.gz or .nii.")],
+    device: DeviceOption = "auto",
+    side: Annotated[
+        str, typer.Option(help="auto, or left or right: bones of the other side are noted.")
+    ] = "auto",
+) -> None:
+    """Segment calcaneus, talus and tibia on any static scan; no cohort is needed.
+
+    Orientation, side, voxel size and intensities may be any. Writes the labels on the scan's own
+    grid, their names and colours for ITK-SNAP (SEG_labels.txt) and a picture (SEG_overlay.png).
+    """
+    from ankle_lib import pipeline
+    from ankle_lib.figures import BONE_COLOURS, segmentation_overlay
+    from ankle_lib.segmentation.any_scan import read_segmenter, segment_scan
+    from ankle_lib.segmentation.any_scan_files import check_outputs, read_scan, write_outputs
+
+    if side not in SIDES:
+        raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
+    chosen, outputs = pipeline.resolve_device(device), check_outputs(out, image, checkpoint)
+    segmenter, scan = read_segmenter(checkpoint), read_scan(image)
+    found = segment_scan(scan, segmenter, device=chosen, side=None if side == "auto" else side)
+    overlay = segmentation_overlay(scan, found.labels, found.volumes_cm3, found.names)
+    write_outputs(outputs, found, BONE_COLOURS, overlay)
+    for bone, volume in found.volumes_cm3.items():
+        print(f"{bone}: {volume:.1f} cm3")
+    if found.side:
+        print(f"a {found.side} foot, by the shape of its bones")
+    for note in found.notes:
+        print(f"note: {note}")
+    for path in (outputs.labels, outputs.description, outputs.overlay):
+        print(path)
+    missing = [bone for bone, volume in found.volumes_cm3.items() if volume == 0]
+    if missing:
+        raise AnkleError(f"{image}: no {' and no '.join(missing)} found: see {outputs.overlay}")
 
 
 @data.command("simulate")
@@ -157,6 +266,19 @@ def _default_manifest() -> Path:
     from ankle_lib import pipeline
 
     return pipeline.find_root() / pipeline.MANIFEST
+
+
+def _masks(assignments: list[str]) -> dict[str, Path]:
+    """Read ``BONE=FILE`` texts."""
+    masks: dict[str, Path] = {}
+    for assignment in assignments:
+        bone, equals, path = assignment.partition("=")
+        if not equals or not bone or not path:
+            raise AnkleError(f"--mask {assignment!r} is not BONE=FILE, as in talus=talus.nii.gz")
+        if bone in masks:
+            raise AnkleError(f"--mask {bone} is given twice: {masks[bone]} and {path}")
+        masks[bone] = Path(path)
+    return masks
 
 
 def _parameters(assignments: list[str]) -> dict[str, Any]:

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["BONES", "PRESETS", "Preset", "get_preset"]
+__all__ = ["BONES", "PRESETS", "Preset", "SegmentationSizes", "get_preset"]
 
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
+
+
+@dataclass(frozen=True)
+class SegmentationSizes:
+    """Trainings of chapter 05. Patches keep their size in mm, so pixels decide their cost."""
+
+    pixel_mm: float
+    """Pixels, within a slice, of the report's experiments and of the post-mortem."""
+    steps: int
+    """Of 8 patches, for an FCN or a U-Net."""
+    resnet_steps: int
+    """The same for a ResNet, which costs 10 to 20 times as much."""
+    n_patches: int
+    """Per subject, on which networks are scored."""
+    slice_step: int
+    """Whole volumes are scored on every so-many-th slice."""
+    unet_depths: tuple[int, ...]
+    resnet_depths: tuple[int, ...]
+    unet_rates: tuple[float, ...]
+    resnet_rates: tuple[float, ...]
+    resnet_folds: bool
+    """Whether the ResNet is cross-validated too."""
+    n_seeds: int
+    """Of every step of the post-mortem."""
+    final_pixel_mm: float
+    """Pixels of the network that is to be used."""
+    final_stages: tuple[tuple[int, int, int, float], ...]
+    """Its patches' pixels, steps, batch size and largest learning rate, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +59,8 @@ class Preset:
     """Grid on which the phantom's soft tissue is laid out; its bones use half of it."""
     slice_samples: int
     """Sample planes that the phantom's scanner integrates across one dynamic slice."""
+    # not in the repr, which tells whether a simulated cohort is still that of its preset
+    segmentation: SegmentationSizes = field(repr=False)
 
 
 PRESETS = {
@@ -46,6 +76,21 @@ PRESETS = {
             n_frames=5,
             anatomy_voxel_mm=1.5,
             slice_samples=4,
+            segmentation=SegmentationSizes(
+                pixel_mm=2.688,
+                steps=4,
+                resnet_steps=1,
+                n_patches=4,
+                slice_step=16,
+                unet_depths=(2, 4),
+                resnet_depths=(1, 3),
+                unet_rates=(1e-4, 5e-4),
+                resnet_rates=(1e-4,),
+                resnet_folds=False,
+                n_seeds=1,
+                final_pixel_mm=2.688,
+                final_stages=((48, 40, 8, 3e-3),),
+            ),
         ),
         Preset(
             name="laptop",
@@ -57,6 +102,21 @@ PRESETS = {
             n_frames=15,
             anatomy_voxel_mm=1.0,
             slice_samples=4,
+            segmentation=SegmentationSizes(
+                pixel_mm=1.12,
+                steps=200,
+                resnet_steps=40,
+                n_patches=48,
+                slice_step=6,
+                unet_depths=(2, 3, 4, 5),
+                resnet_depths=(2, 3),
+                unet_rates=(1e-4, 5e-4, 2e-3),
+                resnet_rates=(1e-4, 5e-4),
+                resnet_folds=False,
+                n_seeds=1,
+                final_pixel_mm=1.68,
+                final_stages=((80, 2000, 8, 3e-3),),
+            ),
         ),
         Preset(
             name="paper",
@@ -68,6 +128,21 @@ PRESETS = {
             n_frames=15,
             anatomy_voxel_mm=0.6,
             slice_samples=8,
+            segmentation=SegmentationSizes(
+                pixel_mm=0.28,
+                steps=600,
+                resnet_steps=600,
+                n_patches=512,
+                slice_step=1,
+                unet_depths=(2, 3, 4, 5),
+                resnet_depths=(1, 2, 3, 4),
+                unet_rates=(5e-5, 1e-4, 5e-4, 1e-3, 5e-3),
+                resnet_rates=(5e-5, 1e-4, 5e-4, 1e-3),
+                resnet_folds=True,
+                n_seeds=3,
+                final_pixel_mm=0.56,
+                final_stages=((128, 3000, 16, 2e-3), (256, 3000, 16, 1e-3)),
+            ),
         ),
     )
 }

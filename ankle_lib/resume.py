@@ -49,11 +49,16 @@ def remembered(
 
 
 def code_digest(*modules: ModuleType) -> str:
-    """Return a digest of the modules' source, so that changed code is run again."""
+    """Return a digest of the modules' source, so that changed code is run again.
+
+    Of a package, every module in it counts.
+    """
     digest = hashlib.sha256()
     for module in modules:
         assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
+        path = Path(module.__file__)
+        for source in sorted(path.parent.rglob("*.py")) if path.stem == "__init__" else [path]:
+            digest.update(source.read_bytes())
     return digest.hexdigest()
 
 

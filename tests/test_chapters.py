@@ -16,6 +16,16 @@ TABLES = {
     "01_data_cleaning/tables/corrections.csv": ["subject", "file", "correction"],
     "02_masking/tables/foot_masks.csv": ["subject", "image", "threshold", "foot_fraction"],
     "02_masking/tables/bone_volumes.csv": ["subject", "bone", "volume_cm3"],
+    "03_registration/tables/registration.csv": [
+        *("subject", "sequence", "frame", "bone", "engine", "correlation", "dice", "tre_mm"),
+        *("rotation_error_deg", "accepted", "seconds"),
+    ],
+    "04_patch_extraction/tables/patches.csv": ["task", "group", "bone", "n_patches"],
+    "03_registration/tables/gate.csv": ["dice_threshold", "correlation_threshold"],
+    "03_registration/qc_sheet.csv": [
+        *("subject", "sequence", "frame", "bone", "correlation"),
+        *("verdict", "reviewer", "time", "note"),
+    ],
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,6 +37,8 @@ def test_every_chapter_ran(smoke_results: Path) -> None:
         executed = nbformat.read(folder / "notebook.ipynb", as_version=4)
         counts = [c.execution_count for c in executed.cells if c.cell_type == "code" and c.source]
         assert counts == list(range(1, len(counts) + 1))
+        shown = [o for c in executed.cells for o in c.get("outputs", []) if "data" in o]
+        assert any("image/png" in output.data for output in shown), "no figure is shown"
         record = json.loads((folder / "run.json").read_text())
         assert record["preset"] == "smoke"
         assert all((folder / name).is_file() for name in record["outputs"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -167,6 +168,197 @@ def test_a_manifest_of_a_folder_can_be_verified(command: Any, tmp_path: Path) ->
     status, out, errors = command("data", "verify", manifest)
     assert (status, errors) == (0, "")
     assert "nothing to report" in out
+
+
+def own_scans(folder: Path) -> list[str]:
+    """Options of `ankle register` for a foot in files of its own."""
+    from ankle_lib.volume import save
+    from tests.toy_ankle import toy_ankle
+
+    ankle = toy_ankle()
+    options = ["--static", save(folder / "static.nii", ankle.static.data, ankle.static.affine)]
+    movie = ankle.sequence
+    options += ["--dynamic", save(folder / "movie.nii", movie.data[..., :2], movie.affine)]
+    for bone in ("calcaneus", "talus"):
+        mask = ankle.masks[bone]
+        path = save(folder / f"{bone}.nii", mask.data, mask.affine)
+        options += ["--mask", f"{bone}={path}"]
+    return [*map(str, options), "--device", "cpu"]
+
+
+def test_register_needs_no_cohort(command: Any, tmp_path: Path) -> None:
+    from ankle_lib.transforms import read_transforms
+
+    options, out = own_scans(tmp_path), tmp_path / "out"
+    status, shown, errors = command("register", *options, "--out", out, "--no-high-resolution")
+    assert status == 0, errors
+    assert "talus: 2 of 2 frames accepted, correlation " in shown
+    assert shown.endswith(f"{out}\n")
+    assert len(read_transforms(out / "transforms.json")) == 6
+    assert (out / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert not (out / "high_resolution").exists()
+    record = json.loads((out / "register.json").read_text())
+    assert record["engine"] == "torch"
+    assert set(record["masks"]) == {"calcaneus", "talus"}
+    kept = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert {name for name in kept if not name.startswith(".")} == {
+        *record["files"],
+        "register.json",
+    }
+
+    before = (out / "transforms.json").read_bytes()
+    status, shown, errors = command("register", *options, "--out", out, "--gate", "1")
+    assert status == 1  # done, but nothing is good enough; the new result says so
+    assert "no registration reached the gate 1: see " in errors
+    assert "0 of 2 frames accepted" in shown
+    assert (out / "transforms.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--mask", "talus"], "--mask 'talus' is not BONE=FILE"),
+        (["--mask", "talus=again.nii"], "--mask talus is given twice"),
+        (["--mask", "fibula=fibula.nii"], "there is no bone 'fibula'"),
+        (["--engine", "guess"], "there is no engine 'guess'"),
+        (["--device", "abacus"], "there is no device 'abacus'"),
+        (["--dynamic", "none.nii"], "none.nii: no such file"),
+    ],
+)
+def test_register_refuses_in_one_line(
+    command: Any, tmp_path: Path, changed: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    status, shown, errors = command("register", *own_scans(tmp_path), "--out", out, *changed)
+    assert status == 1
+    lines = [line for line in errors.splitlines() if line.startswith("ankle: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert shown == ""
+    assert not out.exists() or all(path.name.startswith(".") for path in out.iterdir())
+
+
+def test_register_leaves_other_folders_alone(command: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    status, _, errors = command("register", *own_scans(tmp_path), "--out", out)
+    assert status == 1
+    assert "is not empty and holds no result" in errors
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def own_static_scan(folder: Path) -> list[Path | str]:
+    """Arguments of `ankle segment` for a foot in a file of its own, and a network that knows it."""
+    from ankle_lib.volume import save
+    from tests.toy_ankle import oblique_affine
+    from tests.toy_segmenter import INPUT, SHAPE, VOXEL_MM, by_hand, rendered, written
+
+    scan = rendered(SHAPE, oblique_affine(SHAPE, VOXEL_MM))
+    network = by_hand(scan, (700, 1000, 1300, 1600, 1900))
+    path = save(folder / "scan.nii.gz", scan.data, scan.affine)
+    checkpoint = written(network, folder / "final.ckpt", {"input": INPUT})
+    return [path, "--checkpoint", checkpoint, "--device", "cpu"]
+
+
+def test_segment_needs_no_cohort(command: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    from ankle_lib.volume import load
+
+    out = tmp_path / "new" / "seg.nii.gz"
+    arguments = (*own_static_scan(tmp_path), "--out", out, "--side", "right")
+    status, shown, errors = command("segment", *arguments)
+    assert (status, errors) == (0, "")
+    scan, labels = load(tmp_path / "scan.nii.gz"), load(out)
+    volumes = np.bincount(labels.data.ravel())[1:] * np.prod(scan.voxel_size_mm) / 1000
+    assert shown.splitlines() == [
+        f"calcaneus: {volumes[0]:.1f} cm3",
+        f"talus: {volumes[1]:.1f} cm3",
+        f"tibia: {volumes[2]:.1f} cm3",
+        "a left foot, by the shape of its bones",
+        "note: the bones are those of a left foot, not of a right one: is the image mirrored?",
+        str(out),
+        str(out.with_name("seg_labels.txt")),
+        str(out.with_name("seg_overlay.png")),
+    ]
+    assert labels.shape == scan.shape
+    assert (labels.affine == scan.affine).all()
+    assert set(labels.data.flat) == {0, 1, 2, 3}
+    before = out.read_bytes()
+    assert command("segment", *arguments)[0] == 0  # its own result is replaced
+    assert out.read_bytes() == before
+
+
+def test_segment_says_so_when_a_bone_is_missing(command: Any, tmp_path: Path) -> None:
+    import torch
+
+    from ankle_lib.networks import load_checkpoint
+    from tests.toy_segmenter import INPUT, written
+
+    scan, _, checkpoint, *_ = own_static_scan(tmp_path)
+    network = load_checkpoint(checkpoint).network
+    with torch.no_grad():
+        network.last.bias[1:] = -100
+    written(network, Path(checkpoint), {"input": INPUT})
+    out = tmp_path / "seg.nii"
+    status, shown, errors = command("segment", scan, "--checkpoint", checkpoint, "--out", out)
+    assert status == 1  # not all that was asked for; what was found is written all the same
+    assert "note: no talus was found\n" in shown
+    assert errors == f"ankle: {scan}: no talus and no tibia found: see {tmp_path}/seg_overlay.png\n"
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--side", "both"], "there is no side 'both': choose one of auto, left, right"),
+        (["--device", "abacus"], "there is no device 'abacus'"),
+        (["--checkpoint", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
+        (["--checkpoint", "scan.nii.gz"], "scan.nii.gz: no checkpoint"),
+        (["--out", "seg.png"], "seg.png: labels are written as NIfTI"),
+        (["--out", "scan.nii.gz"], "scan.nii.gz: is what is read"),
+        (["--out", "."], "is a folder"),
+    ],
+)
+def test_segment_refuses_in_one_line(
+    command: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = own_static_scan(Path())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    status, shown, errors = command("segment", *arguments, "--out", "seg.nii.gz", *changed)
+    assert (status, shown) == (1, "")
+    assert errors.startswith("ankle: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("image", ["none.nii.gz", "final.ckpt", "movie.nii"])
+def test_segment_refuses_other_images(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str
+) -> None:
+    from ankle_lib.volume import load, save
+
+    monkeypatch.chdir(tmp_path)
+    scan, *options = own_static_scan(Path())
+    volume = load(scan)
+    save("movie.nii", volume.data[..., None].repeat(2, axis=3), volume.affine)
+    status, _, errors = command("segment", image, *options, "--out", "seg.nii.gz")
+    assert status == 1
+    assert errors.startswith(f"ankle: {image}: ")
+    assert not list(tmp_path.glob("*seg*"))
+
+
+def test_the_gate_is_the_reports() -> None:
+    from ankle_lib.quality import BONE_CORRELATION
+
+    assert cli.BONE_GATE == BONE_CORRELATION
 
 
 def test_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

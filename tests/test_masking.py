@@ -19,7 +19,6 @@ from ankle_lib.masking import (
     bone_volumes_cm3,
     bone_weights,
     cohort_histograms,
-    dice,
     foot_mask,
     in_mm,
     mask_cohort,
@@ -174,21 +173,27 @@ def test_weights_of_nothing_and_without_ball() -> None:
     assert bone_weights(point, (1, 1, 1), 0.0, 0.0).sum() == 1
     assert bone_weights(point, (1, 1, 1), (1.0, 0.0, 0.0), 0.0).sum() == 3
     with pytest.raises(AnkleError, match="must not be negative"):
-        bone_weights(point, (1, 1, 1), -1.0, 0.0)
+        bone_weights(point, (1, 1, 1), 0.0, -1.0)
+
+
+def test_a_negative_radius_erodes() -> None:
+    mask = np.zeros((11, 11, 11), dtype=bool)
+    mask[2:9, 2:9, 2:9] = True
+    eroded = bone_weights(mask, (1, 1, 1), -1.0, 0.0)
+    assert eroded.sum() == 5**3
+    flat = bone_weights(mask, (1, 1, 2), (-1.0, -1.0, -2.0), 0.0)
+    np.testing.assert_array_equal(flat, eroded)
+    assert not bone_weights(mask, (1, 1, 1), -4.0, 0.0).any()
+    with pytest.raises(AnkleError, match="grow and shrink"):
+        bone_weights(mask, (1, 1, 1), (1.0, -1.0, 0.0), 0.0)
 
 
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def test_dice_and_volumes() -> None:
+def test_volumes() -> None:
     first = np.zeros((4, 4, 4), dtype=bool)
-    second = first.copy()
-    assert np.isnan(dice(first, second))
-    first[:2], second[1:3] = True, True
-    assert dice(first, second) == 0.5
-    assert dice(first, first) == 1
-    with pytest.raises(AnkleError, match=r"\(4, 4, 4\) and \(2, 4, 4\)"):
-        dice(first, second[:2])
+    first[:2] = True
     volumes = bone_volumes_cm3({"talus": first}, (0.5, 10, 10))
     assert volumes["talus"] == pytest.approx(32 * 50 / 1000)
 

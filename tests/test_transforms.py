@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,20 +14,29 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.registration.moving import moved
 from ankle_lib.transforms import (
+    CONVENTION,
+    FramePose,
     apply,
     compose,
     from_flirt,
+    from_itk,
     invert,
     is_rigid,
+    nearest_rigid,
     read_flirt,
     read_itk,
+    read_transforms,
     rigid,
     rotation_angle_deg,
     to_flirt,
+    to_itk,
     write_flirt,
     write_itk,
+    write_transforms,
 )
+from ankle_lib.volume import Volume, save
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -72,6 +84,15 @@ def test_mirrors_and_scales_are_not_rigid(matrix: NDArray) -> None:
         invert(matrix)
 
 
+def test_what_another_program_rounded_becomes_rigid_again() -> None:
+    rounded = np.round(POSE, 5)
+    found = nearest_rigid(rounded)
+    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-14)
+    np.testing.assert_allclose(found, POSE, atol=1e-5)
+    with pytest.raises(AnkleError, match="not a rigid"):
+        nearest_rigid(np.diag([1.01, 1, 1, 1]))
+
+
 @signs
 def test_flirt_maps_scaled_voxels_with_the_first_axis_reversed(moving_sign, fixed_sign) -> None:
     moving, fixed = MOVING[moving_sign], FIXED[fixed_sign]
@@ -92,6 +113,30 @@ def test_flirt_maps_scaled_voxels_with_the_first_axis_reversed(moving_sign, fixe
             flirt @ flirt_point(voxel, moving), flirt_point(voxel_fixed, fixed), atol=1e-9
         )
     np.testing.assert_allclose(from_flirt(flirt, moving, fixed), POSE, atol=1e-9)
+
+
+@signs
+def test_flirt_agrees_with_the_headers_that_nibabel_writes(
+    tmp_path: Path, moving_sign: int, fixed_sign: int
+) -> None:
+    """FSL reads voxel sizes from pixdim and the side of x from the sform's determinant."""
+
+    def scaled_mm(image: tuple[tuple[int, int, int], NDArray], name: str) -> NDArray:
+        """World to FLIRT's mm, from a file's header alone."""
+        shape, affine = image
+        header = nib.load(save(tmp_path / name, np.zeros(shape, np.int16), affine)).header
+        x, y, z = header.get_zooms()
+        mm = np.diag([x, y, z, 1.0])
+        if np.linalg.det(header.get_sform()) > 0:  # FSL calls this neurological and swaps x
+            mm = np.array([[-x, 0, 0, x * (header["dim"][1] - 1)], *mm[1:]])
+        return mm @ np.linalg.inv(header.get_sform())
+
+    moving, fixed = MOVING[moving_sign], FIXED[fixed_sign]
+    to_fixed, to_moving = scaled_mm(fixed, "fixed.nii"), scaled_mm(moving, "moving.nii")
+    expected = to_fixed @ POSE @ np.linalg.inv(to_moving)
+    np.testing.assert_allclose(to_flirt(POSE, moving, fixed), expected, atol=1e-4)
+    same_file = to_flirt(np.eye(4), moving, moving)
+    np.testing.assert_allclose(same_file, np.eye(4), atol=1e-12)
 
 
 @signs
@@ -135,6 +180,33 @@ def test_simpleitk_resamples_with_an_exported_pose(tmp_path: Path, moving_sign, 
     values = result.transpose(2, 1, 0)
     assert (values != -1).all()
     np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+@signs
+def test_simpleitk_and_scipy_move_an_image_alike(
+    tmp_path: Path, moving_sign: int, fixed_sign: int
+) -> None:
+    """Any image, not only a smooth one: ours inside the library is what ITK does with the file."""
+    moving, fixed = grid((24, 20, 16), [moving_sign * 2.0, 2.5, 3.0]), FIXED[fixed_sign]
+    values = np.random.default_rng(1).normal(500, 100, moving[0]).astype(np.float32)
+    moving[1][:3, 3] -= apply(moving[1], [12, 10, 8])
+    pose = compose(rigid([0, 0, 0], apply(fixed[1], [3, 5, 2])), rigid([11, -17, 23], [0, 0, 0]))
+    transform = sitk.ReadTransform(str(write_itk(tmp_path / "pose.tfm", pose)))
+    reference = sitk_image(fixed, np.zeros(fixed[0], np.float32))
+    theirs = sitk.Resample(sitk_image(moving, values), reference, transform, sitk.sitkLinear, -1.0)
+    theirs = sitk.GetArrayFromImage(theirs).transpose(2, 1, 0)
+    ours = moved(Volume(values, moving[1]), pose, *fixed, fill=-1.0).data
+    inside = (theirs != -1) & (ours > 0)
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(ours[inside], theirs[inside], rtol=1e-4, atol=1e-2)
+
+
+def test_the_matrix_of_itk_is_lps_and_maps_fixed_to_moving() -> None:
+    matrix = to_itk(POSE)
+    fixed_ras = np.array([12.0, -8.0, 30.0])
+    moving_lps = apply(matrix, fixed_ras * [-1, -1, 1])
+    np.testing.assert_allclose(apply(POSE, moving_lps * [-1, -1, 1]), fixed_ras, atol=1e-9)
+    np.testing.assert_allclose(from_itk(matrix), POSE, atol=1e-12)
 
 
 def test_itk_files_come_back(tmp_path: Path) -> None:
@@ -183,3 +255,115 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
         read_itk(tmp_path / "none.tfm")
     with pytest.raises(AnkleError):
         read_flirt(tmp_path / "none.mat", MOVING[1], FIXED[1])
+
+
+# --- transforms.json -----------------------------------------------------------------------------
+
+POSES = [
+    FramePose(0, "whole", np.eye(4), 0.91, True),
+    FramePose(0, "talus", POSE, 1 / 3, True),
+    FramePose(7, "talus", rigid([0, 0, 0.1], [1e-7, 2, 3]), None, False),
+]
+
+
+def test_transforms_come_back_with_every_digit(tmp_path: Path) -> None:
+    path = write_transforms(tmp_path / "transforms.json", POSES)
+    document = json.loads(path.read_text())
+    assert document["convention"] == "world RAS mm, static to frame" == CONVENTION
+    assert list(document["transforms"][0]) == ["frame", "bone", "matrix", "correlation", "accepted"]
+    for found, written in zip(read_transforms(path), POSES, strict=True):
+        assert (found.frame, found.bone, found.correlation, found.accepted) == (
+            *(written.frame, written.bone, written.correlation, written.accepted),
+        )
+        np.testing.assert_array_equal(found.matrix, written.matrix)
+        assert found.matrix.dtype == np.float64
+
+
+def test_a_correlation_that_could_not_be_computed_is_null(tmp_path: Path) -> None:
+    pose = FramePose(0, "talus", np.eye(4), float("nan"), False)
+    path = write_transforms(tmp_path / "t.json", [pose])
+    assert json.loads(path.read_text())["transforms"][0]["correlation"] is None
+    assert read_transforms(path)[0].correlation is None
+
+
+def test_keys_that_others_add_are_passed_over(tmp_path: Path) -> None:
+    path = write_transforms(tmp_path / "t.json", POSES[:1])
+    document = json.loads(path.read_text())
+    document["software"] = "other"
+    document["transforms"][0]["cost"] = 0.1
+    path.write_text(json.dumps(document))
+    assert read_transforms(path)[0].bone == "whole"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (
+            ("convention",),
+            "world LPS mm, static to frame",
+            r"convention: Input should be 'world RAS",
+        ),
+        (("transforms",), None, "transforms: Input should be a valid"),
+        (("transforms", 0, "frame"), -1, r"transforms\[0\]\.frame"),
+        (("transforms", 0, "frame"), 1.5, r"transforms\[0\]\.frame"),
+        (("transforms", 0, "frame"), 7, "frame 7, talus: found twice"),
+        (("transforms", 0, "bone"), "../talus", r"transforms\[0\]\.bone"),
+        (("transforms", 0, "correlation"), float("nan"), r"transforms\[0\]\.correlation"),
+        (("transforms", 0, "correlation"), 93, r"transforms\[0\]\.correlation"),
+        (("transforms", 0, "accepted"), "yes", r"transforms\[0\]\.accepted"),
+        (("transforms", 0, "matrix"), np.eye(3).tolist(), r"transforms\[0\]\.matrix"),
+        (("transforms", 0, "matrix"), "eye", r"transforms\[0\]\.matrix"),
+        (
+            ("transforms", 0, "matrix"),
+            np.diag([2.0, 1, 1, 1]).tolist(),
+            "frame 0, talus: not a rigid",
+        ),
+        (("transforms", 0, "matrix"), np.diag([1.0, 1, -1, 1]).tolist(), "not a rigid"),
+        (("transforms", 0, "matrix", 1, 3), float("nan"), r"\.matrix\[1\]\[3\]: Input should be"),
+        (("transforms", 0, "matrix", 1, 3), float("inf"), r"\.matrix\[1\]\[3\]: Input should be"),
+        (("transforms", 0, "matrix", 1, 3), "4", r"\.matrix\[1\]\[3\]: Input should be"),
+    ],
+)
+def test_what_is_no_list_of_poses_is_refused(
+    tmp_path: Path, place: tuple[Any, ...], value: Any, message: str
+) -> None:
+    path = write_transforms(tmp_path / "t.json", POSES[1:])
+    document = json.loads(path.read_text())
+    inner = document
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(AnkleError, match=message) as refusal:
+        read_transforms(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"convention": 1' + b"0" * 10_000, b"null"],
+)
+def test_damaged_transforms_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.json"
+    path.write_bytes(content)
+    with pytest.raises(AnkleError, match=r"t\.json: ") as refusal:
+        read_transforms(path)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 500 + len(str(path))
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_transforms(tmp_path / "t.json", POSES)
+    monkeypatch.setattr("ankle_lib.transforms.pose_list.MAX_BYTES", 100)
+    with pytest.raises(AnkleError, match="larger than"):
+        read_transforms(path)
+    with pytest.raises(AnkleError, match="cannot be read"):
+        read_transforms(tmp_path)
+
+
+@pytest.mark.parametrize("matrix", [np.diag([1, 1, -1, 1]), np.eye(3), np.full((4, 4), np.nan)])
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, matrix: NDArray) -> None:
+    with pytest.raises(AnkleError):
+        write_transforms(tmp_path / "t.json", [FramePose(0, "talus", matrix, 0.5, True)])
+    assert not (tmp_path / "t.json").exists()

@@ -1,7 +1,7 @@
 """Chapter 02: where the foot is, and how much each voxel belongs to a bone.
 
 ``foot`` finds a threshold and the foot above it, ``weights`` dilates and blurs the bones,
-``measures`` gives volumes and overlaps, ``cohort`` does it for all subjects and writes it.
+``measures`` gives their volumes, ``cohort`` does it for all subjects and writes it.
 """
 
 from ankle_lib.masking.cohort import MaskedCohort, cohort_histograms, mask_cohort
@@ -14,7 +14,7 @@ from ankle_lib.masking.foot import (
     smoothed,
     valley_threshold,
 )
-from ankle_lib.masking.measures import bone_volumes_cm3, dice
+from ankle_lib.masking.measures import bone_volumes_cm3
 from ankle_lib.masking.weights import (
     BONE_RADIUS_VOXELS,
     REPORT_SIGMA_VOXELS,
@@ -36,7 +36,6 @@ __all__ = [
     "bone_volumes_cm3",
     "bone_weights",
     "cohort_histograms",
-    "dice",
     "foot_mask",
     "in_mm",
     "mask_cohort",

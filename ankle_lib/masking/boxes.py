@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 __all__ = ["box_with_margin"]
 
 
-def box_with_margin(mask: NDArray[np.bool_], margin: NDArray[np.int_]) -> tuple[slice, ...] | None:
+def box_with_margin(
+    mask: NDArray[np.bool_], margin: NDArray[np.int_]
+) -> tuple[slice, slice, slice] | None:
     """Return the mask's bounding box, grown by ``margin`` voxels and cut at the grid's border."""
     box = []
     for axis in range(3):
@@ -19,4 +21,5 @@ def box_with_margin(mask: NDArray[np.bool_], margin: NDArray[np.int_]) -> tuple[
         low = max(int(filled[0]) - int(margin[axis]), 0)
         high = min(int(filled[-1]) + int(margin[axis]) + 1, mask.shape[axis])
         box.append(slice(low, high))
-    return tuple(box)
+    i, j, k = box
+    return i, j, k

@@ -13,13 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+import ankle_lib.metrics
 import ankle_lib.volume
 from ankle_lib.files import write_csv
 from ankle_lib.manifest import CleanSubject
 from ankle_lib.masking import foot, measures, weights
 from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, foot_mask, pooled_histogram
-from ankle_lib.masking.measures import bone_volumes_cm3, dice
+from ankle_lib.masking.measures import bone_volumes_cm3
 from ankle_lib.masking.weights import BONE_RADIUS_VOXELS, REPORT_SIGMA_VOXELS, bone_weights, in_mm
+from ankle_lib.metrics import dice
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.volume import load, save, to_orientation
 
@@ -137,7 +139,7 @@ def _histogram(paths: Sequence[Path], what: str, progress: bool) -> Histogram:
 def _mask_one(subject: CleanSubject, out: Path, options: _Options) -> dict[str, Any]:
     frames = [path for run in subject.sequences.values() for path in run]
     inputs = [subject.static, *subject.masks.values(), *frames]
-    code = code_digest(ankle_lib.volume, foot, weights, measures)
+    code = code_digest(ankle_lib.volume, ankle_lib.metrics, foot, weights, measures)
     settings = [subject.code, subject.group, asdict(options), code]
 
     def work() -> dict[str, Any]:

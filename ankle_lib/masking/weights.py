@@ -43,14 +43,15 @@ def bone_weights(
 
     The report counts in voxels of 0.28 x 0.28 x 0.8 mm, so its ball is an ellipsoid, almost three
     times as long across the slices. Radius and sigma may therefore differ per axis; `in_mm`
-    gives the report's values. A ball smaller than a voxel changes nothing.
+    gives the report's values. A ball smaller than a voxel changes nothing. A negative radius
+    erodes instead.
 
     Parameters
     ----------
     mask : (I, J, K) bool array
     voxel_size_mm : 3 floats
     radius_mm : float or 3 floats
-        Semi-axes of the ball; 0 for no dilation.
+        Semi-axes of the ball, all of one sign; 0 for no dilation.
     sigma_mm : float or 3 floats
         Standard deviations of the Gaussian; 0 for no blur.
 
@@ -62,14 +63,21 @@ def bone_weights(
     voxel = np.asarray(voxel_size_mm, dtype=float)
     radius = np.broadcast_to(np.asarray(radius_mm, dtype=float), 3)
     sigma = np.broadcast_to(np.asarray(sigma_mm, dtype=float), 3)
-    if (radius < 0).any() or (sigma < 0).any():
-        raise AnkleError(f"radius {radius_mm} mm and sigma {sigma_mm} mm must not be negative")
+    if (sigma < 0).any() or (radius.min() < 0 < radius.max()):
+        raise AnkleError(
+            f"radius {radius_mm} mm must not grow and shrink at once, sigma {sigma_mm} mm must not "
+            "be negative"
+        )
     weights = np.zeros(mask.shape, dtype=np.float32)
-    margin = np.ceil((radius + GAUSS_REACH * sigma) / voxel).astype(int) + 1
+    margin = np.ceil((radius.clip(0) + GAUSS_REACH * sigma) / voxel).astype(int) + 1
     box = box_with_margin(mask, margin)
     if box is None:
         return weights
-    soft = _dilated(mask[box], voxel, radius).astype(np.float32)
+    inside = mask[box]
+    grown = (
+        _dilated(inside, voxel, radius) if radius.max() > 0 else ~_dilated(~inside, voxel, -radius)
+    )
+    soft = grown.astype(np.float32)
     ndimage.gaussian_filter(soft, sigma / voxel, output=soft, mode="constant", truncate=GAUSS_REACH)
     weights[box] = np.clip(soft, 0.0, 1.0)
     return weights

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.core.getipython import get_ipython
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 
 from ankle_lib.files import AnkleError, write_csv, write_figure
@@ -134,6 +136,7 @@ def open_chapter(
     AnkleError
         If preset, cohort or device is unknown, or the working folder is not in the repository.
     """
+    _show_figures()
     place = Place.find(preset, Path(results), cohort, device)
     folder = place.folder / name
     if os.environ.get(CHAPTER_VARIABLE) != name:
@@ -149,6 +152,13 @@ def open_chapter(
         cohort_records=place.cohort_records(),
         device=place.device,
     )
+
+
+def _show_figures() -> None:
+    """Let notebooks show figures that pyplot does not know, as pictures and not as text."""
+    shell = get_ipython()
+    if shell is not None:
+        select_figure_formats(shell, {"png"})
 
 
 @dataclass(frozen=True)

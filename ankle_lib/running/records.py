@@ -8,6 +8,10 @@ still there.
 A chapter that is not up to date starts from an empty folder. One exception lets a killed run go
 on: if nothing changed since it *started*, its folder is kept (for what the chapter remembers per
 subject), without tables, figures and notebook, which are made again.
+
+What a person has judged is never emptied (`KEPT`). It is no input of the chapter that keeps it, so
+a verdict does not make that chapter run again; it is an output like any other, so the chapters
+that read it do.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from ankle_lib.manifest import Cohort
 
 __all__ = [
     "FAILED_NOTEBOOK",
+    "KEPT",
     "NOTEBOOK",
     "RUN_RECORD",
     "clear_partial_files",
@@ -44,6 +49,9 @@ __all__ = [
 RUN_RECORD = "run.json"
 NOTEBOOK = "notebook.ipynb"
 FAILED_NOTEBOOK = "notebook.failed.ipynb"
+KEPT = ("qc_sheet.csv", ".qc_sheet.csv.lock")
+"""Files at the top of a chapter's folder that outlive every run: the review sheet with people's
+verdicts, and its lock, which a reviewer may hold while the chapter runs."""
 
 _STARTED = ".started.json"
 _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
@@ -83,6 +91,8 @@ def prepare_folder(
 ) -> None:
     """Empty ``folder`` for a run; keep what a killed run of the very same inputs had finished.
 
+    `KEPT` stays in any case; the chapter itself decides what of it still holds.
+
     Parameters
     ----------
     wanted
@@ -90,7 +100,7 @@ def prepare_folder(
     earlier
         Names of the chapters before it.
     afresh
-        Keep nothing, even if nothing changed.
+        Keep nothing but `KEPT`, even if nothing changed.
     """
     (folder / RUN_RECORD).unlink(missing_ok=True)  # first: what follows is no longer a result
     started = {
@@ -100,8 +110,7 @@ def prepare_folder(
     }
     if afresh or _read(folder / _STARTED) != started:
         (folder / _STARTED).unlink(missing_ok=True)
-        _remove(*folder.glob("*"))
-        _remove(*folder.glob(".*"))
+        _remove(*(path for path in _everything(folder) if path.name not in KEPT))
     else:
         _remove(*(folder / name for name in _REMADE))
     for name in ("tables", "figures"):
@@ -130,7 +139,8 @@ def finish(
 
 def has_results(folder: Path) -> bool:
     """Whether ``folder`` holds results, and not those of a run that did not finish."""
-    return not (folder / _STARTED).exists() and any(_visible(folder))
+    made = (path for path in _visible(folder) if path.relative_to(folder).as_posix() not in KEPT)
+    return not (folder / _STARTED).exists() and any(made)
 
 
 def forget(folder: Path) -> None:
@@ -200,6 +210,10 @@ def _stamp(path: Path, folder: Path) -> list[Any]:
     except OSError:
         return [name, None]
     return [name, status.st_size, status.st_mtime_ns]
+
+
+def _everything(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -155,6 +155,46 @@ def test_a_killed_run_keeps_nothing_if_something_changed(course: Course) -> None
     assert course.files() == [".started.json"]
 
 
+@pytest.mark.parametrize("change", ["nothing", "code or parameters", "an earlier chapter", "force"])
+def test_verdicts_outlive_every_run(course: Course, change: str) -> None:
+    for name in records.KEPT:
+        course.write(course.second / name, "talus rejected by a person")
+    course.write(course.second / "sub-T01" / "qc_sheet.csv", "no review sheet at this place")
+    course.write(course.second / ".records" / "T01.json")
+    course.prepare(radius_mm=1)
+    if change == "an earlier chapter":
+        course.write(course.first / "tables" / "numbers.csv", "new numbers")
+    course.prepare(afresh=change == "force", radius_mm=2 if "code" in change else 1)
+    assert course.files() == sorted([".started.json", *records.KEPT])
+    assert all((course.second / name).read_text().startswith("talus") for name in records.KEPT)
+
+
+def test_a_verdict_concerns_the_chapters_that_read_it(course: Course) -> None:
+    sheet = course.second / "qc_sheet.csv"
+    course.write(sheet, "talus accepted")
+    course.prepare()
+    course.write(course.second / "tables" / "doubled.csv")
+    records.finish(course.second, {"fingerprint": course.wanted()}, ["01_first"], MODULES)
+    third = course.root / "results" / "03_third"
+    records.prepare_folder(third, "third", ["01_first", "02_second"])
+    records.finish(third, {"fingerprint": "third"}, ["02_second"], MODULES)
+    assert course.up_to_date()
+    assert records.up_to_date(third, "third")
+    course.write(course.second / ".qc_sheet.csv.lock", "")  # someone looks
+    assert records.up_to_date(third, "third")
+    course.write(sheet, "talus rejected")
+    assert course.up_to_date()
+    assert not records.up_to_date(third, "third")
+
+
+def test_a_kept_sheet_alone_is_no_result(course: Course) -> None:
+    third = course.root / "results" / "03_third"
+    course.write(third / "qc_sheet.csv")
+    assert not records.has_results(third)
+    course.write(third / "tables" / "registration.csv")
+    assert records.has_results(third)
+
+
 def test_unfinished_results_are_no_results(course: Course) -> None:
     assert records.has_results(course.second)
     course.prepare()

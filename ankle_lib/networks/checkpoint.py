@@ -1,0 +1,210 @@
+"""Trained networks in files that hold numbers and text, and never code."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ankle_lib.files import AnkleError, atomic_path
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = "ankle_lib checkpoint"
+VERSION = 1
+"""Rises when a reader of the version before could not read the file."""
+
+_ENTRIES = {"format", "version", "name", "arguments", "labels", "weights", "training"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes
+    ----------
+    network : SliceNetwork
+        With its weights, on the CPU, in evaluation mode.
+    name, arguments
+        What `build` made it from.
+    labels : tuple of str
+        What each output channel shows, e.g. the bones.
+    training : dict
+        Whatever the training needs to go on, or wants to remember.
+    """
+
+    network: SliceNetwork
+    name: str
+    arguments: dict[str, Any]
+    labels: tuple[str, ...]
+    training: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    *,
+    name: str,
+    arguments: Mapping[str, Any],
+    labels: Sequence[str],
+    training: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint atomically; equal content gives equal bytes.
+
+    Parameters
+    ----------
+    path : path
+    network : nn.Module
+        Made by ``build(name, **arguments)``, on any device.
+    name : str
+    arguments : dict
+    labels : sequence of str
+        One per output channel.
+    training : dict, optional
+        Nested dicts, lists and tuples of tensors, numbers, text and None: the state of an
+        optimiser or of a random generator, the number of the epoch, how images were normalised.
+
+    Raises
+    ------
+    AnkleError
+        If `load_checkpoint` could not read the file back: other objects in ``training``, or
+        weights that do not fit or are not finite.
+    """
+    # a network compiled in a wrapper (torch.compile) keeps the original inside
+    original = getattr(network, "_orig_mod", network)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name,
+        "arguments": _plain("arguments", dict(arguments)),
+        "labels": _plain("labels", list(labels)),
+        "weights": _plain("weights", dict(original.state_dict())),
+        "training": _plain("training", dict(training or {})),
+    }
+    _checked(Path(path), content)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
+    return Path(path)
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is ever executed.
+
+    Raises
+    ------
+    AnkleError
+        If the file is missing, damaged, holds anything but tensors, numbers and text, was not
+        written by `save_checkpoint`, or holds weights that do not fit the network that it names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AnkleError(f"{path}: there is no such checkpoint: train the network first")
+    _check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a reader that meets foreign content may raise anything
+        raise AnkleError(
+            f"{path}: holds more than tensors, numbers and text, or is damaged "
+            f"({type(error).__name__}): use a checkpoint that ankle_lib wrote"
+        ) from None
+    network = _checked(path, content)
+    return Checkpoint(
+        network.eval(),
+        content["name"],
+        content["arguments"],
+        tuple(content["labels"]),
+        content["training"],
+    )
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no zip archive as torch writes them, or fails its checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch stores without compression: a compressed entry could unfold to any size
+            foreign = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+            damaged = None if foreign else archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
+        foreign, damaged = True, None
+    if foreign:
+        raise AnkleError(f"{path}: no checkpoint, or cut short: copy it again or train again")
+    if damaged is not None:
+        raise AnkleError(f"{path}: damaged (checksum of {damaged}): copy it again or train again")
+
+
+def _checked(path: Path, content: Any) -> SliceNetwork:
+    """Return the network with its weights, or refuse the content."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise AnkleError(f"{path}: not a checkpoint of ankle_lib: use one that `ankle run` wrote")
+    if content.get("version") != VERSION:
+        raise AnkleError(
+            f"{path}: checkpoint of version {content.get('version')!r}, this ankle_lib reads "
+            f"version {VERSION}: update ankle_lib or train again"
+        )
+    if set(content) != _ENTRIES:
+        entries = ", ".join(sorted(_ENTRIES ^ set(map(str, content))))
+        raise AnkleError(f"{path}: missing or unknown entries in the checkpoint: {entries}")
+    for entry, kind in (("name", str), ("arguments", dict), ("labels", list), ("training", dict)):
+        if not isinstance(content[entry], kind):
+            found = type(content[entry]).__name__
+            raise AnkleError(f"{path}: {entry} is {found} instead of {kind.__name__}: train again")
+    if not all(isinstance(label, str) for label in content["labels"]):
+        raise AnkleError(f"{path}: labels must be text, found {content['labels']}: train again")
+    try:
+        # without memory for weights: those in the file take their place
+        with torch.device("meta"):
+            network = build(content["name"], **content["arguments"])
+    except (AnkleError, TypeError) as error:
+        raise AnkleError(f"{path}: {error}") from None
+    _check_weights(path, network, content["weights"])
+    n_channels = content["arguments"].get("out_channels", 1)
+    if len(content["labels"]) != n_channels:
+        raise AnkleError(f"{path}: {len(content['labels'])} labels for {n_channels} channels")
+    network.load_state_dict(content["weights"], assign=True)
+    return network
+
+
+def _check_weights(path: Path, network: SliceNetwork, weights: Any) -> None:
+    """Refuse weights of other names, shapes or types than the network's, or not finite."""
+    expected = network.state_dict()
+    if not isinstance(weights, dict) or set(weights) != set(expected):
+        raise AnkleError(f"{path}: the weights are those of another network: train again")
+    for key, wanted in expected.items():
+        found = weights[key]
+        if not isinstance(found, Tensor) or found.is_sparse or found.device.type != "cpu":
+            raise AnkleError(f"{path}: {key} is no plain tensor: train again")
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise AnkleError(
+                f"{path}: {key} is {found.dtype} of shape {tuple(found.shape)}, the network needs "
+                f"{wanted.dtype} of shape {tuple(wanted.shape)}: train again"
+            )
+        if not bool(torch.isfinite(found).all()):
+            raise AnkleError(f"{path}: {key} holds values that are not finite: train again")
+
+
+def _plain(where: str, value: Any) -> Any:
+    """Copy nested containers with their tensors on the CPU; refuse what cannot be read back."""
+    if isinstance(value, Tensor):
+        # a copy, because a view would be saved with all that it looks at
+        return value.detach().cpu().contiguous().clone()
+    if isinstance(value, dict):
+        if not all(type(key) in (str, int) for key in value):
+            raise AnkleError(f"{where}: keys must be text or whole numbers, found {list(value)}")
+        return {key: _plain(f"{where}[{key!r}]", item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(f"{where}[{n}]", item) for n, item in enumerate(value))
+    # type, not isinstance: a numpy float is a float too, but is saved as an object
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise AnkleError(
+        f"{where} is of type {type(value).__name__}: a checkpoint holds tensors, numbers, text "
+        "and None in dicts, lists and tuples; convert it"
+    )

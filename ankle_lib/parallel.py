@@ -1,0 +1,142 @@
+"""One function over many tasks: on the cores of this machine, or on a cluster.
+
+On one machine joblib does the work. If the environment variable ``ANKLE_DASK_SCHEDULER`` holds the
+address of a ``dask.distributed`` scheduler, its workers do; they need the same version of this
+package and must see the same files under the same paths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
+
+from ankle_lib.files import AnkleError
+
+__all__ = ["SCHEDULER_VARIABLE", "run_all"]
+
+SCHEDULER_VARIABLE = "ANKLE_DASK_SCHEDULER"
+"""Environment variable with the address of a scheduler, as in ``tcp://10.0.0.1:8786``."""
+
+CONNECT_TIMEOUT_S = 20
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def run_all(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    n_jobs: int | None = None,
+    workers: Literal["processes", "threads"] = "processes",
+    desc: str = "",
+    unit: str = "task",
+    progress: bool = True,
+) -> list[Result]:
+    """Return ``[function(task) for task in tasks]``, several at a time.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one task. For processes and clusters it, the tasks and the results must be
+        picklable: a function of a module, or `functools.partial` of one.
+    tasks : sequence
+    n_jobs : int, optional
+        Tasks at a time on this machine, by default the number of processor cores that may be
+        used; the processes share these cores' threads. A cluster has its own number.
+    workers : "processes" or "threads"
+        Threads suit work that spends its time in numpy or torch and share memory. Ignored on a
+        cluster.
+    desc, unit : str
+        Texts of the progress bar.
+    progress : bool
+        Show a bar, which moves with every finished task.
+
+    Returns
+    -------
+    list
+        In the order of ``tasks``, whichever finished first.
+
+    Raises
+    ------
+    AnkleError
+        If a worker process dies (on a cluster: if several die of the same task), or the cluster
+        cannot be used. What ``function`` raises comes out as it is, and ends the other tasks.
+    """
+    address = os.environ.get(SCHEDULER_VARIABLE, "").strip()
+    if address:
+        numbered = _on_cluster(address, function, tasks)
+    else:
+        jobs = max(1, min(n_jobs or joblib.cpu_count(), len(tasks)))
+        numbered = _on_this_machine(function, tasks, jobs, workers)
+    bar = tqdm(numbered, total=len(tasks), desc=desc, unit=unit, disable=not progress)
+    results = dict(bar)
+    return [results[number] for number in range(len(tasks))]
+
+
+def _on_this_machine(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    jobs: int,
+    workers: Literal["processes", "threads"],
+) -> Iterator[tuple[int, Result]]:
+    # said explicitly, since joblib would let every process have as many threads as
+    # OMP_NUM_THREADS promises to one
+    options = {"inner_max_num_threads": max(1, joblib.cpu_count() // jobs)}
+    backend = {"processes": "loky", "threads": "threading"}[workers]
+    with joblib.parallel_config(backend, **(options if workers == "processes" else {})):
+        parallel = joblib.Parallel(jobs, return_as="generator_unordered")
+    calls = (joblib.delayed(_numbered)(function, *pair) for pair in enumerate(tasks))
+    try:
+        yield from parallel(calls)
+    except TerminatedWorkerError:
+        raise AnkleError(
+            f"a worker process was killed, perhaps for want of memory: run fewer than {jobs} tasks "
+            "at a time (n_jobs)"
+        ) from None
+
+
+def _numbered(function: Callable[[Task], Result], number: int, task: Task) -> tuple[int, Result]:
+    return number, function(task)
+
+
+def _on_cluster(
+    address: str, function: Callable[[Task], Result], tasks: Sequence[Task]
+) -> Iterator[tuple[int, Result]]:
+    try:
+        import distributed  # only those who have a cluster need it
+    except ImportError:
+        raise AnkleError(
+            f'{SCHEDULER_VARIABLE} is set, but dask is not installed: pip install "ankle-lib'
+            f'[cluster]", or unset {SCHEDULER_VARIABLE}'
+        ) from None
+    with _connected(distributed, address) as client:
+        # without retries: dask repeats what a lost worker had, an error would only come again
+        futures = client.map(function, tasks, pure=False)
+        numbers = {future.key: number for number, future in enumerate(futures)}
+        try:
+            for future in distributed.as_completed(futures, loop=client.loop):
+                yield numbers[future.key], future.result()
+        except distributed.scheduler.KilledWorker as error:
+            raise AnkleError(
+                f"several workers of {address} were lost with the same task, perhaps for want of "
+                f"memory ({error})".replace("\n", " ")
+            ) from None
+        finally:
+            client.cancel(futures)
+
+
+def _connected(distributed: Any, address: str) -> Any:
+    try:
+        return distributed.Client(address, timeout=CONNECT_TIMEOUT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise AnkleError(
+            f"{SCHEDULER_VARIABLE}={address}: no scheduler answers ({reason}): start one with "
+            f"`dask scheduler`, or unset {SCHEDULER_VARIABLE}"
+        ) from None

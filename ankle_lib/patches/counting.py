@@ -1,0 +1,251 @@
+"""How many patches the report's extraction keeps, of which image, and where the others are lost.
+
+Nothing is drawn: a try hits each position of a slice equally often, so the expected number is the
+number of tries times the part of the positions that is admissible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ankle_lib.manifest import CleanSubject
+from ankle_lib.parallel import run_all
+from ankle_lib.patches.cohort import (
+    RegisteredBone,
+    dynamic_items,
+    pixel_mm,
+    reconstruction_items,
+    static_items,
+)
+from ankle_lib.patches.items import Item, Rules, as_slices, rule_of
+from ankle_lib.patches.positions import local_correlation
+from ankle_lib.patches.tasks import (
+    DYNAMIC_SEGMENTATION,
+    RECONSTRUCTION,
+    REPORT_PATCHES,
+    STATIC_SEGMENTATION,
+)
+
+__all__ = [
+    "CORRELATION_BINS",
+    "Extraction",
+    "count_cohort",
+    "count_patches",
+    "counts_by_group",
+    "patch_counts",
+]
+
+CORRELATION_BINS = 40
+"""Of the histogram from -1 to 1: 0.05 wide, so that the report's threshold 0.6 is an edge."""
+
+MAX_JOBS = 4
+"""Subjects at a time; each takes about 1.5 GB at the report's grid."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What the report's extraction finds in some images, on average over its random tries."""
+
+    images: pd.DataFrame
+    """One row per image and bone: task, subject, image, bone, n_slices, n_tries; n_in_region, the
+    patches with enough foot or bone; n_patches, those that also correlate with their target
+    enough; variance of n_patches."""
+    correlations: pd.DataFrame
+    """Histogram of the patches with enough bone and a target, whatever their correlation: subject,
+    bone, correlation (middle of the bin), n_patches."""
+
+
+def count_cohort(
+    subjects: Sequence[CleanSubject],
+    masked: Path,
+    accepted: Sequence[RegisteredBone],
+    *,
+    device: torch.device | str = "cpu",
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> Extraction:
+    """Count the patches of the report's three data sets.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+    masked : Path
+        Results of chapter 02, which hold the foot masks.
+    accepted : sequence of RegisteredBone
+        From `quality.read_registered`; without any there are patches of static scans only.
+    device : torch device
+    n_jobs : int, optional
+        Subjects at a time, in threads; the number of processor cores by default, at most 4.
+    progress : bool
+        Show a bar.
+    """
+    static_mm = pixel_mm(subject.static for subject in subjects)
+    frames = [path for subject in subjects for run in subject.sequences.values() for path in run]
+    dynamic_mm = pixel_mm(frames) if frames else None
+    work = partial(
+        _count_subject,
+        masked=masked,
+        accepted=accepted,
+        static_mm=static_mm,
+        dynamic_mm=dynamic_mm,
+        device=device,
+    )
+    parts = run_all(
+        work,
+        subjects,
+        n_jobs=n_jobs or min(joblib.cpu_count(), MAX_JOBS),
+        workers="threads",
+        desc="counting patches",
+        unit="subject",
+        progress=progress,
+    )
+    return _joined(parts)
+
+
+def count_patches(
+    task: str, items: Iterable[Item], rules: Rules, device: torch.device | str = "cpu"
+) -> Extraction:
+    """Count the patches of each item.
+
+    Parameters
+    ----------
+    task : str
+        Name for the table.
+    items : iterable of Item
+        One at a time in memory.
+    rules : PatchRule or mapping from bone to PatchRule
+    device : torch device
+
+    Returns
+    -------
+    Extraction
+        An item counts for each bone whose label is known there, or for the bone that its patches
+        show.
+    """
+    images: list[dict[str, Any]] = []
+    correlations: list[dict[str, Any]] = []
+    for item in items:
+        rule = rule_of(item, rules)
+        slices = as_slices(item, replace(rule, min_correlation=None), tuple(item.labels), device)
+        kept, share = slices.kept, rule.tries / slices.n_positions
+        if rule.min_correlation is not None:
+            values = local_correlation(slices.image, slices.target, rule.size)
+            correlations += _histogram(item, values[kept], share)
+            kept = kept & (values > rule.min_correlation)
+        in_region, expected = (
+            positions.flatten(1).sum(1, dtype=torch.float64) * share
+            for positions in (slices.kept, kept)
+        )
+        row = {
+            "task": task,
+            "subject": item.subject,
+            "image": item.name,
+            "n_slices": item.image.shape[2],
+            "n_tries": item.image.shape[2] * rule.tries,
+            "n_in_region": float(in_region.sum()),
+            "n_patches": float(expected.sum()),
+            "variance": float((expected * (1 - expected / rule.tries)).sum()),
+        }
+        images += [row | {"bone": bone} for bone in ([item.bone] if item.bone else item.labels)]
+    columns = ["task", "subject", "image", "bone", "n_slices", "n_tries", "n_in_region"]
+    return Extraction(
+        pd.DataFrame(images, columns=[*columns, "n_patches", "variance"]),
+        pd.DataFrame(correlations, columns=["subject", "bone", "correlation", "n_patches"]),
+    )
+
+
+def counts_by_group(images: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
+    """Sum the patches of `Extraction.images` over each group, beside the report's numbers.
+
+    Parameters
+    ----------
+    images : DataFrame
+    groups : mapping
+        Group of each subject's code.
+
+    Returns
+    -------
+    DataFrame
+        Columns task, group, bone, n_patches, report_n_patches (NaN where the report has none),
+        n_patches_sd (how much a real extraction scatters about n_patches), n_images, n_slices,
+        n_tries, n_in_region. The report's patches of static scans are one set with three labels,
+        so each bone has all of them.
+    """
+    order = {task: number for number, task in enumerate(dict.fromkeys(images["task"]))}
+    table = images.assign(group=images["subject"].map(groups))
+    table = table.sort_values("task", key=lambda tasks: tasks.map(order), kind="stable")
+    found = table.groupby(["task", "group", "bone"], sort=False)
+    sums = found[["n_patches", "n_slices", "n_tries", "n_in_region"]].sum()
+    sums.insert(1, "n_images", found.size())
+    sums.insert(1, "n_patches_sd", found["variance"].sum() ** 0.5)
+    report = [float(REPORT_PATCHES.get(key, float("nan"))) for key in sums.index]
+    sums.insert(1, "report_n_patches", report)
+    return sums.reset_index()
+
+
+def patch_counts(
+    task: str, items: Iterable[Item], rules: Rules, groups: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return how many patches the report's extraction keeps, by group and bone.
+
+    `count_patches` and `counts_by_group` in one.
+    """
+    return counts_by_group(count_patches(task, items, rules).images, groups)
+
+
+def _count_subject(
+    subject: CleanSubject,
+    *,
+    masked: Path,
+    accepted: Sequence[RegisteredBone],
+    static_mm: float,
+    dynamic_mm: float | None,
+    device: torch.device | str,
+) -> Extraction:
+    one = [subject]
+    task = STATIC_SEGMENTATION
+    parts = [count_patches(task.name, static_items(one, masked), task.rule(static_mm), device)]
+    if dynamic_mm is not None:
+        task = RECONSTRUCTION
+        pairs = reconstruction_items(one, accepted)
+        parts.append(count_patches(task.name, pairs, task.rules(dynamic_mm), device))
+        task = DYNAMIC_SEGMENTATION
+        frames = dynamic_items(one, masked, accepted)
+        parts.append(count_patches(task.name, frames, task.rule(dynamic_mm), device))
+    extraction = _joined(parts)
+    # a few rows per subject instead of thousands
+    sums = extraction.correlations.groupby(["subject", "bone", "correlation"], sort=False)
+    return Extraction(extraction.images, sums["n_patches"].sum().reset_index())
+
+
+def _joined(parts: Sequence[Extraction]) -> Extraction:
+    """Return the rows of all parts that have any."""
+    joined = []
+    for tables in ([part.images for part in parts], [part.correlations for part in parts]):
+        filled = [table for table in tables if len(table)]
+        joined.append(pd.concat(filled, ignore_index=True) if filled else tables[0])
+    return Extraction(*joined)
+
+
+def _histogram(item: Item, values: Tensor, share: float) -> list[dict[str, Any]]:
+    """Return the histogram of the correlations at an item's positions, in expected patches."""
+    counts = torch.histc(values.clamp(-1, 1), CORRELATION_BINS, -1, 1) * share
+    width = 2 / CORRELATION_BINS
+    return [
+        {
+            "subject": item.subject,
+            "bone": item.bone,
+            "correlation": round(-1 + (number + 0.5) * width, 6),
+            "n_patches": count,
+        }
+        for number, count in enumerate(counts.tolist())
+    ]

@@ -1,0 +1,162 @@
+"""One image to draw patches from, and the same laid out as slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ankle_lib.files import AnkleError
+from ankle_lib.patches.positions import PatchRule, admissible_positions
+from ankle_lib.presets import BONES
+
+__all__ = ["Item", "Rules", "Slices", "as_slices", "rule_of"]
+
+MOST_LABELS = 8
+"""Labels are stored as the bits of a byte."""
+
+Rules = PatchRule | Mapping[str, PatchRule]
+"""One rule for all items, or one per `Item.bone`."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image, and what belongs to it; all arrays are of one shape (I, J, K).
+
+    Patches are taken from the sagittal slices ``image[:, :, k]``.
+    """
+
+    subject: str
+    name: str
+    """Which image of the subject, for messages: ``static``, ``active_run-01 frame 7``."""
+    image: NDArray[np.floating]
+    """Normalised intensities."""
+    region: NDArray[np.bool_]
+    """Foot or bone: where patches must lie."""
+    labels: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Masks to learn. A label that is missing here is unknown in this image, not absent."""
+    target: NDArray[np.floating] | None = None
+    """Intensities to learn, instead of labels."""
+    bone: str | None = None
+    """The bone that the patches show, where there is one set of patches per bone."""
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together."""
+        arrays: dict[str, NDArray] = {"region": self.region, **self.labels}
+        if self.target is not None:
+            arrays["target"] = self.target
+        if self.image.ndim != 3:
+            raise AnkleError(f"{self}: an image to draw patches from needs 3 axes (I, J, K)")
+        for name, array in arrays.items():
+            if array.shape != self.image.shape:
+                raise AnkleError(f"{self}: {name} has shape {array.shape}: resample to the image")
+            if name != "target" and array.dtype != np.bool_:
+                raise AnkleError(f"{self}: {name} is {array.dtype}: give a mask of bool")
+        if (self.target is None) == (not self.labels):
+            raise AnkleError(f"{self}: give either labels or a target to learn")
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.name} of shape {self.image.shape}"
+
+
+@dataclass(frozen=True)
+class Slices:
+    """An item as tensors of shape (K, H, W), cut to where patches may lie."""
+
+    image: Tensor
+    """float32."""
+    target: Tensor
+    """float32 intensities, or uint8 with one bit per label."""
+    kept: Tensor
+    """(K, H - h + 1, W - w + 1) bool: positions of admissible patches in the cut slices."""
+    corner: tuple[int, int]
+    """Row and column of the cut in the image; negative where the image was continued."""
+    black: float
+    """Intensity of air, which continues the image beyond its border."""
+    n_positions: int
+    """Positions in a whole slice, admissible or not."""
+    expected: Tensor
+    """(K,) float64: patches that the report's extraction keeps on average."""
+
+
+def rule_of(item: Item, rules: Rules) -> PatchRule:
+    """Return the rule for an item; an item without a rule is refused."""
+    if isinstance(rules, PatchRule):
+        return rules
+    if item.bone is None or item.bone not in rules:
+        raise AnkleError(f"{item}: there is no rule for patches of {item.bone!r}")
+    return rules[item.bone]
+
+
+def as_slices(
+    item: Item, rule: PatchRule, labels: Sequence[str] = BONES, device: torch.device | str = "cpu"
+) -> Slices:
+    """Lay an item out as slices on the device and find its admissible positions.
+
+    Slices smaller than a patch are continued with air on both sides. Only the surroundings of the
+    region are kept, with half a patch more than upright patches need, for those that are turned.
+
+    Raises
+    ------
+    AnkleError
+        If the image or the target is not finite, or a label is not among ``labels``.
+    """
+    _check_labels(item, labels)
+    height, width = rule.size
+    missing = [max(0, rule.size[axis] - item.image.shape[axis]) for axis in (0, 1)]
+    full = [item.image.shape[axis] + missing[axis] for axis in (0, 1)]
+    n_positions = (full[0] - height + 1) * (full[1] - width + 1)
+    rows, columns = _surroundings(item.region, rule)
+    before = (missing[0] // 2, missing[1] // 2)
+
+    def laid_out(array: NDArray, fill: float, dtype: torch.dtype) -> Tensor:
+        cut = np.ascontiguousarray(np.moveaxis(array[rows, columns], 2, 0))
+        tensor = torch.from_numpy(cut).to(device, dtype)
+        pad = (before[1], missing[1] - before[1], before[0], missing[0] - before[0])
+        return functional.pad(tensor, pad, value=fill) if any(missing) else tensor
+
+    black = float(item.image.min())
+    image = laid_out(item.image, black, torch.float32)
+    region = laid_out(item.region, 0, torch.bool)
+    if item.target is not None:
+        target = laid_out(item.target, float(item.target.min()), torch.float32)
+        kept = admissible_positions(region, rule, image, target)
+    else:
+        target = torch.zeros_like(image, dtype=torch.uint8)
+        for bit, label in enumerate(labels):
+            if label in item.labels:
+                target |= laid_out(item.labels[label], 0, torch.uint8) << bit
+        kept = admissible_positions(region, rule)
+    if not (torch.isfinite(image).all() and torch.isfinite(target).all()):
+        raise AnkleError(f"{item}: values that are not finite: normalise with zscore first")
+    expected = kept.flatten(1).sum(1, dtype=torch.float64) * (rule.tries / n_positions)
+    corner = (rows.start - before[0], columns.start - before[1])
+    return Slices(image, target, kept, corner, black, n_positions, expected)
+
+
+def _check_labels(item: Item, labels: Sequence[str]) -> None:
+    if len(labels) > MOST_LABELS:
+        raise AnkleError(f"{len(labels)} labels: a patch can carry {MOST_LABELS}")
+    unknown = [label for label in item.labels if label not in labels]
+    if unknown:
+        raise AnkleError(f"{item}: label {unknown[0]!r} is none of {', '.join(labels)}")
+
+
+def _surroundings(region: NDArray[np.bool_], rule: PatchRule) -> tuple[slice, slice]:
+    """Return rows and columns that hold every patch with a part of the region, and some more."""
+    whole = slice(0, region.shape[0]), slice(0, region.shape[1])
+    if rule.min_fraction == 0 or not region.any():
+        return whole
+    found = []
+    for axis, others in ((0, (1, 2)), (1, (0, 2))):
+        filled = np.flatnonzero(region.any(axis=others))
+        reach = rule.size[axis] + rule.size[axis] // 2
+        low = max(int(filled[0]) - reach, 0)
+        high = min(int(filled[-1]) + 1 + reach, region.shape[axis])
+        found.append(slice(low, high))
+    return found[0], found[1]

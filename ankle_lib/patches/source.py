@@ -1,0 +1,285 @@
+"""Volumes on the training device, and patches drawn from them on the fly.
+
+Nothing is extracted beforehand: all slices lie one after the other in one long tensor, and a batch
+is one look-up in it. Drawing uniformly from the admissible positions is the same distribution as
+the report's, which tries positions at random and keeps the admissible ones, without end and without
+storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ankle_lib.files import AnkleError
+from ankle_lib.patches.augmentation import Augmentation, distort_intensities, random_geometry
+from ankle_lib.patches.batch import Batch, pair_correlation
+from ankle_lib.patches.items import Item, Rules, Slices, as_slices, rule_of
+from ankle_lib.presets import BONES
+
+__all__ = ["PatchSource"]
+
+
+class PatchSource:
+    """Images of many subjects on one device, and every position of an admissible patch.
+
+    Parameters
+    ----------
+    items : iterable of Item
+        Of any shapes, with square pixels of one size; consumed one at a time.
+    rules : PatchRule or mapping from bone to PatchRule
+        All of one size.
+    labels : sequence of str
+        Channels of the target, up to 8.
+    device : torch device
+    dtype : torch.dtype
+        In which intensities are stored; float16 halves the memory at three digits.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Rows and columns of a patch.
+    subjects : tuple of str
+        Codes of the subjects with at least one admissible patch.
+    of_labels : bool
+        Whether targets are labels, not intensities.
+    expected : float
+        Patches that the report's extraction would keep, on average: the length of its epoch.
+
+    Raises
+    ------
+    AnkleError
+        If there is no admissible patch, or the items do not belong together.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        rules: Rules,
+        *,
+        labels: Sequence[str] = BONES,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        self.labels = tuple(labels)
+        self.device = torch.device(device)
+        self.size = (0, 0)
+        kinds: set[bool] = set()
+        parts: list[_Part] = []
+        for item in items:
+            rule = rule_of(item, rules)
+            if parts and rule.size != self.size:
+                raise AnkleError(f"patches of {rule.size} and {self.size} pixels: use two sources")
+            self.size = rule.size
+            kinds.add(item.target is None)
+            parts.append(_Part.of(item, as_slices(item, rule, labels, device), labels, dtype))
+        parts = [part for part in parts if part.widths]
+        if len(kinds) > 1:
+            raise AnkleError("some items have labels and others a target: use two sources")
+        if not parts:
+            raise AnkleError(
+                f"no patch of {self.size} pixels obeys {rules}: check the masks, or lower the "
+                "fraction"
+            )
+        self._keep(parts)
+
+    @property
+    def n_positions(self) -> int:
+        """Number of different upright patches."""
+        return len(self._positions)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of images, targets and positions on the device."""
+        return sum(kept.nbytes for kept in (self._images, self._targets, self._positions))
+
+    def draw(
+        self, n: int, generator: torch.Generator, augmentation: Augmentation | None = None
+    ) -> Batch:
+        """Draw ``n`` patches at random, with replacement.
+
+        A slice is drawn in proportion to the patches that the report would keep of it, a position
+        uniformly from the slice's admissible ones. Turned or scaled patches keep their centre, and
+        are interpolated from the whole slice: nothing is cut off at their corners.
+
+        Parameters
+        ----------
+        n : int
+        generator : torch.Generator
+            On the source's device; the same state gives the same patches.
+        augmentation : Augmentation, optional
+
+        Returns
+        -------
+        Batch
+            On the source's device.
+        """
+        if generator.device.type != self.device.type:
+            raise AnkleError(
+                f"a generator on {generator.device} cannot draw from images on {self.device}: "
+                "put both on the training device"
+            )
+        luck = torch.rand((2, n), generator=generator, device=self.device, dtype=torch.float64)
+        slices = torch.searchsorted(self._shares, luck[0], right=True)
+        slices = slices.clamp_max(len(self._shares) - 1)
+        count = self._counts[slices]
+        chosen = (luck[1] * count).long().minimum(count - 1)
+        positions = self._positions[self._firsts[slices] + chosen].long()
+        width = self._widths[slices]
+        where = torch.stack([slices, positions // width, positions % width], dim=1)
+        return self.at(where, augmentation, generator)
+
+    def at(
+        self,
+        where: Tensor,
+        augmentation: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Batch:
+        """Return the patches at given places (see `Batch`); augmented if asked to."""
+        slices = where[:, 0]
+        black = self._black[slices]
+        if augmentation is not None and generator is None:
+            raise AnkleError("augmentation needs a random generator: give one")
+        if augmentation is not None and augmentation.moves and generator is not None:
+            turns = random_geometry(len(where), augmentation, generator)
+            image, target = self._turned(where, turns)
+        else:
+            index = self._upright(where)
+            image, target = self._images.take(index).float(), self._targets.take(index)
+        image = image[:, None]
+        if self.of_labels:
+            target = (target[:, None] >> self._bits[:, None, None] & 1).float()
+            correlation = torch.ones_like(black)
+        else:
+            target = target[:, None].float()
+            correlation = pair_correlation(image, target)
+        if augmentation is not None and generator is not None:
+            image = distort_intensities(image, black, augmentation, generator)
+        return Batch(image, target, self._valid[slices], correlation, where, self.describe)
+
+    def describe(self, where: Sequence[int]) -> str:
+        """Return subject, image, slice and position in words; indices count from 0."""
+        name, k, (top, left) = self._names[int(where[0])]
+        row, column = int(where[1]) + top, int(where[2]) + left
+        return f"{name}, slice {k}, row {row}, column {column}"
+
+    def _keep(self, parts: list[_Part]) -> None:
+        """Lay all slices one after the other."""
+        self._names = [name for part in parts for name in part.names]
+        self.subjects = tuple(dict.fromkeys(part.subject for part in parts))
+        self._images = torch.cat([part.images for part in parts])
+        self._targets = torch.cat([part.targets for part in parts])
+        self._positions = torch.cat([part.positions for part in parts])
+        self.of_labels = self._targets.dtype == torch.uint8
+        expected = torch.cat([part.expected for part in parts])
+        self.expected = float(expected.sum())
+        self._shares = (expected.cumsum(0) / expected.sum()).to(self.device)
+
+        def table(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
+            values = [value for part in parts for value in getattr(part, name)]
+            return torch.tensor(values, dtype=dtype, device=self.device)
+
+        self._widths, self._heights = table("widths"), table("heights")
+        self._counts, self._black = table("counts"), table("black", torch.float32)
+        self._valid = table("valid", torch.bool)
+        self._firsts = self._counts.cumsum(0) - self._counts
+        sizes = self._widths * self._heights
+        self._bases = sizes.cumsum(0) - sizes
+        self._bits = torch.arange(len(self.labels), dtype=torch.uint8, device=self.device)
+        self._rows = torch.arange(self.size[0], device=self.device)[:, None]
+        self._columns = torch.arange(self.size[1], device=self.device)
+
+    def _upright(self, where: Tensor) -> Tensor:
+        """Return the index of every pixel in the long tensor, shape (n, h, w)."""
+        slices, row, column = where.unbind(1)
+        width = self._widths[slices]
+        first = self._bases[slices] + row * width + column
+        return first[:, None, None] + self._rows * width[:, None, None] + self._columns
+
+    def _turned(self, where: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """Interpolate turned patches: intensities linearly, labels from the nearest pixel."""
+        slices = where[:, 0]
+        middle = [(length - 1) / 2 for length in self.size]
+        y, x = self._rows - middle[0], self._columns - middle[1]
+        turn = turns[:, :, :, None, None]
+        rows = turn[:, 0, 0] * y + turn[:, 0, 1] * x + (where[:, 1, None, None] + middle[0])
+        columns = turn[:, 1, 0] * y + turn[:, 1, 1] * x + (where[:, 2, None, None] + middle[1])
+        image = self._linear(self._images, slices, rows, columns, self._black[slices])
+        if self.of_labels:
+            index, inside = self._index(slices, rows.round().long(), columns.round().long())
+            return image, self._targets.take(index) * inside
+        # the target's air is not stored: where a turned patch leaves the image, its edge goes on
+        return image, self._linear(self._targets, slices, rows, columns, None)
+
+    def _linear(
+        self, values: Tensor, slices: Tensor, rows: Tensor, columns: Tensor, outside: Tensor | None
+    ) -> Tensor:
+        top, left = rows.floor(), columns.floor()
+        down, right = rows - top, columns - left
+        result = torch.zeros_like(rows)
+        for row, weight_row in ((top, 1 - down), (top + 1, down)):
+            for column, weight_column in ((left, 1 - right), (left + 1, right)):
+                index, inside = self._index(slices, row.long(), column.long())
+                value = values.take(index).float()
+                if outside is not None:
+                    value = torch.where(inside, value, outside[:, None, None])
+                result += weight_row * weight_column * value
+        return result
+
+    def _index(self, slices: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the index of pixels, moved into the slice, and whether they were in it."""
+        heights, widths = (table[slices][:, None, None] for table in (self._heights, self._widths))
+        inside = (rows >= 0) & (rows < heights) & (columns >= 0) & (columns < widths)
+        rows = rows.clamp_min(0).minimum(heights - 1)
+        columns = columns.clamp_min(0).minimum(widths - 1)
+        return self._bases[slices][:, None, None] + rows * widths + columns, inside
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The slices of one item that have an admissible position; lists have one entry per slice."""
+
+    subject: str
+    names: list[tuple[str, int, tuple[int, int]]]
+    images: Tensor
+    targets: Tensor
+    positions: Tensor
+    expected: Tensor
+    widths: list[int]
+    heights: list[int]
+    counts: list[int]
+    black: list[float]
+    valid: list[list[bool]]
+
+    @classmethod
+    def of(cls, item: Item, slices: Slices, labels: Sequence[str], dtype: torch.dtype) -> _Part:
+        """Keep what drawing needs of an item."""
+        counts = slices.kept.flatten(1).sum(1)
+        used = torch.nonzero(counts).flatten()
+        images = slices.image[used].to(dtype)
+        if not bool(torch.isfinite(images).all()):
+            raise AnkleError(f"{item}: values too large for {dtype}: normalise with zscore first")
+        targets = slices.target[used]
+        if item.target is not None:
+            targets = targets.to(dtype)
+        _, row, column = torch.nonzero(slices.kept, as_tuple=True)
+        height, width = slices.image.shape[1:]
+        known = [True] if item.target is not None else [label in item.labels for label in labels]
+        n = len(used)
+        name = f"{item.subject} {item.name}" + (f" {item.bone}" if item.bone else "")
+        return cls(
+            subject=item.subject,
+            names=[(name, k, slices.corner) for k in used.tolist()],
+            images=images.flatten(),
+            targets=targets.flatten(),
+            positions=(row * width + column).int(),
+            expected=slices.expected[used],
+            widths=[width] * n,
+            heights=[height] * n,
+            counts=counts[used].tolist(),
+            black=[slices.black] * n,
+            valid=[known] * n,
+        )

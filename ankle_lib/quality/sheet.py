@@ -1,0 +1,229 @@
+"""The review sheet: one row per registration, the gate's verdict and people's, in one CSV file.
+
+A person's verdict wins over the gate's as long as it speaks of the same registration. Every change
+is made under a lock, on the file as it is at that moment, and written atomically, so several
+people (and a running chapter) can change it at once and no row is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from ankle_lib.files import AnkleError, write_text
+from ankle_lib.quality.sheet_file import (
+    AUTOMATIC,
+    COLUMNS,
+    KEY,
+    check_unique,
+    check_verdict,
+    format_sheet,
+    key_of,
+    one_kind_of_line_end,
+    parse_sheet,
+    records_of,
+    typed,
+)
+
+__all__ = ["ReviewSheet", "accepted", "same_correlation"]
+
+LOCK_TIMEOUT_S = 30.0
+
+_SAME_CORRELATION = 0.6e-4
+"""The sheet holds four decimals; a little more than half of the last lets equal numbers be equal
+whatever the rounding did."""
+_EARLIER = "earlier: "
+"""Where in an automatic row's note begins what people said of other registrations."""
+
+
+class ReviewSheet:
+    """The file ``qc_sheet.csv``; holds no rows itself, so it always tells what the file says.
+
+    Parameters
+    ----------
+    path : path
+        The file, which need not exist yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def table(self) -> pd.DataFrame:
+        """Return all rows, in the order of the file, with the columns `COLUMNS`.
+
+        Raises
+        ------
+        AnkleError
+            If the file is missing or not a review sheet. A sheet that a spreadsheet has saved
+            (semicolons or tabs, byte order mark, Windows line ends, decimal commas, columns in
+            another order) is understood.
+        """
+        if not self.path.exists():
+            raise AnkleError(f"{self.path}: no such review sheet: run the registration first")
+        return parse_sheet(self.path)
+
+    def undecided(self) -> pd.DataFrame:
+        """Return the rows that no person has judged."""
+        table = self.table()
+        return table[table["reviewer"] == AUTOMATIC]
+
+    def update(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Merge the automatic verdicts of all registrations of a run; return the new table.
+
+        - New registrations are added and automatic verdicts replaced.
+        - A person's verdict stays if the registration is the same (equal correlation, to four
+          decimals). If it has changed, the automatic verdict takes over, and its note keeps what
+          the person had said.
+        - Rows of registrations that are gone are dropped, but a person's verdict never is.
+
+        Parameters
+        ----------
+        rows : DataFrame
+            Columns subject, sequence, frame, bone, correlation, verdict; note if there is
+            something to say. Others are ignored.
+
+        Raises
+        ------
+        AnkleError
+            If a column is missing, a registration is named twice, a verdict is unknown, or the
+            file is not a review sheet.
+        """
+        fresh = _checked_rows(rows)
+        with self._locked():
+            old = records_of(parse_sheet(self.path)) if self.path.exists() else []
+            before = {key_of(row): row for row in old}
+            merged = [_merge(row, before.pop(key_of(row), None)) for row in records_of(fresh)]
+            gone = [row for row in before.values() if row["reviewer"] != AUTOMATIC]
+            table = _sorted(pd.DataFrame([*merged, *gone], columns=list(COLUMNS)))
+            self._write(table)
+        return table
+
+    def judge(
+        self,
+        subject: str,
+        sequence: str,
+        frame: int,
+        bone: str,
+        verdict: str,
+        reviewer: str,
+        note: str = "",
+        *,
+        correlation: float | None = None,
+    ) -> pd.DataFrame:
+        """Write a person's verdict on one registration, with the time (UTC); return the table.
+
+        Parameters
+        ----------
+        subject, sequence, frame, bone
+            Which registration.
+        verdict : str
+            One of `VERDICTS`.
+        reviewer, note : str
+            Who says so, and what else.
+        correlation : float, optional
+            That of the registration that the person saw.
+
+        Raises
+        ------
+        AnkleError
+            If there is no such row, or it is about a registration with another ``correlation``
+            by now; if the verdict is unknown or the reviewer has no name.
+        """
+        check_verdict(verdict, "judge")
+        reviewer = reviewer.strip()
+        if reviewer in ("", AUTOMATIC):
+            raise AnkleError(f"reviewer {reviewer!r}: give the name of the person who judges")
+        key = (subject, sequence, frame, bone)
+        with self._locked():
+            table = self.table()
+            found = np.logical_and.reduce(
+                [table[name] == value for name, value in zip(KEY, key, strict=True)]
+            )
+            if not found.any():
+                raise AnkleError(f"{self.path}: has no row {', '.join(map(str, key))}")
+            now = float(table.loc[found, "correlation"].iloc[0])
+            if correlation is not None and not same_correlation(now, correlation):
+                raise AnkleError(
+                    f"{self.path}: {', '.join(map(str, key))} was registered again meanwhile "
+                    f"(correlation {correlation:.4f}, now {now:.4f}): look at it again"
+                )
+            time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            table.loc[found, ["verdict", "reviewer", "time", "note"]] = [
+                verdict, reviewer, time, one_kind_of_line_end(note),
+            ]  # fmt: skip
+            self._write(table)
+        return table
+
+    def _write(self, table: pd.DataFrame) -> None:
+        text = format_sheet(table)
+        # an unchanged file keeps its time, by which later chapters know that nothing changed
+        if not self.path.exists() or self.path.read_bytes() != text.encode():
+            write_text(self.path, text)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(
+            self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_TIMEOUT_S
+        )
+        try:
+            with lock:
+                yield
+        except filelock.Timeout:
+            raise AnkleError(
+                f"{self.path}: another process has held it for {LOCK_TIMEOUT_S:.0f} s: "
+                "end that process, then try again"
+            ) from None
+
+
+def accepted(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the rows of a review sheet whose verdict is ``accepted``."""
+    table = ReviewSheet(path).table()
+    return table[table["verdict"] == "accepted"]
+
+
+def same_correlation(first: float, second: float) -> bool:
+    """Whether two correlations are equal to four decimals; NaN equals NaN."""
+    if np.isnan(first) or np.isnan(second):
+        return bool(np.isnan(first) and np.isnan(second))
+    return abs(first - second) <= _SAME_CORRELATION
+
+
+def _merge(automatic: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    if before is None:
+        return automatic
+    if before["reviewer"] == AUTOMATIC:
+        _, mark, said = before["note"].partition(_EARLIER)
+    elif same_correlation(automatic["correlation"], before["correlation"]):
+        return before
+    else:
+        mark = _EARLIER
+        said = f"{before['reviewer']} {before['verdict']} ({before['correlation']:.4f})"
+        said += f": {before['note']}" if before["note"] else ""
+    return {**automatic, "note": "; ".join(filter(None, [automatic["note"], mark + said]))}
+
+
+def _checked_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in (*KEY, "correlation", "verdict") if name not in rows]
+    if missing:
+        raise AnkleError(f"rows for the review sheet lack the column {', '.join(missing)}")
+    table = pd.DataFrame({name: rows[name].to_numpy() for name in (*KEY, "correlation", "verdict")})
+    table["reviewer"], table["time"] = AUTOMATIC, ""
+    table["note"] = rows["note"].fillna("").to_numpy() if "note" in rows else ""
+    table = typed(table)
+    for row in records_of(table):
+        check_verdict(row["verdict"], ", ".join(map(str, key_of(row))))
+    check_unique([key_of(row) for row in records_of(table)], "rows for the review sheet")
+    return _sorted(table)
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    return typed(table).sort_values(list(KEY), ignore_index=True)

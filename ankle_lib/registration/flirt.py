@@ -1,0 +1,152 @@
+"""Engine "flirt": FSL FLIRT with the options of the report (section 5.2.4).
+
+The foot as a whole: six degrees of freedom, correlation ratio, FLIRT's own search. A bone: the
+same, weighted by its blurred mask, from the pose of the whole, without a search. FSL is neither
+part of this package nor needed by the rest of it: https://fsl.fmrib.ox.ac.uk/fsl.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ankle_lib.files import AnkleError
+from ankle_lib.registration.fits import Fits
+from ankle_lib.registration.moving import slice_direction
+from ankle_lib.registration.one_by_one import cut_region, fit_each
+from ankle_lib.registration.settings import WHOLE, Settings
+from ankle_lib.transforms import Matrix, nearest_rigid, read_flirt, write_flirt
+from ankle_lib.volume import Volume, save
+
+__all__ = ["fit"]
+
+
+def fit(
+    fixed: Volume,
+    moving: Volume,
+    weights: Mapping[str, NDArray[Any]],
+    start: NDArray[np.float64],
+    settings: Settings,
+) -> Fits:
+    """Register every region to every frame; see `ankle_lib.registration.register`.
+
+    Parameters
+    ----------
+    fixed, moving : Volume
+        Frames (3D or 4D) and static scan (3D).
+    weights : mapping of R names to (I, J, K) arrays
+        Those of the region ``whole`` are not used: the report gave FLIRT the whole image.
+    start : (F, R, 4, 4) array
+        Static world to frame world, RAS mm. Not used for ``whole``.
+    settings : Settings
+        Only ``n_jobs`` counts.
+
+    Raises
+    ------
+    AnkleError
+        If ``flirt`` is not on the PATH, fails, or leaves no rigid matrix.
+    """
+    command = _flirt()
+    margin_mm = slice_direction(fixed.affine).thickness_mm
+    regions = [cut_region(moving, array, name, margin_mm) for name, array in weights.items()]
+    with tempfile.TemporaryDirectory(prefix="ankle-flirt-") as folder:
+        files = _Files(Path(folder), fixed, moving, weights)
+
+        def fit_one(frame: int, index: int) -> tuple[Matrix, float]:
+            options, matrix = files.options(frame, regions[index].name, start[frame, index])
+            seconds = _run([command, *options])
+            return _pose(matrix, moving, fixed), seconds
+
+        return fit_each(fixed, regions, fit_one, settings.n_jobs)
+
+
+class _Files:
+    """The images in a temporary folder, uncompressed, because FLIRT reads them for every fit."""
+
+    def __init__(
+        self, folder: Path, fixed: Volume, moving: Volume, weights: Mapping[str, NDArray[Any]]
+    ) -> None:
+        self.folder, self.fixed, self.moving = folder, fixed, moving
+        save(folder / "static.nii", moving.data, moving.affine)
+        for frame in range(fixed.n_frames):
+            save(folder / f"frame-{frame:02d}.nii", fixed.frame(frame).data, fixed.affine)
+        for name, array in weights.items():
+            if name != WHOLE:
+                save(folder / f"{name}_weights.nii", array.astype(np.float32), moving.affine)
+
+    def options(self, frame: int, region: str, start: Matrix) -> tuple[list[str], Path]:
+        """Return FLIRT's options for one fit, and where it is to write the matrix."""
+        stem = self.folder / f"frame-{frame:02d}_{region}"
+        matrix = stem.with_name(f"{stem.name}.mat")
+        options = [
+            *("-in", str(self.folder / "static.nii")),
+            *("-ref", str(self.folder / f"frame-{frame:02d}.nii")),
+        ]
+        if region != WHOLE:
+            first = write_flirt(
+                stem.with_name(f"{stem.name}_init.mat"),
+                start,
+                (self.moving.shape, self.moving.affine),
+                (self.fixed.shape, self.fixed.affine),
+            )
+            weights = self.folder / f"{region}_weights.nii"
+            options += ["-inweight", str(weights), "-init", str(first)]
+        options += ["-dof", "6"]
+        if region != WHOLE:
+            options += ["-nosearch"]
+        return [*options, "-omat", str(matrix), "-out", str(stem)], matrix
+
+
+def _flirt() -> str:
+    command = shutil.which("flirt")
+    if command is None:
+        raise AnkleError(
+            "engine 'flirt' needs FSL's program flirt on the PATH: install FSL "
+            "(https://fsl.fmrib.ox.ac.uk/fsl/docs/#/install) and source its setup, or choose "
+            "engine 'torch'"
+        )
+    return command
+
+
+def _run(command: list[str]) -> float:
+    """Run FLIRT and return its CPU time in seconds."""
+    environment = {**os.environ, "FSLOUTPUTTYPE": "NIFTI_GZ"}
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+        )
+        try:
+            # wait4 and not wait: it tells the CPU time of this child alone, whatever other threads
+            # are waiting for.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # control-C: FLIRT would go on for minutes
+            process.kill()
+            process.wait()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise AnkleError(f"flirt failed with status {process.returncode}: {_last(errors)}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def _last(errors: Any) -> str:
+    """Return the last line that FLIRT wrote to standard error."""
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _pose(matrix: Path, moving: Volume, fixed: Volume) -> Matrix:
+    """Read FLIRT's matrix as a pose; it is rounded, so it is rigid only nearly."""
+    if not matrix.exists():
+        raise AnkleError(f"flirt ended without an error but wrote no matrix {matrix.name}")
+    found = read_flirt(matrix, (moving.shape, moving.affine), (fixed.shape, fixed.affine))
+    return nearest_rigid(found)

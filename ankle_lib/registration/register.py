@@ -1,0 +1,213 @@
+"""One call for every registration: whole feet and single bones, by any of the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ankle_lib.files import AnkleError
+from ankle_lib.registration.settings import Settings
+from ankle_lib.transforms import is_rigid
+from ankle_lib.volume import Volume
+
+__all__ = ["ENGINES", "Registration", "register"]
+
+ENGINES = ("torch", "simpleitk", "flirt")
+
+LEAST_OF_USUAL = 0.75
+"""A frame of which less than this part of the usual is explained has failed."""
+
+FEWEST_IN_LINE = 7
+"""With fewer frames, steps are too long to say what is usual."""
+USUAL_JUMP = 4.0
+"""A frame out of line with its neighbours by this many times the usual is suspicious,"""
+JUMP_MM = (5.0, 10.0)
+"""but not below the first and in any case above the second; fast feet are out of line by 6 mm."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Poses of R regions in F frames, and how far to trust them."""
+
+    regions: tuple[str, ...]
+    poses: NDArray[np.float64]
+    """(F, R, 4, 4) static world to frame world, RAS mm. A failed fit keeps the best pose found."""
+    correlations: NDArray[np.float64]
+    """(F, R) weighted correlation of the frame and the carried, slice-averaged static scan."""
+    costs: NDArray[np.float64]
+    """(F, R) part of the frame's variance that stays unexplained."""
+    seen: NDArray[np.float64]
+    """(F, R) part of the region that lies in the frame's field of view."""
+    failed: NDArray[np.bool_]
+    """(F, R) fits that must not be used."""
+    reasons: NDArray[np.str_]
+    """(F, R) why a fit failed; empty where it did not."""
+    seconds: NDArray[np.float64]
+    """(F, R) CPU seconds, the preparation shared out."""
+    engine: str
+
+    def region(self, name: str) -> NDArray[np.float64]:
+        """Return the poses (F, 4, 4) of one region."""
+        return self.poses[:, self.regions.index(name)]
+
+
+def register(
+    fixed: Volume,
+    moving: Volume,
+    weights: Mapping[str, NDArray[Any]],
+    *,
+    start: ArrayLike | None = None,
+    engine: str = "torch",
+    device: str = "cpu",
+    settings: Settings | None = None,
+) -> Registration:
+    """Find the rigid pose that carries each region of the static scan onto each frame.
+
+    Parameters
+    ----------
+    fixed : Volume
+        The frames: 3D, or 4D with F frames; any orientation. The axis with the largest voxel is
+        the one across the slices.
+    moving : Volume
+        The static scan, 3D.
+    weights : mapping of name to (I, J, K) array
+        For each region a weight in [0, 1] on the grid of ``moving``, such as
+        `masking.bone_weights`; only what is above 0 is compared.
+    start : (4, 4), (F, 4, 4) or (F, R, 4, 4) array, optional
+        Where to begin; the two scans' worlds agree by default.
+    engine : str
+        ``"torch"`` (the course's own), ``"simpleitk"`` or ``"flirt"`` (needs FSL).
+    device : str
+        ``"cpu"`` or ``"cuda"``, for the course's own engine.
+    settings : Settings, optional
+
+    Raises
+    ------
+    AnkleError
+        If there is nothing to compare: no region, empty weights, constant or non-finite images,
+        one slice only, no common field of view; or if the engine is unknown or not installed.
+    """
+    settings = settings or Settings()
+    _check(fixed, moving, weights)
+    begin = _start_poses(start, fixed.n_frames, len(weights))
+    if engine == "torch":
+        from ankle_lib.registration import multiresolution  # torch takes seconds to import
+
+        found = multiresolution.fit(fixed, moving, weights, begin, settings, device)
+    elif engine == "simpleitk":
+        from ankle_lib.registration import simpleitk
+
+        found = simpleitk.fit(fixed, moving, weights, begin, settings)
+    elif engine == "flirt":
+        from ankle_lib.registration import flirt
+
+        found = flirt.fit(fixed, moving, weights, begin, settings)
+    else:
+        raise AnkleError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")
+    poses, correlations, costs, seen, seconds = found
+    centres = np.array([_centre(soft, moving.affine) for soft in weights.values()])
+    reasons = _reasons(poses, correlations, costs, seen, centres, settings)
+    return Registration(
+        tuple(weights), poses, correlations, costs, seen, reasons != "", reasons, seconds, engine
+    )
+
+
+def _check(fixed: Volume, moving: Volume, weights: Mapping[str, NDArray[Any]]) -> None:
+    if moving.data.ndim != 3:
+        raise AnkleError(f"the static scan has shape {moving.data.shape}: one 3D image is expected")
+    if not weights:
+        raise AnkleError("nothing to register: no region with weights was given")
+    for volume, name in ((fixed, "dynamic image"), (moving, "static scan")):
+        if min(volume.shape) < 2:
+            raise AnkleError(
+                f"the {name} has shape {volume.shape}: a single slice cannot say where a bone is "
+                "in 3D, at least 2 along each axis are needed"
+            )
+    for name, soft in weights.items():
+        if soft.shape != moving.shape:
+            raise AnkleError(
+                f"weights of {name} have shape {soft.shape}, the static scan has {moving.shape}"
+            )
+
+
+def _start_poses(start: ArrayLike | None, n_frames: int, n_regions: int) -> NDArray[np.float64]:
+    given = np.asarray(np.eye(4) if start is None else start, dtype=np.float64)
+    spread = given[:, None] if given.ndim == 3 else given
+    try:
+        poses = np.broadcast_to(spread, (n_frames, n_regions, 4, 4)).copy()
+    except ValueError:
+        raise AnkleError(
+            f"start poses have shape {given.shape}: expected (4, 4), ({n_frames}, 4, 4) or "
+            f"({n_frames}, {n_regions}, 4, 4)"
+        ) from None
+    for pose in poses.reshape(-1, 4, 4):
+        if not is_rigid(pose):
+            raise AnkleError(f"a start pose is not rigid: {pose.tolist()}")
+    return poses
+
+
+def _centre(soft: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the middle of a region, world mm."""
+    total = float(soft.sum())
+    sums = [soft.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    middle = [float(part @ np.arange(len(part))) / max(total, 1e-9) for part in sums]
+    return np.asarray(affine[:3, :3] @ middle + affine[:3, 3])
+
+
+def _reasons(
+    poses: NDArray[np.float64],
+    correlations: NDArray[np.float64],
+    costs: NDArray[np.float64],
+    seen: NDArray[np.float64],
+    centres: NDArray[np.float64],
+    settings: Settings,
+) -> NDArray[np.str_]:
+    reasons = np.full(costs.shape, "", dtype="<U60")
+    for region, centre in enumerate(centres):
+        explained = 1 - costs[:, region]
+        enough = max(1 - settings.largest_cost, LEAST_OF_USUAL * float(np.median(explained)))
+        reasons[explained < enough, region] = "the static scan explains too little of the frame"
+        unlike = ~(correlations[:, region] >= settings.least_correlation)
+        reasons[unlike, region] = "frame and static scan are not alike there"
+        hidden = seen[:, region] < settings.least_seen
+        reasons[hidden, region] = "too little of it in the frame's field of view"
+        trusted = np.flatnonzero(reasons[:, region] == "")
+        jumps = trusted[_out_of_line(poses[trusted, region], trusted, centre)]
+        reasons[jumps, region] = "out of line with its neighbours in time"
+    return reasons
+
+
+def _out_of_line(
+    poses: NDArray[np.float64], times: NDArray[np.int_], centre: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Tell which poses (T, 4, 4) lie far from the line between their neighbours in time.
+
+    The worst goes first, and the others are looked at again without it: a single wrong pose makes
+    its neighbours look wrong, too.
+    """
+    reach = 25.0 * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)]) + centre
+    points = np.einsum("fij,pj->fpi", poses[:, :3, :3], reach) + poses[:, None, :3, 3]
+    wrong = np.zeros(len(poses), dtype=bool)
+    while np.count_nonzero(~wrong) >= FEWEST_IN_LINE:
+        kept = np.flatnonzero(~wrong)
+        jump = _jumps(points[kept], times[kept])
+        usual = USUAL_JUMP * float(np.percentile(jump, 25))
+        if jump.max() <= np.clip(usual, *JUMP_MM):
+            break
+        wrong[kept[np.argmax(jump)]] = True
+    return wrong
+
+
+def _jumps(points: NDArray[np.float64], times: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Mean distance (T,) of points (T, P, 3) from the line between their neighbours in time."""
+    i = np.array([1, *range(len(points) - 2), len(points) - 3])  # two others, for the ends too
+    j = np.array([2, *range(2, len(points)), len(points) - 2])
+    part = (times - times[i]) / (times[j] - times[i])
+    line = points[i] + part[:, None, None] * (points[j] - points[i])
+    jump = np.linalg.norm(points - line, axis=2).mean(axis=1)
+    jump[[0, -1]] /= 2  # extrapolated
+    return np.asarray(jump)

@@ -1,0 +1,210 @@
+"""One's own scans: what a registration needs is read and checked before any work begins."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ankle_lib.files import AnkleError
+from ankle_lib.presets import BONES
+from ankle_lib.scan_checks import check_scan, size_in_words, values_in_words
+from ankle_lib.transforms import Grid
+from ankle_lib.volume import (
+    Volume,
+    load,
+    resample,
+    to_orientation,
+    voxel_to_world,
+    world_to_voxel,
+)
+
+__all__ = ["Scans", "read_scans"]
+
+SAME_GRID_VOXELS = 0.1
+"""Corners of two grids that differ by less are the same."""
+LARGEST_MASK = 0.5
+"""Part of the scan above which a mask is that of the background."""
+LARGEST_LOSS = 0.05
+"""Part of a mask that may lie outside of the static scan."""
+LARGEST_SHARED = 0.5
+"""Part of the smaller one that two bones may share."""
+LITTLE_SEEN = 0.7
+MAX_POINTS = 5000
+
+
+@dataclass(frozen=True)
+class Scans:
+    """A static scan, frames, and the masks of bones on the static scan."""
+
+    static: Volume
+    """3D, axes brought to posterior, superior, right; nothing is interpolated."""
+    static_grid: Grid
+    """The static scan's grid as it is in its file."""
+    frames: Volume
+    """4D, on the grid of the files."""
+    masks: dict[str, NDArray[np.bool_]]
+    """Bone to mask, on the grid of ``static``."""
+    notes: tuple[str, ...]
+    """What a person should know about the files, one sentence each."""
+
+
+def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path]) -> Scans:
+    """Read and check the scans of one foot.
+
+    Parameters
+    ----------
+    static : Path
+        One 3D NIfTI file, in any orientation.
+    dynamic : sequence of Path
+        One 4D file, or one 3D file for each frame, all on one grid.
+    masks : mapping of bone to Path
+        At least one of calcaneus, talus, tibia: one label each. A mask on another grid than the
+        static scan is brought to it (nearest voxel), and noted.
+
+    Raises
+    ------
+    AnkleError
+        If a file cannot be read, is not what it is given for, or does not overlap the others.
+    """
+    if not masks:
+        raise AnkleError(f"no mask given: name at least one of {', '.join(BONES)}")
+    for bone in masks:
+        if bone not in BONES:
+            raise AnkleError(f"there is no bone {bone!r}: choose from {', '.join(BONES)}")
+    still = _static(static)
+    frames = _frames(dynamic)
+    if abs(np.linalg.det(still.affine)) > abs(np.linalg.det(frames.affine)):
+        raise AnkleError(
+            f"the static scan {static} has larger voxels ({size_in_words(still)}) than the dynamic "
+            f"one ({size_in_words(frames)}): are the two swapped?"
+        )
+    canonical = to_orientation(still)
+    found = {bone: _mask(bone, path, canonical) for bone, path in masks.items()}
+    bones = {bone: mask for bone, (mask, _) in found.items()}
+    _check_apart(bones)
+    notes = [note for _, note in found.values() if note]
+    notes += _seen_notes(canonical, bones, frames)
+    return Scans(canonical, (still.shape, still.affine), frames, bones, tuple(notes))
+
+
+def _static(path: Path) -> Volume:
+    volume = load(path)
+    if volume.n_frames > 1:
+        raise AnkleError(
+            f"{path}: more than one static volume ({volume.n_frames}): give one 3D scan, or is "
+            "this the dynamic series?"
+        )
+    check_scan(path, volume)
+    return volume
+
+
+def _frames(paths: Sequence[Path]) -> Volume:
+    if not paths:
+        raise AnkleError("no dynamic scan given: name one 4D file, or one 3D file for each frame")
+    volumes = [load(path) for path in paths]
+    if len(volumes) > 1:
+        for path, volume in zip(paths, volumes, strict=True):
+            if volume.n_frames > 1:
+                raise AnkleError(
+                    f"{path}: one of {len(paths)} dynamic files, but it holds {volume.n_frames} "
+                    "frames: give one 4D file alone"
+                )
+            if not _same_grid(volume, volumes[0]):
+                raise AnkleError(
+                    f"{path}: shape {volume.shape} and voxels of {size_in_words(volume)} are not "
+                    f"the grid of {paths[0]} ({volumes[0].shape}, {size_in_words(volumes[0])}): "
+                    "register it by itself"
+                )
+    frames = [volume.frame(n) for volume in volumes for n in range(volume.n_frames)]
+    for number, frame in enumerate(frames):
+        path = paths[number if len(paths) > 1 else 0]
+        check_scan(f"{path}, frame {number}" if len(frames) > 1 else path, frame)
+    if len(volumes) == 1 and volumes[0].data.ndim == 4:
+        return volumes[0]
+    return Volume(np.stack([frame.data for frame in frames], axis=3), frames[0].affine)
+
+
+def _mask(bone: str, path: Path, static: Volume) -> tuple[NDArray[np.bool_], str]:
+    """Return a mask on the static scan's grid and a note, which may be empty."""
+    volume = load(path)
+    if volume.n_frames > 1:
+        raise AnkleError(f"{path}: a mask with {volume.n_frames} volumes: give one 3D mask")
+    values = np.unique(volume.data[volume.data != 0])
+    if len(values) == 0:
+        raise AnkleError(f"{path}: the mask of the {bone} is empty")
+    if len(values) > 1 or not np.isfinite(values).all():
+        raise AnkleError(
+            f"{path}: the mask of the {bone} has the labels {values_in_words(values)} beside 0: "
+            "give a file with this bone alone"
+        )
+    part = np.count_nonzero(volume.data) / volume.data.size
+    if part > LARGEST_MASK:
+        raise AnkleError(f"{path}: the {bone} fills {part:.0%} of its grid: is it inverted?")
+    mask = to_orientation(Volume(volume.data != 0, volume.affine))
+    if _same_grid(mask, static):
+        return mask.data, ""
+    moved = resample(mask, static.shape, static.affine, order=0)
+    volumes = [np.count_nonzero(m.data) * abs(np.linalg.det(m.affine)) for m in (mask, moved)]
+    lost = 1 - volumes[1] / volumes[0]
+    if abs(lost) > LARGEST_LOSS:
+        raise AnkleError(
+            f"{path}: on the static scan's grid the {bone} has {volumes[1] / 1000:.3g} cm3 instead "
+            f"of {volumes[0] / 1000:.3g}: is it the mask of another scan?"
+        )
+    grid = size_in_words(mask)
+    note = f"the mask of the {bone} was brought from its own grid ({grid}) to the static scan"
+    return moved.data, note
+
+
+def _check_apart(masks: Mapping[str, NDArray[np.bool_]]) -> None:
+    for one, other in itertools.combinations(masks, 2):
+        smaller = min(np.count_nonzero(masks[one]), np.count_nonzero(masks[other]))
+        shared = np.count_nonzero(masks[one] & masks[other]) / smaller
+        if shared > LARGEST_SHARED:
+            raise AnkleError(
+                f"the masks of {one} and {other} share {shared:.0%} of the smaller one: is one "
+                "file given for both?"
+            )
+
+
+def _seen_notes(
+    static: Volume, masks: Mapping[str, NDArray[np.bool_]], frames: Volume
+) -> list[str]:
+    """Note bones that the frames see in part; refuse those that they do not see at all."""
+    notes = []
+    for bone, mask in masks.items():
+        voxels = np.argwhere(mask)
+        world = voxel_to_world(static.affine, voxels[:: len(voxels) // MAX_POINTS + 1])
+        there = world_to_voxel(frames.affine, world)
+        seen = ((there >= -0.5) & (there <= np.asarray(frames.shape) - 0.5)).all(axis=1).mean()
+        if seen == 0:
+            raise AnkleError(
+                f"the {bone} lies outside of the dynamic scan's field of view ({_span(frames)}; "
+                f"static scan {_span(static)}; world mm): are the two of one session?"
+            )
+        if seen < LITTLE_SEEN:
+            notes.append(f"only {seen:.0%} of the {bone} lies in the dynamic scan's field of view")
+    return notes
+
+
+def _same_grid(one: Volume, other: Volume) -> bool:
+    if one.shape != other.shape:
+        return False
+    last = np.asarray(one.shape) - 1
+    corners = np.stack(np.meshgrid(*np.stack([0 * last, last], 1), indexing="ij"), -1)
+    apart = voxel_to_world(one.affine, corners) - voxel_to_world(other.affine, corners)
+    return bool(np.abs(apart).max() <= SAME_GRID_VOXELS * min(one.voxel_size_mm))
+
+
+def _span(volume: Volume) -> str:
+    """Write the box that a grid fills, e.g. ``R -40..52, A -80..61, S -90..33``."""
+    ends = np.stack([np.full(3, -0.5), np.asarray(volume.shape) - 0.5], axis=1)
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
+    world = voxel_to_world(volume.affine, corners)
+    sides = zip("RAS", world.min(axis=0), world.max(axis=0), strict=True)
+    return ", ".join(f"{letter} {low:.0f}..{high:.0f}" for letter, low, high in sides)

@@ -1,0 +1,239 @@
+"""The report's experiments on static segmentation (section 6.2), its values beside ours.
+
+Every network here is the report's: one bone, patches of which 75 % are foot, binary cross-entropy,
+no augmentation, the last epoch. It is applied in evaluation mode; what else happens is the subject
+of `postmortem`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ankle_lib.metrics import bootstrap_interval
+from ankle_lib.networks import NETWORKS, REPORT_PARAMETERS
+from ankle_lib.patches.split import Part
+from ankle_lib.presets import BONES
+from ankle_lib.segmentation.recipe import Fitted
+from ankle_lib.segmentation.study import Study
+
+__all__ = [
+    "CHOSEN",
+    "REPORT_PATCHES",
+    "REPORT_TRAINED",
+    "REPORT_VALIDATION",
+    "REPORT_VOLUMES",
+    "chosen_networks",
+    "compare_architectures",
+    "cross_validate",
+    "depths",
+    "learning_rates",
+    "on_test_patches",
+    "on_whole_slices",
+    "trained_and_validated",
+]
+
+REPORT_VALIDATION = {
+    "fcn": (0.29, 0.32, 0.35),
+    "unet": (0.80, 0.81, 0.92),
+    "resnet-basic": (0.81, 0.82, 0.81),
+    "resnet-bottleneck": (0.62, 0.60, 0.64),
+}
+"""Table 6.1: mean Dice on validation patches, bones in the order of `BONES`."""
+
+REPORT_TRAINED = {
+    ("unet", "train"): (0.89, 0.92, 0.92),
+    ("unet", "validation"): (0.80, 0.81, 0.92),
+    ("resnet-basic", "train"): (0.94, 0.94, 0.94),
+    ("resnet-basic", "validation"): (0.83, 0.82, 0.82),
+}
+"""Table 6.2."""
+
+REPORT_PATCHES = {"unet": (0.74, 0.78, 0.87), "resnet-basic": (0.80, 0.81, 0.80)}
+"""Table 6.3: patches of the subjects with equinus."""
+
+REPORT_VOLUMES = {
+    "unet": ((0.42, 0.26, 0.53), (0.70, 0.52, 0.79), (0.50, 0.27, 0.63)),
+    "resnet-basic": ((0.41, 0.21, 0.53), (0.42, 0.13, 0.58), (0.60, 0.34, 0.74)),
+}
+"""Table 6.4: mean, smallest and largest Dice of the volumes of the subjects with equinus."""
+
+CHOSEN = {"unet": 5e-4, "resnet-basic": 1e-4}
+"""The two networks that the report went on with, and their learning rates (Fig. 6.9)."""
+
+FIRST_BONE = BONES[0]
+"""The report chose depth and learning rate by the calcaneus."""
+
+
+def compare_architectures(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train the four architectures for each bone (report, Table 6.1 and Fig. 6.6).
+
+    Returns
+    -------
+    table : DataFrame
+        Columns network, parameters, bone, dice_validation, report_parameters,
+        report_dice_validation, steps, samples_per_s.
+    losses : DataFrame
+        Columns network, bone, step, loss.
+    """
+    rows, losses = [], []
+    for network in NETWORKS:
+        for bone, report in zip(BONES, REPORT_VALIDATION[network], strict=True):
+            fitted = study.fit(study.report_recipe(network, bone))
+            rows.append(
+                {
+                    "network": network,
+                    "parameters": fitted.parameters,
+                    "bone": bone,
+                    "dice_validation": _patch_dice(study, fitted, "validation"),
+                    "report_parameters": REPORT_PARAMETERS[network],
+                    "report_dice_validation": report,
+                    "steps": len(fitted.losses),
+                    "samples_per_s": float(fitted.epochs["samples_per_s"].median()),
+                }
+            )
+            losses.append(fitted.losses[["step", "loss"]].assign(network=network, bone=bone))
+    return pd.DataFrame(rows), pd.concat(losses, ignore_index=True)
+
+
+def depths(study: Study) -> pd.DataFrame:
+    """Train both chosen networks with fewer and more levels, for the calcaneus (Fig. 6.7).
+
+    Returns
+    -------
+    DataFrame
+        Columns network, depth, parameters, part (train or validation), dice.
+    """
+    levels = {"unet": study.sizes.unet_depths, "resnet-basic": study.sizes.resnet_depths}
+    return _varied(study, "depth", levels)
+
+
+def learning_rates(study: Study) -> pd.DataFrame:
+    """Train both chosen networks with several learning rates, for the calcaneus (Fig. 6.9).
+
+    Returns
+    -------
+    DataFrame
+        Columns network, rate, parameters, part (train or validation), dice.
+    """
+    rates = {"unet": study.sizes.unet_rates, "resnet-basic": study.sizes.resnet_rates}
+    return _varied(study, "rate", rates)
+
+
+def chosen_networks(study: Study) -> dict[str, list[Fitted]]:
+    """Return both chosen networks at their learning rates, one network for each bone."""
+    return {
+        network: [study.fit(study.report_recipe(network, bone, rate=rate)) for bone in BONES]
+        for network, rate in CHOSEN.items()
+    }
+
+
+def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+    """Score the chosen networks on patches they were trained on, and others (Table 6.2).
+
+    Returns
+    -------
+    DataFrame
+        Columns network, bone, dice_mean, dice_low, dice_high, report_dice, part. No interval
+        where there is one subject.
+    """
+    tables = []
+    parts: tuple[Part, ...] = ("train", "validation")
+    for part in parts:
+        report = {name: REPORT_TRAINED[name, part] for name in networks}
+        scores = _on_patches(study, networks, part, report)
+        tables.append(scores.assign(part=part))
+    return pd.concat(tables, ignore_index=True)
+
+
+def on_test_patches(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+    """Score the chosen networks on patches of the subjects with equinus (Table 6.3).
+
+    Returns
+    -------
+    DataFrame
+        Columns network, bone, dice_mean, dice_low, dice_high, report_dice.
+    """
+    return _on_patches(study, networks, "test", REPORT_PATCHES)
+
+
+def on_whole_slices(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+    """Score the chosen networks as in 2020 on whole slices, and in evaluation mode (Table 6.4).
+
+    Returns
+    -------
+    DataFrame
+        Columns network, bone, dice_mean, dice_low, dice_high, report_dice, report_min, report_max,
+        dice_min, dice_max, eval_dice_mean. Only the last is in evaluation mode.
+    """
+    rows = []
+    for name, of_bones in networks.items():
+        for fitted, report in zip(of_bones, REPORT_VOLUMES[name], strict=True):
+            coded = study.volume_scores(fitted, batchnorm_training=True)
+            row = _interval(name, coded["bone"].iloc[0], coded["dice"], coded["subject"])
+            row |= dict(zip(("report_dice", "report_min", "report_max"), report, strict=True))
+            row |= {"dice_min": coded["dice"].min(), "dice_max": coded["dice"].max()}
+            row["eval_dice_mean"] = study.volume_scores(fitted)["dice"].mean()
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cross_validate(study: Study) -> pd.DataFrame:
+    """Train without each control in turn and score on patches of that control (Fig. 6.10).
+
+    Returns
+    -------
+    DataFrame
+        Columns network, subject, bone, dice.
+    """
+    rows = []
+    for network, rate in CHOSEN.items():
+        if network != "unet" and not study.sizes.resnet_folds:
+            continue
+        for split in study.folds:
+            for bone in BONES:
+                fitted = study.fit(study.report_recipe(network, bone, rate=rate), split)
+                scores = study.patch_scores(fitted, "validation", split)
+                dice = float(scores["patch_dice"].mean())
+                rows.append((network, split.validation[0], bone, dice))
+    return pd.DataFrame(rows, columns=["network", "subject", "bone", "dice"])
+
+
+def _varied(study: Study, what: str, values: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
+    """Train for the calcaneus with each value of one field of the recipe."""
+    parts: tuple[Part, ...] = ("train", "validation")
+    rows = []
+    for network, chosen in values.items():
+        for value in chosen:
+            recipe = study.report_recipe(network, FIRST_BONE, **{what: value})
+            fitted = study.fit(recipe)
+            for part in parts:
+                dice = _patch_dice(study, fitted, part)
+                rows.append((network, value, fitted.parameters, part, dice))
+    return pd.DataFrame(rows, columns=["network", what, "parameters", "part", "dice"])
+
+
+def _on_patches(
+    study: Study,
+    networks: Mapping[str, Sequence[Fitted]],
+    part: Part,
+    report: Mapping[str, Sequence[float]],
+) -> pd.DataFrame:
+    rows = []
+    for name, of_bones in networks.items():
+        for fitted, value in zip(of_bones, report[name], strict=True):
+            scores = study.patch_scores(fitted, part)
+            row = _interval(name, fitted.recipe.bones[0], scores["patch_dice"], scores["subject"])
+            rows.append(row | {"report_dice": value})
+    return pd.DataFrame(rows)
+
+
+def _interval(network: str, bone: str, dice: pd.Series, subjects: pd.Series) -> dict[str, Any]:
+    interval = bootstrap_interval(dice, list(subjects))._asdict()
+    return {"network": network, "bone": bone} | {f"dice_{k}": v for k, v in interval.items()}
+
+
+def _patch_dice(study: Study, fitted: Fitted, part: Part) -> float:
+    return float(study.patch_scores(fitted, part)["patch_dice"].mean())

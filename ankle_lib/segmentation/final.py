@@ -1,0 +1,147 @@
+"""The answer: one network for the three bones, for whole slices and feet turned by any angle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ankle_lib.metrics import mask_scores
+from ankle_lib.networks import save_checkpoint
+from ankle_lib.patches import Augmentation
+from ankle_lib.presets import SegmentationSizes
+from ankle_lib.segmentation.evaluation import segment
+from ankle_lib.segmentation.examples import Shown, middle_slice_of
+from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage
+from ankle_lib.segmentation.scans import Scan, coarser, factor_for, one_slice, rotation_of, turned
+from ankle_lib.segmentation.study import Study, remembered_table
+
+__all__ = [
+    "FINAL_AUGMENTATION",
+    "final_recipe",
+    "final_slices",
+    "save_final",
+    "score_final",
+    "train_final",
+]
+
+FINAL_AUGMENTATION = Augmentation(
+    rotation_deg=180.0, scale=1.2, gain=0.15, shading=0.2, gamma=0.2, noise=0.15
+)
+"""Any angle; coils, gains and noise beyond those of one scanner."""
+
+MIN_FRACTION = 0.1
+"""Part of a patch that must be foot: air is seen, slices without a foot are not."""
+
+SCHEDULES = ("one-cycle", "cosine")
+
+
+def final_recipe(sizes: SegmentationSizes, seed: int = 0) -> Recipe:
+    """Return how the final network is trained."""
+    stages = tuple(
+        Stage(pixels, n_steps, batch, rate, SCHEDULES[min(number, 1)])
+        for number, (pixels, n_steps, batch, rate) in enumerate(sizes.final_stages)
+    )
+    return Recipe(
+        stages,
+        loss="dice+bce",
+        min_fraction=MIN_FRACTION,
+        augmentation=FINAL_AUGMENTATION,
+        seed=seed,
+    )
+
+
+def train_final(study: Study, seed: int = 0) -> Fitted:
+    """Train the final network on the training part of the study."""
+    scans = [coarser(scan, factor_for(scan, study.sizes.final_pixel_mm)) for scan in study.native]
+    return replace(study, scans=tuple(scans)).fit(final_recipe(study.sizes, seed))
+
+
+def score_final(fitted: Fitted, study: Study) -> pd.DataFrame:
+    """Score the final network on the whole volumes of all test subjects, on their own grids.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, bone, angle_deg (0 as scanned, and turned by 40 to 60 degrees), dice,
+        hd95_mm, assd_mm.
+    """
+    test = _native_test(study)
+    tables = []
+    for number, scan in enumerate(test):
+        factor = factor_for(scan, study.sizes.final_pixel_mm)
+        for angle in (0.0, rotation_of(number, len(test))):
+            key = ["final", scan.code, scan.checksum, angle]
+            table = remembered_table(
+                fitted, key, partial(_volume_table, fitted, scan, angle, factor)
+            )
+            tables.append(table.assign(angle_deg=angle))
+    columns = ["subject", "bone", "angle_deg", "dice", "hd95_mm", "assd_mm"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def final_slices(fitted: Fitted, study: Study, n: int = 4) -> dict[str, list[Shown]]:
+    """Return a slice of the first test subjects with the bones that the final network sees.
+
+    Returns
+    -------
+    dict
+        ``as scanned`` and ``turned`` to a list of (image, masks), on the scans' own grids.
+    """
+    test = _native_test(study)
+    rows: dict[str, list[Shown]] = {"as scanned": [], "turned": []}
+    for number, scan in enumerate(test[:n]):
+        alone = one_slice(scan, middle_slice_of(scan))
+        for title, angle in (("as scanned", 0.0), ("turned", rotation_of(number, len(test)))):
+            shown = turned(alone, angle) if angle else alone
+            factor = factor_for(scan, study.sizes.final_pixel_mm)
+            labels = segment(fitted, shown, factor)[:, :, 0]
+            masks = {bone: labels == 1 + n for n, bone in enumerate(fitted.recipe.bones)}
+            rows[title].append((shown.item.image[:, :, 0], masks))
+    return rows
+
+
+def _volume_table(fitted: Fitted, scan: Scan, angle: float, factor: int) -> pd.DataFrame:
+    shown = turned(scan, angle) if angle else scan
+    labels = segment(fitted, shown, factor)
+    rows = []
+    for number, bone in enumerate(fitted.recipe.bones, start=1):
+        scores = mask_scores(labels == number, shown.item.labels[bone], shown.voxel_size_mm)
+        rows.append((scan.code, bone, *scores))
+    return pd.DataFrame(rows, columns=["subject", "bone", "dice", "hd95_mm", "assd_mm"])
+
+
+def _native_test(study: Study) -> list[Scan]:
+    return [scan for code in study.split.test for scan in study.native if scan.code == code]
+
+
+def save_final(path: Path, fitted: Fitted, study: Study) -> Path:
+    """Write the checkpoint that `ankle segment` takes, with all that is needed to use it.
+
+    Its ``training`` holds ``input``: the voxel size within a slice that it wants (``voxel_mm``),
+    how intensities are normalised, the axes, and whether left feet are mirrored (they are not: a
+    sagittal slice of a left foot looks like one of a right foot).
+    """
+    scan = study.native[0]
+    factor = factor_for(scan, study.sizes.final_pixel_mm)
+    training: dict[str, Any] = {
+        "input": {
+            "voxel_mm": [round(factor * size, 6) for size in scan.voxel_size_mm[:2]],
+            "normalisation": "zscore-foot",
+            "axes": "PSR",
+            "side": "as is",
+            "channels": 1,
+        },
+        "subjects": list(study.split.train),
+    }
+    return save_checkpoint(
+        path,
+        fitted.network,
+        name=fitted.recipe.network,
+        arguments=fitted.recipe.arguments,
+        labels=fitted.recipe.bones,
+        training=training,
+    )

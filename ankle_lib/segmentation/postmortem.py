@@ -1,0 +1,215 @@
+"""Why the networks of 2020 failed on whole slices: their errors, taken away one at a time.
+
+In order, each remedy on top of those before it (*additive*), and each missing from the whole
+(*leave one out*). A remedy that only helps together with others shows in one of the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pandas as pd
+
+from ankle_lib.files import AnkleError
+from ankle_lib.patches import Augmentation
+from ankle_lib.presets import BONES
+from ankle_lib.segmentation.evaluation import summary
+from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, patch_source
+from ankle_lib.segmentation.study import Study
+
+__all__ = [
+    "AS_CODED",
+    "AUGMENTATION",
+    "TITLES",
+    "Remedies",
+    "Step",
+    "postmortem",
+    "recipes",
+    "steps",
+    "summarised",
+]
+
+AUGMENTATION = Augmentation(rotation_deg=90.0, scale=1.2)
+"""Turned by more than the test feet, and in both directions."""
+
+GROWTH = (1, 2)
+"""Sizes of patches, in report's patches, before they become whole slices."""
+
+WHOLE_BATCH = 4
+"""Whole slices per step."""
+
+FEW = 3
+"""Subjects on which the question outside both orders is asked."""
+
+MULTIPLE = 16
+"""Sides of whole slices are cut to multiples of this, as the U-Net likes them."""
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """Which errors of 2020 are avoided; none by default. In the order in which they are added."""
+
+    evaluation_mode: bool = False
+    """Batch normalisation with learnt statistics, not with those of the slice at hand."""
+    air: bool = False
+    """Patches from everywhere in the slice, not only where 75 % is foot."""
+    dice_loss: bool = False
+    """Dice and binary cross-entropy, not the latter alone."""
+    best_epoch: bool = False
+    """Weights of the best epoch on the validation subject, not the last."""
+    augmentation: bool = False
+    """Patches turned and scaled."""
+    tiles: bool = False
+    """Overlapping tiles of the training's size, not whole slices."""
+    growing: bool = False
+    """Patches that grow up to the whole slice while the learning rate falls."""
+    one_network: bool = False
+    """One network for the three bones, not one for each."""
+
+
+TITLES = {
+    "evaluation_mode": "evaluation mode",
+    "air": "patches with air",
+    "dice_loss": "Dice + BCE",
+    "best_epoch": "best epoch",
+    "augmentation": "turned and scaled",
+    "tiles": "overlapping tiles",
+    "growing": "growing patches",
+    "one_network": "one network",
+}
+
+AS_CODED = "as coded in 2020"
+_NAMES = tuple(field.name for field in fields(Remedies))
+_ALL = Remedies(**dict.fromkeys(_NAMES, True))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One bar of the post-mortem."""
+
+    name: str
+    order: str
+    """``additive``, ``leave_one_out``, or ``extra`` for a question outside both."""
+    remedies: Remedies
+
+
+def steps() -> tuple[Step, ...]:
+    """Return all steps; the last additive one has every remedy."""
+    found = [Step(AS_CODED, "additive", Remedies())]
+    for name in _NAMES:
+        remedies = replace(found[-1].remedies, **{name: True})
+        found.append(Step(f"+ {TITLES[name]}", "additive", remedies))
+    for name in _NAMES:
+        remedies = replace(_ALL, **{name: False})
+        found.append(Step(f"without {TITLES[name]}", "leave_one_out", remedies))
+    found.append(Step(f"{AS_CODED}, in tiles", "extra", Remedies(tiles=True)))
+    return tuple(found)
+
+
+def recipes(study: Study, remedies: Remedies, seed: int = 0) -> list[Recipe]:
+    """Return how to train with these remedies: one recipe, or one for each bone."""
+    fraction = 0.0 if remedies.air else 0.75
+    recipe = Recipe(
+        stages=_stages(study, fraction) if remedies.growing else _stages(study, fraction)[:1],
+        loss="dice+bce" if remedies.dice_loss else "bce",
+        min_fraction=fraction,
+        augmentation=AUGMENTATION if remedies.augmentation else Augmentation(),
+        keep_best=remedies.best_epoch,
+        seed=seed,
+    )
+    return [recipe] if remedies.one_network else [recipe.of_bone(bone) for bone in BONES]
+
+
+def postmortem(study: Study) -> pd.DataFrame:
+    """Train and score every step with every seed.
+
+    Returns
+    -------
+    DataFrame
+        One row per step, seed, test subject and bone: columns step, order, seed, subject, bone,
+        dice, hd95_mm, assd_mm (whole volumes), rotated_dice (the same feet turned by 40 to 60
+        degrees), patch_dice (the report's score, of the same network).
+    """
+    tables = []
+    for step in steps():
+        for seed in range(study.sizes.n_seeds):
+            networks = [study.fit(recipe) for recipe in recipes(study, step.remedies, seed)]
+            scores = pd.concat([_scores(study, one, step) for one in networks])
+            tables.append(scores.assign(step=step.name, order=step.order, seed=seed))
+    table = pd.concat(tables, ignore_index=True)
+    first = ["step", "order", "seed", "subject", "bone"]
+    return table[first + [column for column in table if column not in first]]
+
+
+def summarised(table: pd.DataFrame) -> pd.DataFrame:
+    """Return postmortem.csv: a row per step and bone.
+
+    Returns
+    -------
+    DataFrame
+        Columns step, bone, dice_mean, dice_low, dice_high (95 % interval over subjects), hd95_mm,
+        order, patch_dice, rotated_dice, seed_sd (of the mean over subjects; empty with one seed),
+        subject_sd (of the mean over seeds).
+    """
+    by = ["order", "step", "bone"]
+    result = summary(table, by)
+    groups = table.groupby(by, sort=False)
+    spreads = pd.DataFrame(
+        {
+            "patch_dice": groups["patch_dice"].mean(),
+            "rotated_dice": groups["rotated_dice"].mean(),
+            "seed_sd": groups.apply(lambda part: part.groupby("seed")["dice"].mean().std()),
+            "subject_sd": groups.apply(lambda part: part.groupby("subject")["dice"].mean().std()),
+        }
+    ).reset_index()
+    result = result.merge(spreads, on=by)
+    first = ["step", "bone", "dice_mean", "dice_low", "dice_high", "hd95_mm", "order"]
+    return result[first + [column for column in result if column not in first]]
+
+
+def _scores(study: Study, fitted: Fitted, step: Step) -> pd.DataFrame:
+    as_2020 = not step.remedies.evaluation_mode
+    tile = fitted.recipe.pixels if step.remedies.tiles else None
+    options: dict[str, Any] = {"batchnorm_training": as_2020, "tile": tile}
+    patches = study.patch_scores(fitted, "test", batchnorm_training=as_2020)
+    same = ["subject", "bone"]
+    if step.order == "extra":  # tiles one by one take long
+        upright = study.volume_scores(fitted, step=2, most=FEW, **options)
+        return upright.assign(rotated_dice=math.nan).merge(patches, on=same)
+    upright = study.volume_scores(fitted, **options)
+    rotated = study.volume_scores(fitted, rotated=True, **options)
+    rotated = rotated.rename(columns={"dice": "rotated_dice"})
+    return upright.merge(rotated[[*same, "rotated_dice"]], on=same).merge(patches, on=same)
+
+
+def _stages(study: Study, fraction: float) -> tuple[Stage, ...]:
+    """Return stages of equal cost, with patches up to the whole slice and a falling rate."""
+    return tuple(_each_stage(study, fraction))
+
+
+def _each_stage(study: Study, fraction: float) -> Iterator[Stage]:
+    whole = min(min(scan.item.image.shape[:2]) for scan in study.scans)
+    whole -= whole % MULTIPLE
+    sizes = [study.pixels * factor for factor in GROWTH if study.pixels * factor < whole]
+    first = Stage(study.pixels, study.sizes.steps)
+    cost = first.steps * first.batch_size * first.pixels**2
+    for number, pixels in enumerate([*sizes, whole]):
+        if number > 0 and not _exist(study, pixels, fraction):
+            return  # patches of which 75 % is foot do not grow much
+        batch = WHOLE_BATCH if pixels == whole else first.batch_size
+        n_steps = max(2, round(cost / (batch * pixels**2)))
+        yield Stage(pixels, n_steps, batch, first.learning_rate / 2**number)
+
+
+def _exist(study: Study, pixels: int, fraction: float) -> bool:
+    """Tell whether there are such patches in the training part."""
+    if fraction == 0:
+        return True
+    try:
+        patch_source(study.part("train"), BONES, pixels, fraction, study.device)
+    except AnkleError:
+        return False
+    return True

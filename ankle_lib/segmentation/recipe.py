@@ -1,0 +1,256 @@
+"""How one network of chapter 05 is trained: a recipe, and the training that follows it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ankle_lib import networks, patches, training
+from ankle_lib.files import AnkleError, write_csv
+from ankle_lib.networks import (
+    SliceNetwork,
+    build,
+    load_checkpoint,
+    parameter_count,
+    save_checkpoint,
+)
+from ankle_lib.patches import Augmentation, Batch, PatchRule, PatchSource
+from ankle_lib.presets import BONES
+from ankle_lib.resume import code_digest
+from ankle_lib.segmentation.scans import Scan
+from ankle_lib.training import TrainingSettings, patch_validation, train
+
+__all__ = ["Fitted", "Recipe", "Stage", "fit", "patch_source"]
+
+TRIES = 300
+"""Positions that the report tries in every slice."""
+
+VALIDATION_PATCHES = 128
+"""Looked at after every epoch where the best epoch is to be kept."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training with one size of patches."""
+
+    pixels: int
+    """Rows and columns of a patch."""
+    steps: int
+    batch_size: int = 8
+    learning_rate: float = 5e-4
+    schedule: str = "constant"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a network, but the scans that it sees; the report's by default."""
+
+    stages: tuple[Stage, ...]
+    """Done one after the other, each with the weights of the one before."""
+    bones: tuple[str, ...] = BONES
+    """One output for each."""
+    network: str = "unet"
+    depth: int | None = None
+    width: int | None = None
+    loss: str = "bce"
+    min_fraction: float = 0.75
+    """Part of a patch that must be foot."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    keep_best: bool = False
+    """Weights of the best epoch on the validation subject, instead of the last."""
+    epochs: int = 5
+    seed: int = 0
+    """Decides the first weights and the patches."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `networks.build` is called with."""
+        sizes = {"depth": self.depth, "width": self.width}
+        chosen = {name: value for name, value in sizes.items() if value is not None}
+        return {"out_channels": len(self.bones), **chosen}
+
+    @property
+    def pixels(self) -> int:
+        """Rows and columns of the last patches."""
+        return self.stages[-1].pixels
+
+    def of_bone(self, bone: str) -> Recipe:
+        """Return the recipe of the network for one bone."""
+        return replace(self, bones=(bone,))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, in evaluation mode.
+
+    Attributes
+    ----------
+    network : SliceNetwork
+    recipe : Recipe
+    losses : DataFrame
+        Columns step, loss, learning_rate.
+    epochs : DataFrame
+        Columns epoch, step, loss, …, samples_per_s and, with validation, score.
+    folder : Path
+        Of the training; what is measured on the network is remembered there.
+    """
+
+    network: SliceNetwork
+    recipe: Recipe
+    losses: pd.DataFrame
+    epochs: pd.DataFrame
+    folder: Path
+
+    @property
+    def parameters(self) -> int:
+        """Trained parameters."""
+        return parameter_count(self.network)
+
+
+def fit(
+    recipe: Recipe,
+    scans: Sequence[Scan],
+    folder: Path,
+    *,
+    validation: Sequence[Scan] = (),
+    device: str = "cpu",
+    progress: bool = False,
+) -> Fitted:
+    """Train a network on the scans, or read it if that was done before.
+
+    A training that was killed goes on where it stopped. Each recipe, with the scans that it was
+    given, has its own folder; when it is finished only the weights and the losses stay there.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    scans : sequence of Scan
+        All with pixels of one size.
+    folder : Path
+        Of all trainings.
+    validation : sequence of Scan
+        Scored after each epoch, if the recipe keeps the best one.
+    device : str
+        "cpu" or "cuda".
+    progress : bool
+        Show a bar.
+    """
+    place = folder / f"{recipe.network}-{_digest(recipe, scans, validation)}"
+    weights = place / "network.ckpt"
+    if not weights.exists():
+        _train_stages(recipe, scans, place, validation, device, progress)
+    network = load_checkpoint(weights).network.to(device)
+    losses, epochs = (pd.read_csv(place / f"{table}.csv") for table in ("losses", "epochs"))
+    return Fitted(network, recipe, losses, epochs, place)
+
+
+def patch_source(
+    scans: Iterable[Scan],
+    bones: Sequence[str],
+    pixels: int,
+    min_fraction: float,
+    device: str = "cpu",
+) -> PatchSource:
+    """Return patches of ``pixels`` x ``pixels`` of the scans, labelled with some of the bones."""
+    items = (
+        replace(scan.item, labels={bone: scan.item.labels[bone] for bone in bones})
+        for scan in scans
+    )
+    rule = PatchRule((pixels, pixels), TRIES, min_fraction)
+    return PatchSource(items, rule, labels=bones, device=device)
+
+
+def _train_stages(
+    recipe: Recipe,
+    scans: Sequence[Scan],
+    place: Path,
+    validation: Sequence[Scan],
+    device: str,
+    progress: bool,
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = build(recipe.network, **recipe.arguments)
+    losses, epochs = [], []
+    for number, stage in enumerate(recipe.stages):
+        source = patch_source(scans, recipe.bones, stage.pixels, recipe.min_fraction, device)
+
+        def draw(n: int, generator: torch.Generator, source: PatchSource = source) -> Batch:
+            return source.draw(n, generator, recipe.augmentation)
+
+        last = number == len(recipe.stages) - 1
+        validate = None
+        if recipe.keep_best and last:
+            if not validation:
+                raise AnkleError("to keep the best epoch, give a scan to validate on")
+            seen = patch_source(validation, recipe.bones, stage.pixels, recipe.min_fraction, device)
+            validate = patch_validation(seen, VALIDATION_PATCHES)
+        settings = TrainingSettings(
+            steps_per_epoch=max(1, stage.steps // recipe.epochs),
+            epochs=min(recipe.epochs, stage.steps),
+            batch_size=stage.batch_size,
+            learning_rate=stage.learning_rate,
+            loss=recipe.loss,
+            schedule=stage.schedule,  # type: ignore[arg-type]
+            keep="best" if validate else "last",
+            seed=recipe.seed * 1000 + number,
+        )
+        history = train(
+            network,
+            draw,
+            validate,
+            settings,
+            place / f"stage-{number}",
+            name=recipe.network,
+            arguments=recipe.arguments,
+            labels=recipe.bones,
+            device=device,
+            progress=progress,
+        )
+        losses.append(history.steps)
+        epochs.append(history.epochs)
+    write_csv(place / "losses.csv", _joined(losses))
+    write_csv(place / "epochs.csv", _joined(epochs))
+    save_checkpoint(
+        place / "network.ckpt",
+        network,
+        name=recipe.network,
+        arguments=recipe.arguments,
+        labels=recipe.bones,
+        training=json.loads(json.dumps(asdict(recipe))),
+    )
+    for number in range(len(recipe.stages)):  # the optimiser's state is twice the weights
+        shutil.rmtree(place / f"stage-{number}", ignore_errors=True)
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put the stages' tables below each other, with steps that go on counting."""
+    done, parts = 0, []
+    for stage, table in enumerate(tables):
+        parts.append(table.assign(step=table["step"] + done, stage=stage))
+        done += int(table["step"].max())
+    return pd.concat(parts, ignore_index=True)
+
+
+def _digest(recipe: Recipe, scans: Sequence[Scan], validation: Sequence[Scan]) -> str:
+    """Tell one training from another by all that decides it, the code included."""
+    seen = [[scan.code, scan.checksum] for scan in scans]
+    if recipe.keep_best:
+        seen += [[scan.code, scan.checksum] for scan in validation]
+    text = json.dumps([asdict(recipe), seen, _code()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _code() -> str:
+    return code_digest(networks, patches, training, sys.modules[__name__])

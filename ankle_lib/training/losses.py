@@ -1,0 +1,100 @@
+"""What a training makes small. Every loss takes logits or intensities, and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ankle_lib.files import AnkleError
+from ankle_lib.patches import Batch
+
+__all__ = ["LOSSES", "SEGMENTATION_LOSSES", "compute_loss", "report_weight"]
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+DICE_SMOOTH = 1.0
+"""Pixels added above and below, so that a batch without the bone has a defined Dice."""
+
+WEIGHT_SLOPE, WEIGHT_MIDDLE = 10.0, 0.5
+"""Of the sigmoid g(r) by which the report weighs patches (section 6.3.2)."""
+
+
+def compute_loss(name: str, output: Tensor, batch: Batch) -> Tensor:
+    """Return the loss called ``name``.
+
+    Parameters
+    ----------
+    name : str
+        One of `LOSSES`.
+    output : (n, channels, h, w) tensor
+        Logits for `SEGMENTATION_LOSSES`, intensities for the others.
+    batch : Batch
+
+    Raises
+    ------
+    AnkleError
+        If output and target have different shapes; they would be broadcast otherwise.
+    """
+    if output.shape != batch.target.shape:
+        raise AnkleError(
+            f"the network gives {tuple(output.shape)}, the target is {tuple(batch.target.shape)}: "
+            "build it with one output channel per label"
+        )
+    return LOSSES[name](output, batch)
+
+
+def bce(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the binary cross-entropy, averaged over pixels whose label is known.
+
+    The report applies it to probabilities; from logits it is the same number without overflow.
+
+    Parameters
+    ----------
+    logits : (n, channels, h, w) tensor
+    batch : Batch
+    """
+    each = functional.binary_cross_entropy_with_logits(logits, batch.target, reduction="none")
+    valid = batch.valid.to(each.dtype)
+    return (each.mean((2, 3)) * valid).sum() / valid.sum().clamp_min(1.0)
+
+
+def dice_bce(logits: Tensor, batch: Batch) -> Tensor:
+    """Return `bce` plus one minus the soft Dice of the whole batch, averaged over labels."""
+    valid = batch.valid.to(logits.dtype)[:, :, None, None]
+    probability = torch.sigmoid(logits) * valid
+    target = batch.target * valid
+    shared = (probability * target).sum((0, 2, 3))
+    total = probability.sum((0, 2, 3)) + target.sum((0, 2, 3))
+    soft_dice = (2 * shared + DICE_SMOOTH) / (total + DICE_SMOOTH)
+    return bce(logits, batch) + 1 - soft_dice.mean()
+
+
+def weighted_l1(intensities: Tensor, batch: Batch) -> Tensor:
+    """Return the sum of absolute differences per patch, weighted, averaged (section 6.3.2)."""
+    distance = (intensities - batch.target).abs().sum((1, 2, 3))
+    return (report_weight(batch.correlation) * distance).mean()
+
+
+def weighted_l2(intensities: Tensor, batch: Batch) -> Tensor:
+    """Return the Euclidean distance per patch, weighted, averaged (report, Table 6.5)."""
+    squared = (intensities - batch.target).square().sum((1, 2, 3))
+    # the root has no slope at 0
+    return (report_weight(batch.correlation) * torch.sqrt(squared + 1e-12)).mean()
+
+
+def report_weight(correlation: Tensor) -> Tensor:
+    """Return the report's g(r) = 1 / (1 + exp(-10 (r - 0.5)))."""
+    return torch.sigmoid(WEIGHT_SLOPE * (correlation - WEIGHT_MIDDLE))
+
+
+SEGMENTATION_LOSSES: dict[str, Loss] = {"bce": bce, "dice+bce": dice_bce}
+"""Losses of logits."""
+
+LOSSES: dict[str, Loss] = {
+    **SEGMENTATION_LOSSES,
+    "weighted-l1": weighted_l1,
+    "weighted-l2": weighted_l2,
+}

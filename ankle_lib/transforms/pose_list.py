@@ -1,0 +1,147 @@
+"""``transforms.json``: the poses of all frames and bones of a sequence, with their judgement."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ankle_lib.files import AnkleError, write_json
+from ankle_lib.transforms.poses import Matrix, is_rigid
+
+__all__ = ["CONVENTION", "FramePose", "read_transforms", "write_transforms"]
+
+CONVENTION = "world RAS mm, static to frame"
+
+MAX_BYTES = 64 * 1024**2
+"""A pose takes about 500 bytes, so this is more than 100 000 of them."""
+
+
+@dataclass(frozen=True, eq=False)  # == of arrays is no single truth
+class FramePose:
+    """Where a bone of the static scan is in one frame."""
+
+    frame: int
+    """From 0."""
+    bone: str
+    """``whole`` is the foot as one."""
+    matrix: Matrix
+    """(4, 4) static world to frame world, RAS mm."""
+    correlation: float | None
+    """Weighted correlation of frame and moved static scan; None if there is none."""
+    accepted: bool
+
+
+class _Strict(BaseModel):
+    """Values must have the type asked for; keys that are not asked for are passed over."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+_Row = Annotated[list[float], Field(min_length=4, max_length=4)]
+
+
+class _Entry(_Strict):
+    frame: Annotated[int, Field(ge=0)]
+    bone: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+    matrix: Annotated[list[_Row], Field(min_length=4, max_length=4)]
+    correlation: Annotated[float, Field(ge=-1.0001, le=1.0001)] | None
+    accepted: bool
+
+
+class _Document(_Strict):
+    convention: Literal["world RAS mm, static to frame"]
+    transforms: list[_Entry]
+
+
+def write_transforms(path: str | os.PathLike[str], poses: Iterable[FramePose]) -> Path:
+    """Write poses as ``transforms.json``, atomically, with all digits.
+
+    Raises
+    ------
+    AnkleError
+        If a matrix is not rigid, or a frame has a bone twice.
+    """
+    entries = [
+        {
+            "frame": int(pose.frame),
+            "bone": pose.bone,
+            "matrix": np.asarray(pose.matrix, dtype=np.float64).tolist(),
+            "correlation": _number(pose.correlation),
+            "accepted": bool(pose.accepted),
+        }
+        for pose in poses
+    ]
+    # What could not be read back is not written.
+    _checked(Path(path), {"convention": CONVENTION, "transforms": entries})
+    return write_json(path, {"convention": CONVENTION, "transforms": entries})
+
+
+def read_transforms(path: str | os.PathLike[str]) -> list[FramePose]:
+    """Read ``transforms.json``; a correlation of ``null`` becomes None.
+
+    Returns
+    -------
+    list of FramePose
+        In the order of the file.
+
+    Raises
+    ------
+    AnkleError
+        If the file is missing, larger than 64 MiB or no JSON, names another convention, lacks a
+        key, holds NaN or a matrix that is not rigid, or has a bone of a frame twice.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if len(text) > MAX_BYTES:
+        raise AnkleError(f"{path}: larger than {MAX_BYTES >> 20} MiB: not a list of transforms")
+    return _checked(path, text)
+
+
+def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:
+    """Turn JSON, or what is to become JSON, into poses."""
+    try:
+        if isinstance(content, bytes):
+            document = _Document.model_validate_json(content)
+        else:
+            document = _Document.model_validate(content)
+    except ValidationError as error:
+        raise AnkleError(f"{path}: {_first_problem(error)}") from None
+    poses: dict[tuple[int, str], FramePose] = {}
+    for entry in document.transforms:
+        what = f"{path}: frame {entry.frame}, {entry.bone}"
+        if (entry.frame, entry.bone) in poses:
+            raise AnkleError(f"{what}: found twice: keep one of the two")
+        if not is_rigid(entry.matrix):
+            raise AnkleError(f"{what}: not a rigid 4x4 matrix: {entry.matrix}")
+        poses[entry.frame, entry.bone] = FramePose(
+            frame=entry.frame,
+            bone=entry.bone,
+            matrix=np.array(entry.matrix, dtype=np.float64),
+            correlation=entry.correlation,
+            accepted=entry.accepted,
+        )
+    return list(poses.values())
+
+
+def _number(correlation: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if correlation is None or math.isnan(correlation) else float(correlation)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Return one line: where in the file, what is wrong there."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+    message = first["msg"].replace("\n", " ")
+    return f"{place.removeprefix('.') or 'not a list of transforms'}: {message}"

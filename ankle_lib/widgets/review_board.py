@@ -1,0 +1,380 @@
+"""The board on which a person judges registrations, one after the other."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+
+from ankle_lib.figures import BONE_COLOURS, VERDICT_COLOURS, middle_slice
+from ankle_lib.files import AnkleError
+from ankle_lib.manifest import CleanSubject
+from ankle_lib.quality import AUTOMATIC, KEY, ReviewSheet, frame_path
+from ankle_lib.volume import Volume, load, to_orientation
+from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
+from ankle_lib.widgets.picture import SIDE_PIXELS, SlicePicture
+
+__all__ = ["ReviewBoard", "View", "registered_view"]
+
+View = Callable[[str, str, int, str], tuple[Volume, Volume]]
+"""Maps subject, sequence, frame, bone to the frame's image and the moved mask on its grid."""
+
+KEYS_HELP = (
+    "keys (click on the board first): <b>a</b> accept, <b>r</b> reject, <b>u</b> unsure, "
+    "<b>n</b> next undecided, <b>←</b> <b>→</b> frame, <b>1</b> <b>2</b> <b>3</b> bone, "
+    "<b>o</b> outline, <b>z</b> zoom"
+)
+
+_VERDICT_OF = {"accept": "accepted", "reject": "rejected", "unsure": "unsure"}
+
+
+def registered_view(subjects: Sequence[CleanSubject], folder: Path) -> View:
+    """Return the view of a registration folder for `ReviewBoard`.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+        From `manifest.read_clean_cohort`: where the frames are.
+    folder : Path
+        Where the registration chapter wrote the moved masks.
+    """
+    people = {subject.code: subject for subject in subjects}
+
+    def view(subject: str, sequence: str, frame: int, bone: str) -> tuple[Volume, Volume]:
+        try:
+            image = people[subject].sequences[sequence][frame]
+        except (KeyError, IndexError):
+            raise AnkleError(f"the cohort has no frame {frame} of {subject} {sequence}") from None
+        return load(image), load(frame_path(folder, subject, sequence, frame, bone))
+
+    return view
+
+
+class ReviewBoard(ipywidgets.VBox):
+    """Judge registrations one after the other; each verdict is at once in the review sheet.
+
+    Shown is a sagittal slice of the frame with the outline of the moved bone, at first through
+    the bone's middle. After a verdict comes the next registration that no person has judged: the
+    same bone in the frames that follow, then the next bone. A note is saved with the verdict.
+
+    Parameters
+    ----------
+    sheet : ReviewSheet
+        Others may work on the same file.
+    view : callable
+        See `View`. If it raises `AnkleError` or `OSError`, the board shows the message.
+    reviewer : str
+        Name of the person who judges.
+
+    Raises
+    ------
+    AnkleError
+        If the sheet cannot be read or has no rows, or the reviewer has no name.
+    """
+
+    def __init__(self, sheet: ReviewSheet, view: View, reviewer: str) -> None:
+        if reviewer.strip() in ("", AUTOMATIC):
+            raise AnkleError(f"reviewer {reviewer!r}: give the name of the person who judges")
+        self._sheet, self._view, self._reviewer = sheet, view, reviewer.strip()
+        self._table = sheet.table()
+        if self._table.empty:
+            raise AnkleError(f"{sheet.path}: has no rows to judge: run the registration first")
+        self._picture = SlicePicture()
+        self._shown: tuple[Volume, Volume] | None = None
+        self._moving = False  # while the board itself sets its controls
+        undecided = self._table[self._table["reviewer"] == AUTOMATIC]
+        self._key = self._keys(self._table if undecided.empty else undecided)[0]
+        super().__init__(self._build())
+        self.add_class(BOARD_CLASS)  # the keyboard listens there
+        self._show()
+
+    # --- what one can do ---
+
+    @property
+    def current(self) -> tuple[str, str, int, str]:
+        """Subject, sequence, frame and bone of the registration that is shown."""
+        return self._key
+
+    def judge(self, verdict: str) -> None:
+        """Write ``accepted``, ``rejected`` or ``unsure`` to the sheet, and go on."""
+        row = self._row(self._key)
+        try:
+            self._table = self._sheet.judge(
+                *self._key,
+                verdict,
+                self._reviewer,
+                self.note.value,
+                correlation=None if row is None else row["correlation"],
+            )
+        except AnkleError as error:
+            self._show_again()
+            self._say(str(error))
+            return
+        self._go_to_undecided()
+
+    def accept(self) -> None:
+        """Accept what is shown."""
+        self.judge("accepted")
+
+    def reject(self) -> None:
+        """Reject what is shown."""
+        self.judge("rejected")
+
+    def unsure(self) -> None:
+        """Leave the decision to someone else; it does not go on to later chapters."""
+        self.judge("unsure")
+
+    def next_undecided(self) -> None:
+        """Show the next registration that no person has judged, also not someone else meanwhile."""
+        try:
+            self._table = self._sheet.table()
+        except AnkleError as error:
+            self._say(str(error))
+            return
+        self._go_to_undecided()
+
+    def next_frame(self) -> None:
+        """Show the same bone in the next frame."""
+        self._step(1)
+
+    def previous_frame(self) -> None:
+        """Show the same bone in the frame before."""
+        self._step(-1)
+
+    def choose_bone(self, number: int) -> None:
+        """Show bone ``number`` (from 1, in the order of the buttons) in the same frame."""
+        if number <= len(self.bones):
+            subject, sequence, frame, _ = self._key
+            self.go_to(subject, sequence, frame, list(self.bones)[number - 1])
+
+    def go_to(self, subject: str, sequence: str, frame: int, bone: str) -> None:
+        """Show a registration; if the sheet lacks it, say so."""
+        key = (subject, sequence, frame, bone)
+        if self._row(key) is None:
+            self._say(f"The sheet has no row {', '.join(map(str, key))}.")
+            return
+        self._key = key
+        self._show()
+
+    def press(self, key: str) -> None:
+        """Do what a key does (see the line below the board); other keys do nothing."""
+        action = self._actions.get(key)
+        if action is not None:
+            action()
+
+    # --- building ---
+
+    def _build(self) -> list[ipywidgets.Widget]:
+        wide = ipywidgets.Layout(width="430px")
+        self.sequence = ipywidgets.Dropdown(description="sequence", layout=wide)
+        self.frame = ipywidgets.SelectionSlider(options=(0,), description="frame", layout=wide)
+        self.slice = ipywidgets.IntSlider(min=0, max=0, description="slice", layout=wide)
+        self.outline = ipywidgets.Checkbox(True, description="outline", indent=False)
+        self.zoom = ipywidgets.Checkbox(True, description="zoom", indent=False)
+        self.bones = {bone: ipywidgets.Button(description=bone) for bone in self._bones()}
+        self.verdicts = {name: ipywidgets.Button(description=name.capitalize())
+                         for name in _VERDICT_OF}  # fmt: skip
+        self.next = ipywidgets.Button(description="Next undecided")
+        self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict")
+        self.note.layout = wide
+        self.image = ipywidgets.Image(format="png")
+        self.image.layout = ipywidgets.Layout(width=f"{SIDE_PIXELS}px", height=f"{SIDE_PIXELS}px")
+        self.status, self.message = ipywidgets.HTML(), ipywidgets.HTML()
+        self.progress = ipywidgets.IntProgress(min=0, max=len(self._table), layout=wide)
+        self.count = ipywidgets.Label()
+        self.keyboard = Keyboard()
+
+        self._actions: dict[str, Callable[[], None]] = {
+            "a": self.accept,
+            "r": self.reject,
+            "u": self.unsure,
+            "n": self.next_undecided,
+            "ArrowLeft": self.previous_frame,
+            "ArrowRight": self.next_frame,
+            **{str(n): partial(self.choose_bone, n) for n in range(1, len(self.bones) + 1)},
+            "o": partial(_toggle, self.outline),
+            "z": partial(_toggle, self.zoom),
+        }
+        self._listen()
+        right = ipywidgets.VBox([
+            self.sequence,
+            self.frame,
+            self.slice,
+            ipywidgets.HBox(list(self.bones.values())),
+            ipywidgets.HBox([self.outline, self.zoom]),
+            self.status,
+            self.note,
+            ipywidgets.HBox(list(self.verdicts.values())),
+            self.next,
+            self.progress,
+            self.count,
+            self.message,
+        ])  # fmt: skip
+        return [ipywidgets.HBox([self.image, right]), ipywidgets.HTML(KEYS_HELP), self.keyboard]
+
+    def _listen(self) -> None:
+        for number, button in enumerate(self.bones.values(), start=1):
+            button.on_click(lambda _, number=number: self.choose_bone(number))
+        for name, button in self.verdicts.items():
+            button.on_click(lambda _, verdict=_VERDICT_OF[name]: self.judge(verdict))
+        self.next.on_click(lambda _: self.next_undecided())
+        self.sequence.observe(self._on_sequence, "value")
+        self.frame.observe(self._on_frame, "value")
+        for control in (self.slice, self.outline, self.zoom):
+            control.observe(self._on_look, "value")
+        self.keyboard.listened_keys = list(self._actions)
+        self.keyboard.on_msg(lambda _, content, buffers: self.press(content.get("key", "")))
+
+    def _bones(self) -> list[str]:
+        """Return the bones of the sheet, those of the course first and in their order."""
+        known = {bone: place for place, bone in enumerate(BONE_COLOURS)}
+        return sorted(set(self._table["bone"]), key=lambda bone: (known.get(bone, 99), bone))
+
+    # --- what happens on a change ---
+
+    def _on_sequence(self, change: dict[str, Any]) -> None:
+        if self._moving:
+            return
+        keys = [key for key in self._keys(self._table) if key[:2] == change["new"]]
+        same_bone = [key for key in keys if key[3] == self._key[3]]
+        self.go_to(*(same_bone or keys)[0])
+
+    def _on_frame(self, change: dict[str, Any]) -> None:
+        if not self._moving:
+            subject, sequence, _, bone = self._key
+            self.go_to(subject, sequence, change["new"], bone)
+
+    def _on_look(self, change: dict[str, Any]) -> None:
+        if not self._moving:
+            self._draw()
+
+    def _step(self, step: int) -> None:
+        frames = list(self.frame.options)
+        place = frames.index(self.frame.value) + step
+        if 0 <= place < len(frames):
+            self.frame.value = frames[place]
+
+    def _go_to_undecided(self) -> None:
+        undecided = self._keys(self._table[self._table["reviewer"] == AUTOMATIC])
+        if undecided:
+            following = [key for key in undecided if _order(key) > _order(self._key)]
+            self._key = (following or undecided)[0]
+        self._show()
+        if not undecided:
+            self._say(f"All {len(self._table)} registrations are judged.")
+
+    def _keys(self, table: pd.DataFrame) -> list[tuple[str, str, int, str]]:
+        keys = list(table[list(KEY)].itertuples(index=False, name=None))
+        return sorted(keys, key=_order)
+
+    def _row(self, key: tuple[str, str, int, str]) -> dict[str, Any] | None:
+        table = self._table
+        for name, value in zip(KEY, key, strict=True):
+            table = table[table[name] == value]
+        return None if table.empty else dict(table.iloc[0])
+
+    # --- showing ---
+
+    def _show(self) -> None:
+        """Bring all controls and the picture to the current registration."""
+        subject, sequence, frame, bone = self._key
+        row = self._row(self._key)
+        if row is None:  # taken out of the file meanwhile
+            self._say(f"The sheet no longer has a row {', '.join(map(str, self._key))}.")
+            return
+        self.message.value = ""
+        keys = self._keys(self._table)
+        self._moving = True
+        try:
+            _choose(self.sequence, {f"{k[0]} {k[1]}": k[:2] for k in keys}, (subject, sequence))
+            frames = tuple(k[2] for k in keys if (*k[:2], k[3]) == (subject, sequence, bone))
+            _choose(self.frame, frames, frame)
+            self._load()
+        finally:
+            self._moving = False
+        for name, button in self.bones.items():
+            chosen = name == bone
+            button.style.button_color = BONE_COLOURS.get(name, "#999999") if chosen else None
+            button.style.font_weight = "bold" if chosen else "normal"
+        self._show_verdict(row)
+        self._draw()
+
+    def _show_again(self) -> None:
+        """Show what the file now says of the current registration, if it can be read."""
+        note = self.note.value
+        with suppress(AnkleError):
+            self._table = self._sheet.table()
+        self._show()
+        self.note.value = note
+
+    def _show_verdict(self, row: dict[str, Any]) -> None:
+        colour = VERDICT_COLOURS[row["verdict"]]
+        person = row["reviewer"] != AUTOMATIC
+        self.image.layout.border = f"4px {'solid' if person else 'dashed'} {colour}"
+        who = html.escape(f"{row['reviewer']}, {row['time']}" if person else "by the gate")
+        number = "none" if np.isnan(row["correlation"]) else f"{row['correlation']:.2f}"
+        self.status.value = (
+            f'<span style="border-left: 12px solid {colour}; padding-left: 6px">'
+            f"<b>{row['verdict']}</b> ({who}), correlation {number}</span>"
+        )
+        self.note.value = row["note"]
+        judged = int((self._table["reviewer"] != AUTOMATIC).sum())
+        self.progress.max, self.progress.value = len(self._table), judged
+        self.count.value = f"{judged} of {len(self._table)} judged"
+
+    def _load(self) -> None:
+        """Read frame and mask, and choose the slice through the bone's middle."""
+        self._shown = None
+        try:
+            frame, mask = self._view(*self._key)
+            if frame.shape != mask.shape or not np.allclose(frame.affine, mask.affine, atol=1e-3):
+                raise AnkleError(
+                    f"The mask {mask.shape} is on another grid than the frame {frame.shape}."
+                )
+        except (AnkleError, OSError) as error:
+            self._say(str(error))
+            return
+        self._shown = to_orientation(frame), to_orientation(mask)
+        self.slice.max = self._shown[0].shape[2] - 1
+        if np.any(mask.data):
+            self.slice.value = middle_slice(self._shown[1].data)
+        else:
+            self._say("The moved mask is empty: the bone lies outside of this frame.")
+
+    def _draw(self) -> None:
+        frame, mask = self._shown or (None, None)
+        self.image.value = self._picture.png(
+            frame,
+            mask,
+            self.slice.value,
+            name=self._key[3],
+            outline=self.outline.value,
+            zoom=self.zoom.value,
+        )
+
+    def _say(self, text: str) -> None:
+        self.message.value = f'<b style="color: #B00000">{html.escape(text)}</b>'
+
+
+def _choose(control: Any, options: Any, value: Any) -> None:
+    if control.options != options:  # setting equal ones would make the control jump
+        control.options = options
+    control.value = value
+
+
+def _toggle(control: ipywidgets.Checkbox) -> None:
+    control.value = not control.value
+
+
+def _order(key: tuple[str, str, int, str]) -> tuple[str, str, int, str, int]:
+    """Order in which a person judges: one bone through all frames of a sequence."""
+    subject, sequence, frame, bone = key
+    known = list(BONE_COLOURS)
+    return subject, sequence, known.index(bone) if bone in known else len(known), bone, frame

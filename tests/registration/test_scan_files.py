@@ -1,0 +1,251 @@
+"""What is given for a scan or a mask is one, or the refusal says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ankle_lib.files import AnkleError
+from ankle_lib.registration.scan_files import read_scans
+from ankle_lib.transforms import rigid
+from ankle_lib.volume import Volume, save, to_orientation
+from tests.toy_ankle import ToyAnkle, toy_ankle
+
+FAR = rigid([0, 0, 0], [900, 0, 0])
+
+
+@pytest.fixture(scope="module")
+def ankle() -> ToyAnkle:
+    return toy_ankle()
+
+
+class Files:
+    """The files of one foot; change a volume before they are written."""
+
+    def __init__(self, folder: Path, ankle: ToyAnkle) -> None:
+        self.folder = folder
+        self.volumes: dict[str, Volume] = {
+            "static": ankle.static,
+            "dynamic": ankle.sequence,
+            **ankle.masks,
+        }
+
+    def change(self, name: str, data: Any = None, affine: Any = None) -> Files:
+        old = self.volumes[name]
+        self.volumes[name] = Volume(
+            old.data if data is None else data, old.affine if affine is None else affine
+        )
+        return self
+
+    def read(self, bones: tuple[str, ...] = ("calcaneus", "talus", "tibia"), **names: Any) -> Any:
+        paths = {
+            name: save(self.folder / f"{name}.nii", volume.data, volume.affine)
+            for name, volume in self.volumes.items()
+        }
+        static = paths[names.get("static", "static")]
+        dynamic = [paths[name] for name in names.get("dynamic", ["dynamic"])]
+        return read_scans(static, dynamic, {bone: paths[bone] for bone in bones})
+
+
+@pytest.fixture
+def files(tmp_path: Path, ankle: ToyAnkle) -> Files:
+    return Files(tmp_path, ankle)
+
+
+def test_a_foot_is_read_as_it_is(files: Files, ankle: ToyAnkle) -> None:
+    scans = files.read()
+    assert scans.notes == ()
+    assert scans.frames.data.shape == ankle.sequence.data.shape
+    np.testing.assert_array_equal(scans.static.data, ankle.static.data)
+    assert list(scans.masks) == ["calcaneus", "talus", "tibia"]
+    np.testing.assert_array_equal(scans.masks["talus"], ankle.masks["talus"].data > 0)
+
+
+@pytest.mark.parametrize("codes", ["LPI", "RAS", "SRA", "ALS"])
+def test_orientation_changes_no_value(files: Files, ankle: ToyAnkle, codes: str) -> None:
+    for name in ("static", "dynamic", "talus"):
+        files.volumes[name] = to_orientation(files.volumes[name], codes)
+    scans = files.read()
+    assert scans.notes == ()
+    np.testing.assert_array_equal(scans.static.data, ankle.static.data)
+    np.testing.assert_allclose(scans.static.affine, ankle.static.affine, atol=1e-4)
+    np.testing.assert_array_equal(scans.masks["talus"], ankle.masks["talus"].data > 0)
+    assert scans.static_grid[0] == files.volumes["static"].shape
+    np.testing.assert_allclose(scans.static_grid[1], files.volumes["static"].affine, atol=1e-4)
+    np.testing.assert_allclose(scans.frames.affine, files.volumes["dynamic"].affine, atol=1e-4)
+
+
+def test_frames_may_be_single_files_and_bones_may_be_few(files: Files, ankle: ToyAnkle) -> None:
+    for number in range(3):
+        files.volumes[f"frame{number}"] = ankle.sequence.frame(number)
+    scans = files.read(bones=("talus",), dynamic=["frame2", "frame0"])
+    assert scans.frames.n_frames == 2
+    np.testing.assert_array_equal(scans.frames.data[..., 0], ankle.sequence.data[..., 2])
+    assert list(scans.masks) == ["talus"]
+    assert files.read(dynamic=["frame1"]).frames.data.shape[3] == 1
+
+
+def test_a_mask_on_another_grid_is_brought_to_the_scan_and_noted(
+    files: Files, ankle: ToyAnkle
+) -> None:
+    mask = ankle.masks["talus"]
+    cut = np.zeros(4)
+    cut[:3] = [int(n) for n in np.argwhere(mask.data).min(axis=0) - 2]
+    affine = mask.affine.copy()
+    affine[:, 3] += mask.affine @ cut
+    i, j, k = cut[:3].astype(int)
+    files.change("talus", mask.data[i:, j:, k:], affine)
+    scans = files.read()
+    assert scans.notes == (
+        "the mask of the talus was brought from its own grid (2 x 2 x 2.5 mm) to the static scan",
+    )
+    np.testing.assert_array_equal(scans.masks["talus"], mask.data > 0)
+
+
+def test_a_bone_that_is_seen_in_part_is_noted(files: Files, ankle: ToyAnkle) -> None:
+    shift = rigid([0, 0, 0], [0, 0, -70])
+    files.change("dynamic", affine=shift @ ankle.sequence.affine)
+    notes = files.read(bones=("calcaneus", "tibia")).notes
+    assert len(notes) == 1
+    assert notes[0].startswith("only ")
+    assert notes[0].endswith("% of the tibia lies in the dynamic scan's field of view")
+
+
+def spoil(name: str, **what: Any) -> Any:
+    def change(files: Files) -> None:
+        old = files.volumes[name]
+        data = what["data"](old.data.copy()) if "data" in what else old.data
+        affine = what["affine"](old.affine.copy()) if "affine" in what else old.affine
+        files.change(name, data, affine)
+
+    return change
+
+
+def put(value: float, dtype: type = np.float32) -> Any:
+    def change(data: np.ndarray) -> np.ndarray:
+        data = data.astype(dtype)
+        data[3, 4, 5] = value
+        return data
+
+    return change
+
+
+def scaled(factor: float) -> Any:
+    return lambda affine: np.diag([factor, factor, factor, 1]) @ affine
+
+
+BAD = {
+    "two static volumes": (
+        spoil("static", data=lambda d: np.stack([d, d], 3)),
+        r"static.nii: more than one static volume \(2\)",
+    ),
+    "a single slice": (
+        spoil("static", data=lambda d: d[:, :, :1]),
+        "is a single slice",
+    ),
+    "a dynamic slice": (
+        spoil("dynamic", data=lambda d: d[:, :, :1]),
+        "dynamic.nii, frame 0: .* is a single slice",
+    ),
+    "cm for mm": (spoil("dynamic", affine=scaled(0.1)), "another unit than mm"),
+    "a tenth of mm": (spoil("static", affine=scaled(10.0)), "another unit than mm"),
+    "NaN in the scan": (spoil("static", data=put(np.nan)), "static.nii: 1 voxels are NaN"),
+    "infinity in a frame": (
+        spoil("dynamic", data=lambda d: np.where(d > 700, np.inf, d)),
+        "dynamic.nii, frame 0: .* NaN or infinite",
+    ),
+    "a constant scan": (
+        spoil("static", data=lambda d: np.full_like(d, 7)),
+        "static.nii: every voxel is 7",
+    ),
+    "one black frame": (
+        spoil("dynamic", data=lambda d: d * np.array([1, 0, 1], d.dtype)),
+        "dynamic.nii, frame 1: every voxel is 0",
+    ),
+    "a mask for the frames": (
+        spoil("dynamic", data=lambda d: (d > 500).astype(np.uint8)),
+        "holds only the values 0, 1: a mask was given for a scan",
+    ),
+    "an empty mask": (
+        spoil("talus", data=lambda d: 0 * d),
+        "talus.nii: the mask of the talus is empty",
+    ),
+    "labels": (
+        spoil("talus", data=lambda d: d * 2 + (np.indices(d.shape)[0] > 36) * d),
+        "talus.nii: the mask of the talus has the labels 2, 3 beside 0",
+    ),
+    "an inverted mask": (spoil("talus", data=lambda d: 1 - d), "is it inverted"),
+    "a NaN mask": (spoil("talus", data=put(np.nan)), "has the labels"),
+    "a mask of four volumes": (
+        spoil("talus", data=lambda d: np.stack([d] * 4, 3)),
+        "a mask with 4 volumes",
+    ),
+    "a mask elsewhere": (
+        spoil("talus", affine=lambda a: rigid([0, 0, 0], [60, 0, 0]) @ a),
+        "is it the mask of another scan",
+    ),
+    "no overlap": (
+        spoil("dynamic", affine=lambda a: FAR @ a),
+        r"the calcaneus lies outside of the dynamic scan's field of view \(R 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_registered_is_refused_in_one_line(files: Files, case: str) -> None:
+    change, message = BAD[case]
+    change(files)
+    with pytest.raises(AnkleError, match=message) as refusal:
+        files.read()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(0.001, "unknown"), (0.001, "meter"), (1, "meter")])
+def test_metres_are_refused(files: Files, ankle: ToyAnkle, factor: float, unit: str) -> None:
+    files.read()
+    image = nib.Nifti1Image(ankle.static.data, scaled(factor)(ankle.static.affine))
+    image.header.set_xyzt_units(unit)
+    path = files.folder / "metres.nii"
+    nib.save(image, path)
+    with pytest.raises(AnkleError, match=r"metres.nii: .*mm"):
+        read_scans(path, [files.folder / "dynamic.nii"], {"talus": files.folder / "talus.nii"})
+
+
+def test_one_file_for_two_bones_is_refused(files: Files, ankle: ToyAnkle) -> None:
+    files.change("talus", ankle.masks["tibia"].data)
+    with pytest.raises(AnkleError, match="masks of talus and tibia share 100%"):
+        files.read()
+
+
+def test_swapped_scans_are_noticed(files: Files, ankle: ToyAnkle) -> None:
+    with pytest.raises(AnkleError, match="more than one static volume"):
+        files.read(static="dynamic", dynamic=["static"])
+    files.volumes["one"] = ankle.sequence.frame(0)
+    with pytest.raises(AnkleError, match="are the two swapped"):
+        files.read(static="one", dynamic=["static"])
+
+
+def test_frames_of_several_kinds_are_refused(files: Files, ankle: ToyAnkle) -> None:
+    files.volumes["one"] = ankle.sequence.frame(0)
+    with pytest.raises(AnkleError, match="one of 2 dynamic files, but it holds 3 frames"):
+        files.read(dynamic=["one", "dynamic"])
+    files.volumes["other"] = Volume(
+        ankle.sequence.frame(1).data, rigid([0, 0, 3], [0, 0, 0]) @ ankle.sequence.affine
+    )
+    with pytest.raises(AnkleError, match=r"other.nii: .* are not the grid of .*one.nii"):
+        files.read(dynamic=["one", "other"])
+
+
+def test_what_is_not_named_is_refused(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(AnkleError, match="no mask given: name at least one of calcaneus"):
+        files.read(bones=())
+    with pytest.raises(AnkleError, match="no dynamic scan given"):
+        files.read(dynamic=[])
+    with pytest.raises(AnkleError, match="there is no bone 'navicular': choose from calcaneus"):
+        read_scans(tmp_path / "a", [tmp_path / "b"], {"navicular": tmp_path / "c"})
+    with pytest.raises(AnkleError, match=r"none\.nii: no such file"):
+        read_scans(tmp_path / "none.nii", [tmp_path / "b"], {"talus": tmp_path / "c"})

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from ankle_lib.files import AnkleError
+from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices, whole_volume
+from ankle_lib.networks import SliceNetwork, build
+
+SHAPE = (45, 38, 6)
+
+
+@pytest.fixture
+def image() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def network() -> SliceNetwork:
+    return used("unet", out_channels=3, depth=3, width=4)
+
+
+def used(name: str, **arguments: object) -> SliceNetwork:
+    """A network whose answers vary, and whose statistics are not those of any test image."""
+    torch.manual_seed(0)
+    network = build(name, **arguments)
+    for _ in range(30):
+        network.train()(0.5 + 1.5 * torch.randn(2, 1, 32, 32))
+    last = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
+    with torch.no_grad():
+        last.weight *= 10
+    return network
+
+
+def slice_by_slice(network: nn.Module, image: NDArray) -> NDArray:
+    """The obvious way, without gradients."""
+    with torch.no_grad():
+        maps = [network(torch.tensor(image[None, None, :, :, k]))[0] for k in range(image.shape[2])]
+    return torch.stack(maps, dim=-1).numpy()
+
+
+class Pointwise(nn.Module):
+    """Two channels that only depend on the pixel; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.calls: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls.append(tuple(images.shape))
+        return torch.cat([torch.sigmoid(images * self.scale), torch.sigmoid(-images)], dim=1)
+
+    def __deepcopy__(self, memo: dict) -> Pointwise:
+        return self  # so that the calls are seen
+
+
+# --- whole slices --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [None, 1, 4, 100])
+def test_whole_slices_equal_the_obvious_way(
+    network: SliceNetwork, image: NDArray, batch: int | None
+) -> None:
+    found = whole_slices(network, image, batch=batch)
+    expected = slice_by_slice(copy.deepcopy(network).eval(), image)
+    assert found.shape == (3, *SHAPE)
+    assert found.dtype == np.float16
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_the_memory_order_of_the_image_does_not_matter(
+    network: SliceNetwork, image: NDArray
+) -> None:
+    fortran = np.asfortranarray(image.astype(np.float64))
+    np.testing.assert_array_equal(whole_slices(network, fortran), whole_slices(network, image))
+
+
+def test_intensities_keep_their_precision(image: NDArray) -> None:
+    network = used("resnet-basic", head="intensity", depth=2, width=4)
+    found = whole_slices(network, image)
+    assert found.dtype == np.float32
+    expected = slice_by_slice(network.eval(), image)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("as_2020", [True, False])
+def test_the_network_is_left_as_it_was(
+    network: SliceNetwork, image: NDArray, training: bool, as_2020: bool
+) -> None:
+    network.train(training)
+    network.last.eval()  # a mode of its own
+    modes = [module.training for module in network.modules()]
+    before = copy.deepcopy(network.state_dict())
+    strides = [parameter.stride() for parameter in network.parameters()]
+    whole_slices(network, image, batchnorm_training=as_2020)
+    tiles(network, image, size=16, batchnorm_training=as_2020)
+    assert [module.training for module in network.modules()] == modes
+    assert [parameter.stride() for parameter in network.parameters()] == strides
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_batch_normalisation_as_in_2020(network: SliceNetwork, image: NDArray) -> None:
+    image[10:] *= 0.01  # mostly air
+    as_coded = whole_slices(network, image, batchnorm_training=True)
+    expected = slice_by_slice(copy.deepcopy(network).train(), image)
+    np.testing.assert_allclose(as_coded, expected, atol=1e-3)
+    corrected = whole_slices(network, image)
+    assert np.abs(as_coded - corrected).max() > 0.1
+    # slices do not know of each other
+    alone = whole_slices(network, image[:, :, 2:3], batchnorm_training=True)
+    np.testing.assert_array_equal(alone[..., 0], as_coded[..., 2])
+
+
+def test_as_in_2020_takes_no_shortcuts(network: SliceNetwork, image: NDArray) -> None:
+    foot = np.ones(SHAPE, bool)
+    for run in (whole_slices, tiles):
+        with pytest.raises(AnkleError, match="neither foot nor batch"):
+            run(network, image, foot=foot, batchnorm_training=True)
+        with pytest.raises(AnkleError, match="neither foot nor batch"):
+            run(network, image, batch=2, batchnorm_training=True)
+
+
+# --- only where the foot is ----------------------------------------------------------------------
+
+
+def test_slices_without_foot_are_skipped() -> None:
+    image = np.zeros((200, 120, 9), np.float32)
+    foot = np.zeros(image.shape, bool)
+    foot[90:100, 50:60, 2:4] = True
+    foot[10, 10, 7] = True
+    network = Pointwise()
+    maps = whole_slices(network, image, foot=foot, batch=2)
+    assert [call[0] for call in network.calls] == [2, 1]
+    height, width = network.calls[0][2:]
+    assert height < 100
+    assert height % 16 == width % 16 == 0
+    assert (maps[0] > 0).any(axis=(0, 1)).tolist() == [k in (2, 3, 7) for k in range(9)]
+    assert (maps[:, foot] == 0.5).all()
+    assert maps[0, 150, 100, 3] == 0
+
+
+@given(
+    first=st.tuples(st.integers(0, 99), st.integers(0, 99)),
+    second=st.tuples(st.integers(0, 99), st.integers(0, 99)),
+    batch=st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_voxel_of_the_foot_gets_its_own_value(
+    first: tuple[int, int], second: tuple[int, int], batch: int
+) -> None:
+    image = np.random.default_rng(1).normal(size=(100, 100, 3)).astype(np.float32)
+    foot = np.zeros(image.shape, bool)
+    foot[(*first, 0)] = foot[(*second, 2)] = True
+    maps = whole_slices(Pointwise(), image, foot=foot, batch=batch)
+    np.testing.assert_allclose(maps[0][foot], 1 / (1 + np.exp(-image[foot])), atol=1e-3)
+
+
+def test_a_network_that_sees_less_than_the_margin_does_not_notice_the_box() -> None:
+    image = np.random.default_rng(0).normal(size=(160, 150, 2)).astype(np.float32)
+    foot = np.zeros(image.shape, bool)
+    foot[70:90, 60:80] = True
+    network = used("fcn", depth=4, width=2)
+    cut, whole = whole_slices(network, image, foot=foot), whole_slices(network, image)
+    np.testing.assert_allclose(cut[0][foot], whole[0][foot], atol=1e-3)
+
+
+# --- tiles ---------------------------------------------------------------------------------------
+
+
+def test_tiles_equal_monais_slices(network: SliceNetwork) -> None:
+    from monai.inferers import SliceInferer
+
+    image = np.random.default_rng(0).normal(size=(70, 48, 3)).astype(np.float32)
+    found = tiles(network, image, size=32)
+    inferer = SliceInferer(
+        roi_size=(32, 32), spatial_dim=2, sw_batch_size=1, overlap=0.5, mode="gaussian"
+    )
+    with torch.no_grad():
+        expected = inferer(torch.from_numpy(image[None, None]), network.eval())
+    assert isinstance(expected, Tensor)
+    np.testing.assert_allclose(found, expected[0].numpy(), atol=1e-3)
+    assert np.abs(found - whole_slices(network, image)).max() > 0.01
+
+
+@pytest.mark.parametrize("size", [16, 40, 64])
+def test_averaging_tiles_changes_nothing_where_they_agree(size: int, image: NDArray) -> None:
+    maps = tiles(Pointwise(), image, size=size)
+    np.testing.assert_allclose(maps[0], 1 / (1 + np.exp(-image)), atol=1e-3)
+
+
+def test_tiles_within_the_foots_box() -> None:
+    image = np.random.default_rng(0).normal(size=(200, 200, 3)).astype(np.float32)
+    foot = np.zeros(image.shape, bool)
+    foot[80:120, 90:110, 1] = True
+    network = Pointwise()
+    maps = tiles(network, image, size=32, foot=foot)
+    assert sum(call[0] for call in network.calls) < 60
+    np.testing.assert_allclose(maps[0][foot], 1 / (1 + np.exp(-image[foot])), atol=1e-3)
+    assert not maps[..., [0, 2]].any()
+
+
+def test_tiles_as_in_2020_have_their_own_statistics(network: SliceNetwork, image: NDArray) -> None:
+    found = tiles(network, image[:16, :16], size=16, batchnorm_training=True)
+    expected = slice_by_slice(network.train(), image[:16, :16])
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_impossible_tiles(network: SliceNetwork, image: NDArray) -> None:
+    for arguments in ({"size": 0}, {"overlap": 1.0}, {"overlap": -0.1}):
+        with pytest.raises(AnkleError, match="choose a size"):
+            tiles(network, image, **arguments)
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_strongest_channels() -> None:
+    probabilities = np.array([[0.2, 0.6, 0.5, 0.1], [0.4, 0.7, 0.5, 0.9]])[:, :, None, None]
+    assert labels_from(probabilities)[:, 0, 0].tolist() == [0, 2, 0, 2]
+    assert labels_from(probabilities, 0.3)[:, 0, 0].tolist() == [2, 2, 1, 2]
+    assert labels_from(probabilities).dtype == np.uint8
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_a_volumes_labels_are_those_of_its_probabilities(
+    network: SliceNetwork, image: NDArray, tile: int | None
+) -> None:
+    maps = whole_slices(network, image) if tile is None else tiles(network, image, size=tile)
+    threshold = float(np.median(maps.max(axis=0)))
+    labels = whole_volume(network, image, tile=tile, threshold=threshold, batch=4)
+    assert labels.shape == SHAPE
+    assert labels.dtype == np.uint8
+    assert 0.3 < (labels > 0).mean() < 0.7
+    assert (labels != labels_from(maps, threshold)).mean() < 0.01  # rounding to float16
+
+
+def test_a_volume_without_its_air_has_the_same_labels() -> None:
+    image = np.full((120, 110, 4), -1.0, np.float32)
+    image[50:70, 40:60, 1:3] = 1.0
+    foot = image > 0
+    network = Pointwise()
+    np.testing.assert_array_equal(whole_volume(network, image, foot=foot)[foot], 1)
+    labels = whole_volume(network, image, foot=foot)
+    assert (labels[:, :, [0, 3]] == 0).all()
+    assert labels[0, 0, 1] == 0  # beyond the box; the network itself says 2 in air
+    assert whole_volume(network, image)[0, 0, 1] == 2
+
+
+def test_tidy_keeps_the_largest_piece_and_fills_it() -> None:
+    labels = np.zeros((20, 20, 10), np.uint8)
+    labels[2:10, 2:10, 2:8] = 1
+    labels[15:17, 15:17, 2:4] = 1  # a second piece
+    labels[5, 5, 5] = 0  # a hole
+    labels[4, 4, 4] = 3  # another bone's voxel in it stays
+    labels[12:18, 2:8, 1:9] = 3
+    tidy = tidy_labels(labels)
+    assert (tidy == 1).sum() == 8 * 8 * 6 - 1
+    assert tidy[15, 15, 2] == 0
+    assert tidy[5, 5, 5] == 1
+    assert tidy[4, 4, 4] == 0  # a piece of label 3, but not its largest
+    assert (tidy == 3).sum() == 6 * 6 * 8
+    np.testing.assert_array_equal(tidy_labels(tidy), tidy_labels(tidy_labels(tidy)))
+    assert not tidy_labels(np.zeros((3, 3, 3), np.uint8)).any()
+
+
+def test_tidy_equals_the_obvious_way() -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(30, 30, 30)), 2)
+    mask = noise > 0.02
+    pieces, n_pieces = ndimage.label(mask)
+    assert n_pieces > 2
+    largest = max(range(1, n_pieces + 1), key=lambda piece: (pieces == piece).sum())
+    expected = ndimage.binary_fill_holes(pieces == largest)
+    np.testing.assert_array_equal(tidy_labels(mask.astype(np.uint8) * 2), expected * 2)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_unusable_images(network: SliceNetwork, image: NDArray) -> None:
+    for run in (whole_slices, tiles, whole_volume):
+        with pytest.raises(AnkleError, match="three axes"):
+            run(network, image[..., None])
+        with pytest.raises(AnkleError, match="the foot mask has shape"):
+            run(network, image, foot=np.ones(SHAPE[:2], bool))
+        with pytest.raises(AnkleError, match="foot mask is empty"):
+            run(network, image, foot=np.zeros(SHAPE, bool))
+    image[1, 2, 3] = np.nan
+    with pytest.raises(AnkleError, match="not finite"):
+        whole_volume(network, image)

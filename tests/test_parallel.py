@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pytest
+
+from ankle_lib import parallel
+from ankle_lib.files import AnkleError
+from ankle_lib.parallel import SCHEDULER_VARIABLE, run_all
+
+
+@pytest.fixture(autouse=True)
+def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SCHEDULER_VARIABLE, raising=False)
+
+
+def square(number: int) -> int:
+    return number**2
+
+
+def slowest_first(number: int) -> int:
+    time.sleep(0.2 if number == 0 else 0)
+    return number
+
+
+def fail_at_three(number: int) -> int:
+    if number == 3:
+        raise AnkleError("scan 3 is empty: export it again")
+    return number
+
+
+def fail_otherwise(number: int) -> int:
+    raise KeyError(number)
+
+
+def process_id(number: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def die(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def leave_a_mark(folder: Path, number: int) -> int:
+    """Tell which process works on what, and take some time."""
+    mark = folder / f"{number:02d}-{os.getpid()}"
+    mark.touch()
+    time.sleep(0.15)
+    return number**2
+
+
+# --- on this machine ---
+
+
+@pytest.mark.parametrize("workers", ["processes", "threads"])
+def test_results_come_in_order(workers: Any) -> None:
+    numbers = list(range(7))
+    assert run_all(slowest_first, numbers, n_jobs=2, workers=workers, progress=False) == numbers
+    assert run_all(square, [3], workers=workers, progress=False) == [9]
+    assert run_all(square, [], workers=workers, progress=False) == []
+
+
+def test_where_the_work_is_done() -> None:
+    here = os.getpid()
+    assert here not in run_all(process_id, range(4), n_jobs=2, progress=False)
+    assert set(run_all(process_id, range(4), n_jobs=2, workers="threads", progress=False)) == {here}
+    assert set(run_all(process_id, range(2), n_jobs=1, progress=False)) == {here}
+
+
+@pytest.mark.parametrize("workers", ["processes", "threads"])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_errors_come_out_as_they_are(workers: Any, n_jobs: int) -> None:
+    with pytest.raises(AnkleError, match=r"^scan 3 is empty: export it again$"):
+        run_all(fail_at_three, range(6), n_jobs=n_jobs, workers=workers, progress=False)
+    with pytest.raises(KeyError):
+        run_all(fail_otherwise, range(3), n_jobs=n_jobs, workers=workers, progress=False)
+
+
+def test_a_killed_process_is_one_clear_error() -> None:
+    with pytest.raises(AnkleError, match="killed, perhaps for want of memory: run fewer than 2 "):
+        run_all(die, range(2), n_jobs=2, progress=False)
+    assert run_all(square, range(3), n_jobs=2, progress=False) == [0, 1, 4]  # and on it goes
+
+
+def test_the_bar_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    run_all(square, range(3), n_jobs=1, desc="squares", unit="number")
+    shown = capsys.readouterr().err
+    assert "squares" in shown
+    assert "3/3" in shown
+    assert "number/s" in shown
+    run_all(square, range(3), n_jobs=1, progress=False)
+    assert not capsys.readouterr().err
+
+
+# --- on a cluster ---
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    options = {"processes": True, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=2, **options) as local:
+        monkeypatch.setenv(SCHEDULER_VARIABLE, local.scheduler_address)
+        yield local
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_results_even_if_a_worker_is_killed(
+    cluster: Any, tmp_path: Path
+) -> None:
+    task, numbers = partial(leave_a_mark, tmp_path), list(range(16))
+    killer = threading.Thread(target=kill_one_worker, args=(tmp_path,))
+    killer.start()
+    results = run_all(task, numbers, progress=False)
+    killer.join()
+    assert results == [square(number) for number in numbers]
+    marks = [path.name.split("-") for path in tmp_path.iterdir() if path.name != "killed"]
+    workers = {worker for _, worker in marks}
+    killed = (tmp_path / "killed").read_text()
+    assert killed in workers
+    assert str(os.getpid()) not in workers
+    assert len(workers) >= 2
+    assert len(marks) > len(numbers)  # some were done twice
+
+    # the same cluster goes on: errors come out as they are, and leave nothing behind
+    with pytest.raises(AnkleError, match=r"^scan 3 is empty: export it again$"):
+        run_all(fail_at_three, numbers, progress=False)
+    assert run_all(square, numbers) == [square(number) for number in numbers]
+
+
+def kill_one_worker(folder: Path) -> None:
+    """Kill a worker in the middle of a task, once some tasks are done."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        marks = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        if len(marks) >= 5:
+            worker = marks[-1].name.split("-")[1]
+            os.kill(int(worker), signal.SIGKILL)
+            (folder / "killed").write_text(worker)
+            return
+        time.sleep(0.005)
+
+
+def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(parallel, "CONNECT_TIMEOUT_S", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        monkeypatch.setenv(SCHEDULER_VARIABLE, address)
+        with pytest.raises(AnkleError, match=f"{SCHEDULER_VARIABLE}={address}: no scheduler") as e:
+            run_all(square, [1], progress=False)
+        assert "\n" not in str(e.value)
+
+
+def test_a_cluster_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SCHEDULER_VARIABLE, "tcp://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(AnkleError, match=r'pip install "ankle-lib\[cluster\]"'):
+        run_all(square, [1], progress=False)
+
+
+def threads_of_a_worker(_: int) -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+@pytest.mark.slow
+def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    found = run_all(threads_of_a_worker, [0, 1], n_jobs=2, progress=False)
+    assert found == [max(1, joblib.cpu_count() // 2)] * 2

@@ -1,0 +1,486 @@
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ankle_lib.files import AnkleError
+from ankle_lib.quality import (
+    AUTOMATIC,
+    COLUMNS,
+    KEY,
+    REPORT_CORRELATION,
+    SHEET_NAME,
+    ReviewSheet,
+    accepted,
+    fit_gate,
+    frame_path,
+    read_registered,
+)
+from ankle_lib.running import records
+from ankle_lib.transforms import FramePose, rigid, write_transforms
+
+# --- the gate ---
+
+
+def frames(n: int, bad: float, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation and Dice of frames; at Dice 0.85 the correlation is 0.64 on average."""
+    random = np.random.default_rng(seed)
+    good_dice = np.clip(random.normal(0.93, 0.025, n), 0.85, 0.99)
+    dice = np.where(random.random(n) < bad, random.uniform(0.3, 0.85, n), good_dice)
+    correlation = 0.64 + 0.25 * np.tanh((dice - 0.85) / 0.1) + noise * random.normal(size=n)
+    return correlation, dice
+
+
+@pytest.mark.parametrize("bad", [0.5, 0.1, 0.05])
+def test_the_gate_finds_the_correlation_at_the_dice_threshold(bad: float) -> None:
+    found = [fit_gate(*frames(200, bad, 0.05, seed)) for seed in range(30)]
+    assert {gate.method for gate in found} == {"fit"}
+    assert np.mean([gate.correlation_threshold for gate in found]) == pytest.approx(0.64, abs=0.015)
+    assert np.std([gate.correlation_threshold for gate in found]) < 0.05
+    assert min(gate.balanced_accuracy for gate in found) > 0.8
+
+
+def test_the_gate_is_read_off_the_best_rising_curve() -> None:
+    correlation, dice = frames(60, 0.3, 0.1)
+    dice = dice.round(2)  # so that some are equal
+    knots = np.unique(dice)
+    groups = [correlation[dice == knot] for knot in knots]
+
+    def mean(first: int, last: int) -> float:
+        return float(np.concatenate(groups[first : last + 1]).mean())
+
+    n = len(knots)
+    curve = [  # the max-min formula of isotonic regression
+        max(min(mean(first, last) for last in range(i, n)) for first in range(i + 1))
+        for i in range(n)
+    ]
+    for threshold in (0.75, 0.85, 0.9):
+        expected = np.interp(threshold, knots, curve)
+        found = fit_gate(correlation, dice, threshold).correlation_threshold
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_gate_does_not_depend_on_the_order_of_frames() -> None:
+    correlation, dice = frames(60, 0.3, 0.05)
+    order = np.random.default_rng(1).permutation(60)
+    assert fit_gate(correlation[order], dice[order]) == fit_gate(correlation, dice)
+
+
+def test_frames_without_a_number_do_not_count() -> None:
+    correlation, dice = frames(60, 0.3, 0.05)
+    gate = fit_gate(correlation, dice)
+    more = fit_gate([*correlation, np.nan, 0.9], [*dice, 0.2, np.nan])
+    assert more == gate
+    assert gate.n_good + gate.n_bad == 60
+
+
+@pytest.mark.parametrize(
+    ("dice", "reason"),
+    [
+        ([0.95] * 20, "only 0 of 20 registrations lie below Dice 0.85"),
+        ([0.95] * 20 + [0.5] * 2, "only 2 of 22 registrations lie below Dice 0.85"),
+        ([0.5] * 20, "only 0 of 20 registrations reach Dice 0.85"),
+        ([np.nan] * 20, "only 0 of 0 registrations"),
+        ([], "only 0 of 0 registrations"),
+    ],
+)
+def test_a_gate_that_cannot_be_found_is_the_reports(dice: list[float], reason: str) -> None:
+    gate = fit_gate(np.linspace(0.5, 0.9, len(dice)), dice)
+    assert gate.correlation_threshold == REPORT_CORRELATION == 0.64
+    assert gate.method == "report"
+    assert gate.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("sign", [0, -1])
+def test_correlation_that_says_nothing_gives_no_gate(sign: int) -> None:
+    _, dice = frames(200, 0.5, 0)
+    noise = np.random.default_rng(2).normal(0, 0.05, 200)
+    gate = fit_gate(0.7 + 0.3 * sign * dice + noise, dice)
+    assert (gate.method, gate.correlation_threshold) == ("report", 0.64)
+    assert "tells good from bad" in gate.reason
+
+
+def test_what_passes_the_gate() -> None:
+    gate = fit_gate([], [])
+    assert gate.passes([0.64, 0.6399, np.nan, 1.0]).tolist() == [True, False, False, True]
+
+
+def test_bad_input_of_the_gate() -> None:
+    with pytest.raises(AnkleError, match=r"pairs, found shapes \(3,\) and \(2,\)"):
+        fit_gate([1, 2, 3], [1, 2])
+    with pytest.raises(AnkleError, match="between 0 and 1"):
+        fit_gate([0.5], [0.5], dice_threshold=85)
+
+
+# --- the review sheet ---
+
+
+def rows(correlations: dict[tuple[str, str, int, str], float], gate: float = 0.8) -> pd.DataFrame:
+    table = pd.DataFrame([*correlations], columns=list(KEY))
+    table["correlation"] = [*correlations.values()]
+    table["verdict"] = np.where(table["correlation"] >= gate, "accepted", "rejected")
+    return table
+
+
+FIRST = ("T01", "active_run-01", 0, "talus")
+SECOND = ("T01", "active_run-01", 1, "talus")
+THIRD = ("T01", "active_run-01", 10, "talus")
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> ReviewSheet:
+    sheet = ReviewSheet(tmp_path / SHEET_NAME)
+    sheet.update(rows({THIRD: 0.5, SECOND: 0.912345, FIRST: 0.95}))
+    return sheet
+
+
+def verdicts(sheet: ReviewSheet) -> dict[int, tuple[str, str]]:
+    table = sheet.table()
+    pairs = zip(table["verdict"], table["reviewer"], strict=True)
+    return dict(zip(table["frame"], pairs, strict=True))
+
+
+def test_a_new_sheet_holds_the_gates_verdicts_in_order(sheet: ReviewSheet) -> None:
+    lines = sheet.path.read_text().splitlines()
+    assert lines == [
+        "subject,sequence,frame,bone,correlation,verdict,reviewer,time,note",
+        "T01,active_run-01,0,talus,0.9500,accepted,automatic,,",
+        "T01,active_run-01,1,talus,0.9123,accepted,automatic,,",
+        "T01,active_run-01,10,talus,0.5000,rejected,automatic,,",
+    ]
+    assert len(sheet.undecided()) == 3
+    assert accepted(sheet.path)["frame"].tolist() == [0, 1]
+
+
+def test_a_persons_verdict_wins(sheet: ReviewSheet) -> None:
+    table = sheet.judge(*SECOND, "rejected", "Ada", "slipped")
+    pd.testing.assert_frame_equal(table, sheet.table())
+    assert verdicts(sheet)[1] == ("rejected", "Ada")
+    row = table[table["frame"] == 1].iloc[0]
+    assert row["time"].endswith("Z")
+    assert abs(pd.Timestamp(row["time"]) - pd.Timestamp.now("UTC")) < pd.Timedelta("1min")
+    assert row["note"] == "slipped"
+    assert accepted(sheet.path)["frame"].tolist() == [0]
+    assert sheet.undecided()["frame"].tolist() == [0, 10]
+    sheet.judge(*SECOND, "unsure", "Ben")
+    assert verdicts(sheet)[1] == ("unsure", "Ben")
+    assert accepted(sheet.path)["frame"].tolist() == [0]
+
+
+def test_only_the_registration_that_was_seen_is_judged(sheet: ReviewSheet) -> None:
+    with pytest.raises(
+        AnkleError, match=r"again meanwhile \(correlation 0.8000, now 0.9500\): look"
+    ):
+        sheet.judge(*FIRST, "accepted", "Ada", correlation=0.8)
+    with pytest.raises(AnkleError, match="again meanwhile"):
+        sheet.judge(*FIRST, "accepted", "Ada", correlation=np.nan)
+    assert len(sheet.undecided()) == 3
+    sheet.judge(*SECOND, "accepted", "Ada", correlation=0.912345)
+    assert len(sheet.undecided()) == 2
+
+
+def test_a_new_run_keeps_verdicts_on_equal_registrations(sheet: ReviewSheet) -> None:
+    sheet.judge(*SECOND, "rejected", "Ada", "slipped")
+    sheet.judge(*THIRD, "accepted", "Ada", "looks right")
+    sheet.update(rows({FIRST: 0.7, SECOND: 0.912345 + 3e-7, THIRD: 0.6}))
+    assert verdicts(sheet) == {
+        0: ("rejected", AUTOMATIC),  # as the gate sees the new registration
+        1: ("rejected", "Ada"),
+        10: ("rejected", AUTOMATIC),  # no longer the registration that Ada saw
+    }
+    note = sheet.table()["note"].iloc[2]
+    assert note == "earlier: Ada accepted (0.5000): looks right"
+
+
+def test_what_was_said_of_earlier_registrations_is_not_forgotten(sheet: ReviewSheet) -> None:
+    sheet.judge(*FIRST, "rejected", "Ada", "slipped; see me")
+    for correlation in (0.7, 0.7, 0.71):
+        table = rows({FIRST: correlation})
+        table["note"] = "fit failed"
+        sheet.update(table)
+        note = sheet.table()["note"].iloc[0]
+        assert note == "fit failed; earlier: Ada rejected (0.9500): slipped; see me"
+
+
+def test_rows_that_are_gone_stay_if_a_person_judged_them(sheet: ReviewSheet) -> None:
+    sheet.judge(*THIRD, "unsure", "Ada")
+    sheet.update(rows({SECOND: 0.91}))
+    assert verdicts(sheet) == {1: ("accepted", AUTOMATIC), 10: ("unsure", "Ada")}
+    sheet.update(rows({}))
+    assert verdicts(sheet) == {10: ("unsure", "Ada")}
+
+
+def test_a_failed_fit_has_no_correlation(sheet: ReviewSheet) -> None:
+    sheet.update(rows({FIRST: np.nan}))
+    sheet.judge(*FIRST, "rejected", "Ada")
+    sheet.update(rows({FIRST: np.nan}))
+    assert verdicts(sheet) == {0: ("rejected", "Ada")}
+    assert np.isnan(sheet.table()["correlation"][0])
+    sheet.update(rows({FIRST: 0.9}))
+    assert verdicts(sheet) == {0: ("accepted", AUTOMATIC)}
+
+
+def test_an_equal_update_does_not_touch_the_file(sheet: ReviewSheet) -> None:
+    before = sheet.path.stat()
+    sheet.update(rows({THIRD: 0.5, SECOND: 0.912345, FIRST: 0.95}))
+    assert sheet.path.stat().st_mtime_ns == before.st_mtime_ns
+    assert sheet.path.stat().st_ino == before.st_ino
+
+
+def test_an_update_may_bring_notes(sheet: ReviewSheet) -> None:
+    table = rows({FIRST: 0.95, SECOND: 0.7})
+    table["note"] = [np.nan, "fit failed"]
+    table["seconds"] = 1.0  # ignored
+    assert sheet.update(table)["note"].tolist() == ["", "fit failed"]
+    assert list(sheet.table()) == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="bone"), "lack the column bone"),
+        (lambda t: pd.concat([t, t]), "T01, active_run-01, 0, talus appears twice"),
+        (lambda t: t.assign(verdict="good"), "verdict 'good': choose one of accepted, rejected"),
+    ],
+)
+def test_bad_rows_leave_the_sheet_as_it_was(sheet: ReviewSheet, change, message: str) -> None:
+    before = sheet.path.read_bytes()
+    with pytest.raises(AnkleError, match=message):
+        sheet.update(change(rows({FIRST: 0.9})))
+    assert sheet.path.read_bytes() == before
+
+
+def test_bad_verdicts_of_people(sheet: ReviewSheet, tmp_path: Path) -> None:
+    with pytest.raises(AnkleError, match="verdict 'fine': choose one of accepted, rejected"):
+        sheet.judge(*FIRST, "fine", "Ada")
+    for nobody in ("", " ", AUTOMATIC):
+        with pytest.raises(AnkleError, match="name of the person"):
+            sheet.judge(*FIRST, "accepted", nobody)
+    with pytest.raises(AnkleError, match="has no row T09, active_run-01, 0, talus"):
+        sheet.judge("T09", *FIRST[1:], "accepted", "Ada")
+    with pytest.raises(AnkleError, match="no such review sheet: run the registration"):
+        ReviewSheet(tmp_path / "none.csv").judge(*FIRST, "accepted", "Ada")
+
+
+NASTY = [
+    "=1+1",
+    "+cmd",
+    'he said "no", twice',
+    "two\nlines",
+    "semi;colon\ttab",
+    "ü ½ 骨",
+    "'",
+    " a ",
+]
+
+
+@pytest.mark.parametrize("note", NASTY)
+def test_notes_survive(sheet: ReviewSheet, note: str) -> None:
+    sheet.judge(*FIRST, "accepted", "Ada, M.D.", note)
+    sheet.judge(*SECOND, "accepted", "Ben")
+    assert sheet.table()["note"].tolist() == [note, "", ""]
+    assert sheet.table()["reviewer"].tolist() == ["Ada, M.D.", "Ben", AUTOMATIC]
+
+
+@settings(max_examples=60, deadline=None)
+@given(note=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_any_note_survives(tmp_path_factory: pytest.TempPathFactory, note: str) -> None:
+    sheet = ReviewSheet(tmp_path_factory.mktemp("sheet") / SHEET_NAME)
+    sheet.update(rows({FIRST: 0.9, SECOND: 0.8}))
+    sheet.judge(*FIRST, "accepted", "Ada", note)
+    expected = note.replace("\r\n", "\n").replace("\r", "\n")
+    assert sheet.table()["note"].tolist() == [expected, ""]
+
+
+# --- what a spreadsheet makes of it ---
+
+
+def by_spreadsheet(text: str, delimiter: str = ";") -> str:
+    lines = text.splitlines()
+    return "\r\n".join(line.replace(",", delimiter) for line in lines) + "\r\n"
+
+
+def test_a_sheet_from_a_spreadsheet_is_understood(sheet: ReviewSheet) -> None:
+    before = sheet.table()
+    text = sheet.path.read_text()
+    sheet.path.write_bytes(by_spreadsheet(text).replace("0.9", "0,9").encode("utf-8-sig"))
+    pd.testing.assert_frame_equal(sheet.table(), before)
+    sheet.path.write_bytes(by_spreadsheet(text, "\t").encode())
+    pd.testing.assert_frame_equal(sheet.table(), before)
+    sheet.path.write_text(text + ",,,,,,,,\n\n")
+    pd.testing.assert_frame_equal(sheet.table(), before)
+    sheet.path.write_text(text.replace("accepted", " Accepted").replace("subject,", '"subject",'))
+    pd.testing.assert_frame_equal(sheet.table(), before)
+    sheet.judge(*FIRST, "rejected", "Ada")  # is written in the one form again
+    assert sheet.path.read_text().splitlines()[2] == text.splitlines()[2]
+
+
+def test_columns_may_come_in_another_order(sheet: ReviewSheet) -> None:
+    before = sheet.table()
+    before[[*COLUMNS[::-1]]].to_csv(sheet.path, index=False)
+    pd.testing.assert_frame_equal(sheet.table(), before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("subject,", "patient,", "not a review sheet: its first line is 'patient,.*expected sub"),
+        (",note", "", "not a review sheet"),
+        (",note", ",note,mine", "not a review sheet"),
+        ("0.9500,accepted", "0.9500,good", "line 2: verdict 'good': choose one of"),
+        ("T01,active_run-01,1,", "T01,active_run-01,0,", "0, talus appears twice: keep one row"),
+        ("run-01,1,", "run-01,one,", "line 3: frame 'one' and correlation '0.9123' must be numb"),
+        ("0.9123", "n/a", "line 3: frame '1' and correlation 'n/a' must be numbers"),
+        ("0.9500,accepted,automatic", "0.9500,accepted,", "line 2: reviewer is empty"),
+        ("accepted,automatic,,", "accepted,automatic,", "line 2: 8 cells, expected 9"),
+        ("automatic,,", 'automatic,,"open', "not a CSV file"),
+    ],
+)  # fmt: skip
+def test_a_damaged_sheet_is_one_clear_error(
+    sheet: ReviewSheet, old: str, new: str, message: str
+) -> None:
+    sheet.path.write_text(sheet.path.read_text().replace(old, new, 1))
+    before = sheet.path.read_bytes()
+    for action in (
+        sheet.table,
+        lambda: sheet.judge(*FIRST, "accepted", "Ada"),
+        lambda: sheet.update(rows({FIRST: 0.9})),
+    ):
+        with pytest.raises(AnkleError, match=message) as caught:
+            action()
+        assert "\n" not in str(caught.value)
+    assert sheet.path.read_bytes() == before
+
+
+def test_a_sheet_that_is_no_text(sheet: ReviewSheet) -> None:
+    sheet.path.write_bytes("note über".encode("latin-1"))
+    with pytest.raises(AnkleError, match="not UTF-8: save it again"):
+        sheet.table()
+    sheet.path.write_text("")
+    with pytest.raises(AnkleError, match="not a review sheet"):
+        sheet.table()
+
+
+# --- several people ---
+
+
+def judge_many(path: Path, reviewer: str, numbers: list[int]) -> None:
+    sheet = ReviewSheet(path)
+    for frame in numbers:
+        sheet.judge("T01", "active_run-01", frame, "talus", "unsure", reviewer, f"by {reviewer}")
+
+
+def test_two_people_at_once_lose_no_row(tmp_path: Path) -> None:
+    path = tmp_path / SHEET_NAME
+    sheet = ReviewSheet(path)
+    everything = {("T01", "active_run-01", frame, "talus"): 0.9 for frame in range(80)}
+    sheet.update(rows(everything))
+    spawn = multiprocessing.get_context("fork")
+    people = [
+        spawn.Process(target=judge_many, args=(path, name, list(range(start, 80, 2))))
+        for start, name in enumerate(("Ada", "Ben"))
+    ]
+    for person in people:
+        person.start()
+    for _ in range(5):
+        sheet.update(rows(everything))  # and the chapter runs meanwhile
+    for person in people:
+        person.join(60)
+        assert person.exitcode == 0
+    table = sheet.table()
+    assert table["reviewer"].tolist() == ["Ada", "Ben"] * 40
+    assert not [p for p in tmp_path.iterdir() if p.name not in records.KEPT]
+
+
+def test_a_sheet_that_someone_holds(sheet: ReviewSheet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ankle_lib.quality.sheet.LOCK_TIMEOUT_S", 0.05)
+    with (
+        filelock.FileLock(sheet.path.with_name(f".{SHEET_NAME}.lock")),
+        pytest.raises(AnkleError, match="another process has held it"),
+    ):
+        sheet.judge(*FIRST, "accepted", "Ada")
+
+
+def test_the_pipeline_keeps_the_sheet_and_its_lock(sheet: ReviewSheet) -> None:
+    sheet.judge(*FIRST, "accepted", "Ada")
+    assert {path.name for path in sheet.path.parent.iterdir()} <= set(records.KEPT)
+    assert SHEET_NAME in records.KEPT
+
+
+# --- what goes on ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A registration folder of one subject: 3 frames, 2 bones, and the foot as a whole."""
+    poses, table = [], {}
+    for frame in range(3):
+        for number, bone in enumerate(("whole", "talus", "tibia")):
+            matrix = rigid((0, 0, frame), (number, 0, 0))
+            correlation = 0.95 - 0.1 * frame + 0.001234 * number
+            poses.append(FramePose(frame, bone, matrix, correlation, accepted=True))
+            if bone == "whole":
+                continue
+            table["T01", "active_run-01", frame, bone] = correlation
+            for image in (False, True):
+                path = frame_path(tmp_path, "T01", "active_run-01", frame, bone, image=image)
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(b"x")
+    write_transforms(tmp_path / "sub-T01" / "sub-T01_task-active_run-01_transforms.json", poses)
+    ReviewSheet(tmp_path / SHEET_NAME).update(rows(table))
+    return tmp_path
+
+
+def handed_on(folder: Path) -> set[tuple[int, str]]:
+    return {(found.frame, found.bone) for found in read_registered(folder)}
+
+
+def test_only_what_was_accepted_goes_on(folder: Path) -> None:
+    assert handed_on(folder) == {(0, "talus"), (0, "tibia"), (1, "talus"), (1, "tibia")}
+    sheet = ReviewSheet(folder / SHEET_NAME)
+    sheet.judge("T01", "active_run-01", 0, "talus", "rejected", "Ada")
+    sheet.judge("T01", "active_run-01", 1, "tibia", "unsure", "Ada")
+    sheet.judge("T01", "active_run-01", 2, "tibia", "accepted", "Ada")  # the gate had not
+    assert handed_on(folder) == {(0, "tibia"), (1, "talus"), (2, "tibia")}
+
+
+def test_what_goes_on_is_complete(folder: Path) -> None:
+    found = next(f for f in read_registered(folder) if (f.frame, f.bone) == (1, "tibia"))
+    assert (found.subject, found.sequence) == ("T01", "active_run-01")
+    np.testing.assert_allclose(found.pose, rigid((0, 0, 1), (2, 0, 0)))
+    assert found.correlation == pytest.approx(0.85 + 0.002468)
+    name = "sub-T01_task-active_run-01_frame-01_label-tibia"
+    assert found.mask == folder / "sub-T01" / f"{name}_mask.nii.gz"
+    assert found.moved_static == folder / "sub-T01" / f"{name}_desc-moved_static.nii.gz"
+
+
+def test_verdicts_on_another_registration_are_refused(folder: Path) -> None:
+    pose = FramePose(0, "talus", np.eye(4), 0.99, accepted=True)
+    write_transforms(folder / "sub-T01" / "sub-T01_task-active_run-01_transforms.json", [pose])
+    with pytest.raises(AnkleError, match=r"frame 0 talus with correlation 0.9512.*has 0.9900.*run"):
+        read_registered(folder)
+
+
+def test_a_verdict_without_registration(folder: Path) -> None:
+    path = folder / "sub-T01" / "sub-T01_task-active_run-01_transforms.json"
+    path.unlink()
+    with pytest.raises(AnkleError, match="but there is none: run the registration again"):
+        read_registered(folder)
+    sheet = ReviewSheet(folder / SHEET_NAME)
+    for frame, bone in ((0, "talus"), (0, "tibia"), (1, "talus"), (1, "tibia")):
+        sheet.judge("T01", "active_run-01", frame, bone, "accepted", "Ada")
+    assert read_registered(folder) == []
+
+
+def test_a_missing_image(folder: Path) -> None:
+    path = frame_path(folder, "T01", "active_run-01", 0, "talus", image=True)
+    path.unlink()
+    with pytest.raises(AnkleError, match=f"{path}: no such file: run"):
+        read_registered(folder)
