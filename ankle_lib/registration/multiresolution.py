@@ -39,7 +39,9 @@ ROUNDS = ((3, 8), (3, 2), (6, 1))
 RETRY_SURVIVORS = 3
 """So many go on to the second level when a fit is tried again."""
 
-LARGEST_COST = 0.75
+RESELECT = 4
+"""Steps after which the voxels that take part are chosen anew, at the coarsest level; later, poses
+hardly move any more."""
 
 
 def fit(
@@ -84,7 +86,8 @@ class _Search:
             return found, best
         angles, shifts = self.settings.retry_angles_deg, self.settings.retry_shifts_mm
         for step in ("wide", "neighbours", "neighbours"):
-            poor = best.cost > (_failed_cost if step == "wide" else _unusual_cost)(best.cost)
+            usual = _failed_cost(best.cost) if step == "wide" else _unusual_cost(best.cost)
+            poor = best.cost > min(usual, self.settings.largest_cost)
             places = torch.nonzero(poor)[:, 0]
             if len(places) == 0 or (step == "neighbours" and bool(poor.all())):
                 break
@@ -112,7 +115,11 @@ class _Search:
         return turn_about(self.levels[0].moving.centre, motions)[:, None] @ inverse
 
     def _compete(self, frame: Tensor, starts: Tensor, survivors: int) -> tuple[Tensor, Fit]:
-        """Improve starts (S, F, 4, 4); the worst go after some steps, all but one at level two."""
+        """Improve starts (S, F, 4, 4) until one is left for each frame.
+
+        At the coarsest level the worst go after some steps; of the ``survivors`` the second level
+        keeps one.
+        """
         coarsest, *finer = self.levels
         rounds = [(coarsest, steps, max(kept, survivors)) for steps, kept in ROUNDS]
         rounds += [(level, level.iterations, 1) for level in finer]
@@ -129,7 +136,7 @@ class _Search:
         self, level: Level, frame: Tensor, inverse: Tensor, iterations: int
     ) -> tuple[Tensor, Fit]:
         """Run the optimiser in batches of bounded memory."""
-        reselect = 4 if level is self.levels[0] else 100
+        reselect = RESELECT if level is self.levels[0] else iterations
         options = Options(shading=self.settings.shading, weighted=self.settings.soft_weights)
         per_fit = level.n_points * level.slice_samples
         at_once = max(1, SAMPLES_AT_ONCE[frame.device.type] // max(1, per_fit))
@@ -152,7 +159,7 @@ def _neighbours(found: Tensor, places: Tensor, good: Tensor) -> Tensor:
 def _failed_cost(costs: Tensor) -> float:
     """Cost above which a fit has probably gone astray: far less is explained than in others."""
     median = float(costs.median())
-    return min(LARGEST_COST, median + 0.25 * (1 - median))
+    return median + 0.25 * (1 - median)
 
 
 def _unusual_cost(costs: Tensor) -> float:

@@ -94,6 +94,7 @@ def register_sequence(task: SequenceTask) -> list[dict[str, Any]]:
         return _work(task)
     subject, variant = task.subject, asdict(task.variant)
     inputs = [subject.static, *subject.masks.values(), *subject.sequences[task.sequence]]
+    inputs += [] if task.masked is None else [_foot_mask(task)]
     code = code_digest(
         *(ankle_lib.volume, ankle_lib.transforms, weights_module, register_module),
         *(multiresolution, optimiser, pyramid, similarity, measures, moving),
@@ -162,7 +163,7 @@ def _register(
     truth: _Truth | None,
 ) -> Iterator[Registration]:
     """Yield the registration of the whole foot and that of its bones, or the latter alone."""
-    variant, code = task.variant, task.subject.code
+    variant = task.variant
     radii = variant.radius_voxels or RADIUS_VOXELS
     sigma = in_mm(variant.sigma_voxels)
     soft = {
@@ -178,11 +179,15 @@ def _register(
         start = truth.disturbed(list(masks), *variant.start_error)
         yield register(fixed, static, soft, start=start, **options)
         return
-    assert task.masked is not None
-    foot = load(Path(task.masked) / f"sub-{code}" / f"sub-{code}_static_desc-foot_mask.nii.gz")
+    foot = load(_foot_mask(task))
     whole = register(fixed, static, {WHOLE: foot.data.astype(np.float32)}, **options)
     yield whole
     yield register(fixed, static, soft, start=whole.poses[:, 0], **options)
+
+
+def _foot_mask(task: SequenceTask) -> Path:
+    name = f"sub-{task.subject.code}"
+    return Path(str(task.masked)) / name / f"{name}_static_desc-foot_mask.nii.gz"
 
 
 @dataclass(frozen=True)

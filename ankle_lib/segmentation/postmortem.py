@@ -118,6 +118,7 @@ def recipes(study: Study, remedies: Remedies, seed: int = 0) -> list[Recipe]:
         min_fraction=fraction,
         augmentation=AUGMENTATION if remedies.augmentation else Augmentation(),
         keep_best=remedies.best_epoch,
+        n_validation=study.sizes.n_patches,
         seed=seed,
     )
     return [recipe] if remedies.one_network else [recipe.of_bone(bone) for bone in BONES]

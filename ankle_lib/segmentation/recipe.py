@@ -35,9 +35,6 @@ __all__ = ["Fitted", "Recipe", "Stage", "fit", "patch_source"]
 TRIES = 300
 """Positions that the report tries in every slice."""
 
-VALIDATION_PATCHES = 128
-"""Looked at after every epoch where the best epoch is to be kept."""
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -68,6 +65,8 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     keep_best: bool = False
     """Weights of the best epoch on the validation subject, instead of the last."""
+    n_validation: int = 64
+    """Patches to find the best epoch with."""
     epochs: int = 5
     seed: int = 0
     """Decides the first weights and the patches."""
@@ -194,7 +193,7 @@ def _train_stages(
             if not validation:
                 raise AnkleError("to keep the best epoch, give a scan to validate on")
             seen = patch_source(validation, recipe.bones, stage.pixels, recipe.min_fraction, device)
-            validate = patch_validation(seen, VALIDATION_PATCHES)
+            validate = patch_validation(seen, recipe.n_validation)
         settings = TrainingSettings(
             steps_per_epoch=max(1, stage.steps // recipe.epochs),
             epochs=min(recipe.epochs, stage.steps),
