@@ -8,6 +8,7 @@ package and must see the same files under the same paths.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -91,6 +92,8 @@ def _on_this_machine(
     backend = {"processes": "loky", "threads": "threading"}[workers]
     with joblib.parallel_config(backend, **(options if workers == "processes" else {})):
         parallel = joblib.Parallel(jobs, return_as="generator_unordered")
+    # workers that have grown are replaced, which is no news for whoever waits
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     calls = (joblib.delayed(_numbered)(function, *pair) for pair in enumerate(tasks))
     try:
         yield from parallel(calls)

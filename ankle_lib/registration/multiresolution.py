@@ -85,6 +85,7 @@ class _Search:
         if not self.settings.retry:
             return found, best
         angles, shifts = self.settings.retry_angles_deg, self.settings.retry_shifts_mm
+        # wide first: from neighbours alone, a wrong place that many found would spread
         for step in ("wide", "neighbours", "neighbours"):
             usual = _failed_cost(best.cost) if step == "wide" else _unusual_cost(best.cost)
             poor = best.cost > min(usual, self.settings.largest_cost)

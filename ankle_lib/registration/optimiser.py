@@ -11,7 +11,7 @@ from ankle_lib.registration.similarity import Fit, Options, Points, evaluate, se
 __all__ = ["minimise", "turn_about"]
 
 FIRST_DAMPING = 1e-2
-SMALLEST_STEP_MM = 0.01
+SMALLEST_STEP_MM = 0.02
 ARM_MM = 25.0
 """Typical distance of a bone's surface from its centre: turns steps in radians into mm."""
 
@@ -33,7 +33,7 @@ def minimise(
     inverse : (N, 4, 4) double tensor
         Frame world to static world, where to start.
     iterations : int
-        Steps at most; a fit stops when its step is shorter than 0.01 mm on the bone.
+        Steps at most; a fit stops when its step is shorter than 0.02 mm on the bone.
     reselect : int
         Steps after which the voxels that take part are chosen anew.
 

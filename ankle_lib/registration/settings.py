@@ -38,11 +38,11 @@ class Settings:
     """How the engines search. The defaults serve children's ankles in slices of about 8 mm."""
 
     resolutions: tuple[Resolution, ...] = (
-        Resolution(3.0, (3.0, 3.0), 3, 12),
+        Resolution(3.0, (3.0, 3.0), 3, 6),
         Resolution(1.2, (1.2, 1.6), 5, 5),
         Resolution(1.2, (0.6, 0.8), 7, 10),
     )
-    start_angles_deg: tuple[float, ...] = (-20.0, -10.0, 0.0, 10.0, 20.0)
+    start_angles_deg: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
     """Starts about the left-right axis, relative to ``start``."""
     retry: bool = True
     """Try again, from more starts, where too little is explained."""
