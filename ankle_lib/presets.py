@@ -115,7 +115,7 @@ PRESETS = {
                 resnet_folds=False,
                 n_seeds=1,
                 final_pixel_mm=1.68,
-                final_stages=((80, 2000, 8, 3e-3),),
+                final_stages=((64, 2500, 8, 3e-3),),
             ),
         ),
         Preset(
@@ -132,8 +132,8 @@ PRESETS = {
                 pixel_mm=0.28,
                 steps=600,
                 resnet_steps=600,
-                n_patches=512,
-                slice_step=1,
+                n_patches=128,
+                slice_step=8,
                 unet_depths=(2, 3, 4, 5),
                 resnet_depths=(1, 2, 3, 4),
                 unet_rates=(5e-5, 1e-4, 5e-4, 1e-3, 5e-3),
@@ -141,7 +141,7 @@ PRESETS = {
                 resnet_folds=True,
                 n_seeds=3,
                 final_pixel_mm=0.56,
-                final_stages=((128, 3000, 16, 2e-3), (256, 3000, 16, 1e-3)),
+                final_stages=((192, 8000, 16, 3e-3),),
             ),
         ),
     )

@@ -17,10 +17,17 @@ from ankle_lib.metrics import dice
 from ankle_lib.networks import load_checkpoint
 from ankle_lib.patches import Item, Split
 from ankle_lib.presets import BONES, PRESETS
-from ankle_lib.segmentation import experiments, postmortem, recipe
+from ankle_lib.segmentation import experiments, recipe
 from ankle_lib.segmentation.any_scan import read_segmenter
 from ankle_lib.segmentation.evaluation import patch_scores, volume_scores
-from ankle_lib.segmentation.postmortem import AS_CODED, TITLES, Remedies, recipes, steps
+from ankle_lib.segmentation.postmortem import (
+    AS_CODED,
+    AUGMENTATION,
+    TITLES,
+    Remedies,
+    recipes,
+    steps,
+)
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, fit, patch_source
 from ankle_lib.segmentation.scans import ROTATIONS_DEG, Scan, one_slice
 from ankle_lib.segmentation.study import Study
@@ -54,7 +61,7 @@ SIZES = replace(
 def toy_scan(code: str, seed: int = 0) -> Scan:
     random = np.random.default_rng(seed)
     foot = np.zeros(SHAPE, dtype=bool)
-    foot[6:44, 4:50, 1:7] = True
+    foot[8:42, 4:50, 1:7] = True
     image = np.where(foot, 0.0, -2.0) + random.normal(0, 0.05, SHAPE)
     labels = {}
     for bone, box in BOXES.items():
@@ -419,13 +426,13 @@ def test_patches_grow_at_equal_cost_while_the_rate_falls(study: Study) -> None:
 
 @pytest.mark.slow
 def test_a_post_mortem_from_end_to_end(study: Study) -> None:
-    table = segmentation.postmortem(study)
+    table = segmentation.postmortem_trials(study)
     summary = segmentation.summarised(table)
     assert list(summary.columns[:6]) == [
         *("step", "bone", "dice_mean", "dice_low", "dice_high", "hd95_mm"),
     ]
     assert len(summary) == len(steps()) * len(BONES)
-    judged = segmentation.verdicts(table)
+    judged = segmentation.judged(table)
     assert len(judged) == 2 * len(TITLES) + 4
     extra = table[table["order"] == "extra"]
     assert extra["rotated_dice"].isna().all()
@@ -446,12 +453,12 @@ def planted(effects: dict[str, float]) -> pd.DataFrame:
             noisy = value + random.normal(0, 0.002)
             rows.append((step.name, step.order, 0, subject, "talus", noisy, noisy / 2, 0.9))
     columns = ["step", "order", "seed", "subject", "bone", "dice", "rotated_dice", "patch_dice"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(hd95_mm=5.0)
 
 
 def test_verdicts_find_what_was_planted() -> None:
     table = planted({"evaluation mode": 0.3, "patches with air": -0.1, "Dice + BCE": 0.004})
-    judged = segmentation.verdicts(table).set_index("hypothesis")
+    judged = segmentation.judged(table).set_index("hypothesis")
     assert judged.loc["evaluation mode helps", "verdict"] == "holds"
     assert judged.loc["evaluation mode helps", "effect"] == pytest.approx(0.3, abs=0.01)
     assert judged.loc["evaluation mode is needed in the end", "verdict"] == "holds"
@@ -464,7 +471,7 @@ def test_verdicts_find_what_was_planted() -> None:
 def test_spread_of_seeds_is_apart_from_that_of_subjects() -> None:
     table = planted({})
     again = table.assign(seed=1, dice=table["dice"] + 0.1)
-    result = segmentation.summarised(pd.concat([table, again]))
+    result = segmentation.summarised(pd.concat([table, again], ignore_index=True))
     row = result[result["step"] == AS_CODED].iloc[0]
     assert row["seed_sd"] == pytest.approx(0.1 / np.sqrt(2))
     own = table[table["step"] == AS_CODED]["dice"]
@@ -538,4 +545,4 @@ def test_presets_differ_in_size_not_in_kind() -> None:
         recipe = segmentation.final_recipe(preset)
         assert recipe.loss == "dice+bce"
         assert len(recipe.stages) == len(preset.final_stages)
-    assert postmortem.AUGMENTATION.rotation_deg > max(ROTATIONS_DEG)
+    assert AUGMENTATION.rotation_deg > max(ROTATIONS_DEG)

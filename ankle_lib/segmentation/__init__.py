@@ -30,11 +30,11 @@ from ankle_lib.segmentation.final import (
     score_final,
     train_final,
 )
-from ankle_lib.segmentation.postmortem import postmortem, summarised
+from ankle_lib.segmentation.postmortem import postmortem_trials, summarised
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage
 from ankle_lib.segmentation.scans import Scan, coarser, every, factor_for, rotation_of, turned
 from ankle_lib.segmentation.study import Study, read_study
-from ankle_lib.segmentation.verdicts import verdicts
+from ankle_lib.segmentation.verdicts import judged
 
 __all__ = [
     "Fitted",
@@ -51,12 +51,13 @@ __all__ = [
     "factor_for",
     "final_recipe",
     "final_slices",
+    "judged",
     "learning_rates",
     "middle_slice_of",
     "on_test_patches",
     "on_whole_slices",
     "patch_examples",
-    "postmortem",
+    "postmortem_trials",
     "read_study",
     "reader_slice",
     "rotation_of",
@@ -69,6 +70,5 @@ __all__ = [
     "train_final",
     "trained_and_validated",
     "turned",
-    "verdicts",
     "volume_masks",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices
@@ -61,14 +63,12 @@ def patch_scores(
     at_once = 1 if batchnorm_training else PATCHES_AT_ONCE
     rows = []
     for scan in scans:
-        bones = fitted.recipe.bones
-        size = pixels or fitted.recipe.pixels
-        source = patch_source([scan], bones, size, REPORT_FRACTION, str(device))
-        batch = source.draw(n_patches, torch.Generator(source.device).manual_seed(seed))
+        bones, size = fitted.recipe.bones, pixels or fitted.recipe.pixels
+        images, targets = _drawn(scan, bones, size, n_patches, seed, str(device))
         with torch.inference_mode():
-            parts = [network(part) for part in batch.image.split(at_once)]
+            parts = [network(part) for part in images.split(at_once)]
         predicted = (torch.cat(parts) > THRESHOLD).cpu().numpy()
-        true = (batch.target > THRESHOLD).cpu().numpy()
+        true = (targets > THRESHOLD).cpu().numpy()
         for channel, bone in enumerate(bones):
             scores = patch_dice(predicted[:, channel], true[:, channel])
             rows.append((scan.code, bone, float(scores.mean())))
@@ -182,3 +182,13 @@ def summary(table: pd.DataFrame, by: Sequence[str] = ("bone",)) -> pd.DataFrame:
             row["hd95_mm"] = float(part.groupby("subject")["hd95_mm"].mean().mean())
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+@lru_cache(maxsize=64)
+def _drawn(
+    scan: Scan, bones: tuple[str, ...], pixels: int, n: int, seed: int, device: str
+) -> tuple[Tensor, Tensor]:
+    """Return patches of a scan and their targets: every network is scored on the same ones."""
+    source = patch_source([scan], bones, pixels, REPORT_FRACTION, device)
+    batch = source.draw(n, torch.Generator(source.device).manual_seed(seed))
+    return batch.image, batch.target

@@ -33,7 +33,7 @@ FINAL_AUGMENTATION = Augmentation(
 )
 """Any angle; coils, gains and noise beyond those of one scanner."""
 
-MIN_FRACTION = 0.1
+MIN_FRACTION = 0.2
 """Part of a patch that must be foot: air is seen, slices without a foot are not."""
 
 SCHEDULES = ("one-cycle", "cosine")

@@ -26,7 +26,7 @@ __all__ = [
     "TITLES",
     "Remedies",
     "Step",
-    "postmortem",
+    "postmortem_trials",
     "recipes",
     "steps",
     "summarised",
@@ -124,7 +124,7 @@ def recipes(study: Study, remedies: Remedies, seed: int = 0) -> list[Recipe]:
     return [recipe] if remedies.one_network else [recipe.of_bone(bone) for bone in BONES]
 
 
-def postmortem(study: Study) -> pd.DataFrame:
+def postmortem_trials(study: Study) -> pd.DataFrame:
     """Train and score every step with every seed.
 
     Returns

@@ -6,9 +6,9 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def fit(
 
 
 def patch_source(
-    scans: Iterable[Scan],
+    scans: Sequence[Scan],
     bones: Sequence[str],
     pixels: int,
     min_fraction: float,
@@ -167,6 +167,14 @@ def patch_source(
     )
     rule = PatchRule((pixels, pixels), TRIES, min_fraction)
     return PatchSource(items, rule, labels=bones, device=device)
+
+
+@lru_cache(maxsize=6)
+def _kept_source(
+    scans: tuple[Scan, ...], bones: tuple[str, ...], pixels: int, fraction: float, device: str
+) -> PatchSource:
+    """Return `patch_source`, the same one for trainings that follow each other."""
+    return patch_source(scans, bones, pixels, fraction, device)
 
 
 def _train_stages(
@@ -182,7 +190,8 @@ def _train_stages(
         network = build(recipe.network, **recipe.arguments)
     losses, epochs = [], []
     for number, stage in enumerate(recipe.stages):
-        source = patch_source(scans, recipe.bones, stage.pixels, recipe.min_fraction, device)
+        wanted = (recipe.bones, stage.pixels, recipe.min_fraction, device)
+        source = _kept_source(tuple(scans), *wanted)
 
         def draw(n: int, generator: torch.Generator, source: PatchSource = source) -> Batch:
             return source.draw(n, generator, recipe.augmentation)
@@ -192,7 +201,7 @@ def _train_stages(
         if recipe.keep_best and last:
             if not validation:
                 raise AnkleError("to keep the best epoch, give a scan to validate on")
-            seen = patch_source(validation, recipe.bones, stage.pixels, recipe.min_fraction, device)
+            seen = _kept_source(tuple(validation), *wanted)
             validate = patch_validation(seen, recipe.n_validation)
         settings = TrainingSettings(
             steps_per_epoch=max(1, stage.steps // recipe.epochs),

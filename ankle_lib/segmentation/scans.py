@@ -32,9 +32,9 @@ ROTATIONS_DEG = (40.0, 60.0)
 """Feet are turned by angles from this range, in which the report's networks are lost."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
-    """A static scan, normalised inside the foot, with its bones.
+    """A static scan, normalised inside the foot, with its bones; equal to nothing but itself.
 
     Attributes
     ----------

@@ -129,19 +129,23 @@ class Study:
         options
             Of `evaluation.volume_scores`.
         """
-        step *= self.sizes.slice_step
 
         def work() -> pd.DataFrame:
-            scans = self.rotated_test if rotated else self.part("test")
+            scans = self.rotated_test if rotated else self.sparse_test
             return volume_scores(fitted, [every(scan, step) for scan in scans[:most]], **options)
 
-        key = ["volumes", rotated, step, most, options, self._stamp("test")]
+        key = ["volumes", rotated, step, self.sizes.slice_step, most, options, self._stamp("test")]
         return remembered_table(fitted, key, work)
 
     @cached_property
+    def sparse_test(self) -> list[Scan]:
+        """The test part with every ``sizes.slice_step``-th slice."""
+        return [every(scan, self.sizes.slice_step) for scan in self.part("test")]
+
+    @cached_property
     def rotated_test(self) -> list[Scan]:
-        """The test part, each foot turned by another angle."""
-        test = self.part("test")
+        """The same, each foot turned by another angle."""
+        test = self.sparse_test
         return [turned(scan, rotation_of(i, len(test))) for i, scan in enumerate(test)]
 
     def _stamp(self, part: Part, split: Split | None = None) -> list[list[Any]]:

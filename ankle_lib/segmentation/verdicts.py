@@ -9,7 +9,7 @@ import pandas as pd
 from ankle_lib.metrics import Interval, bootstrap_interval
 from ankle_lib.segmentation.postmortem import AS_CODED, TITLES
 
-__all__ = ["SMALLEST_EFFECT", "verdicts"]
+__all__ = ["SMALLEST_EFFECT", "judged"]
 
 SMALLEST_EFFECT = 0.01
 """Of Dice. Less is no cause of a failure, even if it is no accident."""
@@ -17,13 +17,13 @@ SMALLEST_EFFECT = 0.01
 _FIRST = f"+ {TITLES['evaluation_mode']}"
 
 
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+def judged(table: pd.DataFrame) -> pd.DataFrame:
     """Judge every hypothesis by the difference it makes to the same subjects.
 
     Parameters
     ----------
     table : DataFrame
-        From `postmortem`.
+        From `postmortem_trials`.
 
     Returns
     -------
