@@ -24,5 +24,5 @@ lab: env
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 clean:
-	rm -rf results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf results results-tests .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -192,6 +192,70 @@ def segment_command(
         raise AnkleError(f"{image}: no {' and no '.join(missing)} found: see {outputs.overlay}")
 
 
+@app.command("reconstruct")
+def reconstruct_command(
+    dynamic: Annotated[Path, typer.Argument(help="The frames: one 4D NIfTI file.")],
+    static: Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI file.")],
+    mask: Annotated[
+        list[str],
+        typer.Option(
+            metavar="BONE=FILE", help="Mask on the static scan: calcaneus, talus, tibia (repeat)."
+        ),
+    ],
+    transforms: Annotated[
+        Path, typer.Option(help="transforms.json, as `ankle register` writes it.")
+    ],
+    out: Annotated[Path, typer.Option(help="Series to write, .nii.gz or .nii.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="A network of chapter 06 that refines every frame.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="The static scan's whole grid, not the bones' part.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Make every frame as sharp as the static scan; no cohort is needed.
+
+    Writes the series (4D), beside it OUT_consistency.csv (does averaging it over the slices give
+    the frames back?), OUT_residual.nii.gz and OUT_filmstrip.png.
+    """
+    from ankle_lib import pipeline
+    from ankle_lib.figures.reconstruction import reconstruction_filmstrip
+    from ankle_lib.reconstruction.any_scan import read_poses, read_refine, reconstruct
+    from ankle_lib.reconstruction.any_scan_files import (
+        check_outputs,
+        write_beside,
+        written_together,
+    )
+    from ankle_lib.registration.scan_files import read_scans
+
+    masks, chosen = _masks(mask), pipeline.resolve_device(device)
+    outputs = check_outputs(out, dynamic, static, transforms, *masks.values())
+    refine = None if checkpoint is None else read_refine(checkpoint, chosen)
+    scans = read_scans(static, [dynamic], masks)
+    poses = read_poses(transforms, scans)
+    with written_together(outputs) as temporary:
+        found = reconstruct(
+            scans,
+            poses,
+            temporary.series,
+            whole=whole,
+            refine_with=refine,
+            device=chosen,
+            progress=True,
+        )
+        write_beside(temporary, found, reconstruction_filmstrip(found.stills))
+    for note in (*scans.notes, *found.notes):
+        print(f"note: {note}")
+    ratios = found.table["consistency"].dropna()
+    print(f"consistency {ratios.mean():.2f}, at worst {ratios.max():.2f} times the noise")
+    for path in (outputs.series, outputs.table, outputs.residual, outputs.filmstrip):
+        print(path)
+    if found.left_out:
+        listed = ", ".join(map(str, found.left_out))
+        raise AnkleError(f"{out}: no accepted pose in frame {listed}: these frames are 0")
+
+
 @data.command("simulate")
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder to write the cohort to.")],

@@ -13,7 +13,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-__all__ = ["AnkleError", "atomic_path", "write_csv", "write_figure", "write_json", "write_text"]
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "AnkleError",
+    "atomic_path",
+    "nifti_stem",
+    "write_csv",
+    "write_figure",
+    "write_json",
+    "write_text",
+]
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 PARTIAL_PREFIX = ".partial-"
 FIGURE_DPI = 110
@@ -39,6 +50,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def nifti_stem(out: Path, thing: str, example: str) -> str:
+    """Return the name of an image to write without its suffix.
+
+    Parameters
+    ----------
+    out : Path
+        Where somebody wants the image.
+    thing : str
+        What it holds, in the plural, for messages.
+    example : str
+        A name that would do.
+
+    Raises
+    ------
+    AnkleError
+        If it is a folder, has another suffix than NIfTI's, or lies below a file.
+    """
+    if out.is_dir():
+        raise AnkleError(f"{out}: is a folder: name the file to write, as in {out}/{example}")
+    suffix = next((suffix for suffix in NIFTI_SUFFIXES if out.name.endswith(suffix)), None)
+    stem = out.name.removesuffix(suffix or "")
+    if suffix is None or not stem:
+        named = " or ".join(NIFTI_SUFFIXES)
+        raise AnkleError(f"{out}: {thing} are written as NIfTI: name a file {named}")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise AnkleError(f"{out}: {parent} is a file: name a folder for the {thing}")
+    return stem
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

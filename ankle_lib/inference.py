@@ -7,7 +7,7 @@ mode and leaves the given one as it was. Images are normalised by the caller, as
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ GPU_BATCH = 16
 TILES_AT_ONCE = 16
 
 Predict = Callable[[Tensor], Tensor]
-"""Images (n, 1, height, width) to outputs (n, channels, height, width)."""
+"""Images (n, slices, height, width) to outputs (n, channels, height, width)."""
 
 Box = tuple[slice, slice]
 
@@ -47,6 +47,7 @@ def whole_slices(
     network: nn.Module,
     image: NDArray,
     *,
+    context: Sequence[int] = (0,),
     foot: NDArray[np.bool_] | None = None,
     device: torch.device | str | None = None,
     batch: int | None = None,
@@ -57,9 +58,12 @@ def whole_slices(
     Parameters
     ----------
     network : nn.Module
-        Maps (n, 1, height, width) to (n, channels, height, width), any size.
+        Maps (n, slices, height, width) to (n, channels, height, width), any size.
     image : (I, J, K) array
         Normalised as the network's training images.
+    context : sequence of int
+        Slices that the network sees at a time, counted from the one that it labels. Beyond the
+        image its last slice goes on.
     foot : (I, J, K) bool array, optional
         Slices without foot are skipped, others cut to the foot's box and a margin of 32 pixels;
         outputs are 0 where nothing was computed. Without it, every pixel is.
@@ -87,7 +91,7 @@ def whole_slices(
     _check(image, foot)
     _check_as_2020(batchnorm_training, foot, batch)
     ready = _ready(network, device, batchnorm_training)
-    return _maps(network, _slices(ready, ready, image, foot, batch), image.shape)
+    return _maps(network, _slices(ready, ready, image, foot, batch, context), image.shape)
 
 
 def tiles(
@@ -96,6 +100,7 @@ def tiles(
     *,
     size: int = REPORT_TILE,
     overlap: float = OVERLAP,
+    context: Sequence[int] = (0,),
     foot: NDArray[np.bool_] | None = None,
     device: torch.device | str | None = None,
     batch: int | None = None,
@@ -112,7 +117,7 @@ def tiles(
         Side of the tiles in pixels. Slices that are smaller are continued with their border.
     overlap : float
         Part of a tile's side shared with the next, at least 0 and below 1.
-    network, image, foot, device, batch, batchnorm_training
+    network, image, context, foot, device, batch, batchnorm_training
         As for `whole_slices`; with ``batchnorm_training`` each tile has its own statistics.
 
     Returns
@@ -130,13 +135,14 @@ def tiles(
     ready = _ready(network, device, batchnorm_training)
     at_once = 1 if batchnorm_training else TILES_AT_ONCE
     predict = _tiled(ready, size, overlap, at_once)
-    return _maps(network, _slices(ready, predict, image, foot, batch), image.shape)
+    return _maps(network, _slices(ready, predict, image, foot, batch, context), image.shape)
 
 
 def whole_volume(
     network: nn.Module,
     image: NDArray,
     *,
+    context: Sequence[int] = (0,),
     foot: NDArray[np.bool_] | None = None,
     tile: int | None = None,
     threshold: float = 0.5,
@@ -151,7 +157,7 @@ def whole_volume(
         Side of overlapping tiles as in `tiles`; whole slices by default.
     threshold : float
         As for `labels_from`.
-    network, image, foot, device, batch
+    network, image, context, foot, device, batch
         As for `whole_slices`.
 
     Returns
@@ -163,7 +169,7 @@ def whole_volume(
     ready = _ready(network, device, batchnorm_training=False)
     predict = ready if tile is None else _tiled(ready, tile, OVERLAP, TILES_AT_ONCE)
     labels = np.zeros((image.shape[2], *image.shape[:2]), dtype=np.uint8)
-    for ks, box, outputs in _slices(ready, predict, image, foot, batch):
+    for ks, box, outputs in _slices(ready, predict, image, foot, batch, context):
         labels[ks, *box] = _strongest(outputs, threshold).cpu().numpy()
     return np.moveaxis(labels, 0, 2)
 
@@ -278,13 +284,15 @@ def _slices(
     image: NDArray,
     foot: NDArray[np.bool_] | None,
     batch: int | None,
+    context: Sequence[int],
 ) -> Iterator[tuple[slice, Box, Tensor]]:
     """Yield slices ``[k0:k1]``, the box within them, and outputs (k1 - k0, channels, *box)."""
     device = next(network.parameters()).device
     on_gpu = device.type == "cuda"
     for ks in _runs(foot, image.shape[2], batch or (GPU_BATCH if on_gpu else 1)):
         box = _box(None if foot is None else foot[:, :, ks], image.shape)
-        stack = np.moveaxis(image[(*box, ks)], 2, 0)[:, None]
+        seen = np.arange(ks.start, ks.stop)[:, None] + np.asarray(context)
+        stack = np.moveaxis(image[box][:, :, seen.clip(0, image.shape[2] - 1)], (2, 3), (0, 1))
         images = torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)).to(device)
         images = images.contiguous(memory_format=torch.channels_last)
         half = torch.autocast(device.type, torch.bfloat16, enabled=on_gpu)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["BONES", "PRESETS", "Preset", "SegmentationSizes", "get_preset"]
+__all__ = ["BONES", "PRESETS", "Preset", "ReconstructionSizes", "SegmentationSizes", "get_preset"]
 
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
@@ -32,12 +32,40 @@ class SegmentationSizes:
     resnet_rates: tuple[float, ...]
     resnet_folds: bool
     """Whether the ResNet is cross-validated too."""
+    followed_bones: tuple[str, ...]
+    """Bones of the cross-validation and of the post-mortem, which train most networks."""
     n_seeds: int
     """Of every step of the post-mortem."""
     final_pixel_mm: float
     """Pixels of the network that is to be used."""
     final_stages: tuple[tuple[int, int, int, float], ...]
     """Its patches' pixels, steps, batch size and largest learning rate, one after the other."""
+
+
+@dataclass(frozen=True)
+class ReconstructionSizes:
+    """Trainings of chapter 06."""
+
+    pair_frame_step: int
+    """Pairs of patches are taken from every so-many-th frame of a sequence."""
+    pair_steps: int
+    """Of 16 pairs, for every network that the report used or proposed."""
+    depths: tuple[int, ...]
+    """Stages of the ResNet (report, Fig. 6.16)."""
+    n_patches: int
+    """Per bone and part of the split, on which networks are scored."""
+    n_scenes: int
+    """Sharp scenes per control, from as many sequences as there are."""
+    pixels: int
+    """Rows and columns of the patches of sharp scenes."""
+    width: int
+    """Channels of the first level of the U-Net that makes frames sharp."""
+    trial_steps: int
+    """Of 8 patches, for the comparison of what a network sees and makes small."""
+    final_steps: int
+    """The same for the network that is to be used."""
+    slice_step: int
+    """Trials are scored on every so-many-th slice."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +89,7 @@ class Preset:
     """Sample planes that the phantom's scanner integrates across one dynamic slice."""
     # not in the repr, which tells whether a simulated cohort is still that of its preset
     segmentation: SegmentationSizes = field(repr=False)
+    reconstruction: ReconstructionSizes = field(repr=False)
 
 
 PRESETS = {
@@ -87,9 +116,22 @@ PRESETS = {
                 unet_rates=(1e-4, 5e-4),
                 resnet_rates=(1e-4,),
                 resnet_folds=False,
+                followed_bones=BONES[:1],
                 n_seeds=1,
                 final_pixel_mm=2.688,
                 final_stages=((48, 40, 8, 3e-3),),
+            ),
+            reconstruction=ReconstructionSizes(
+                pair_frame_step=2,
+                pair_steps=2,
+                depths=(1, 3),
+                n_patches=4,
+                n_scenes=1,
+                pixels=32,
+                width=4,
+                trial_steps=2,
+                final_steps=40,
+                slice_step=16,
             ),
         ),
         Preset(
@@ -104,18 +146,31 @@ PRESETS = {
             slice_samples=4,
             segmentation=SegmentationSizes(
                 pixel_mm=1.12,
-                steps=200,
-                resnet_steps=40,
+                steps=700,
+                resnet_steps=60,
                 n_patches=48,
-                slice_step=6,
+                slice_step=8,
                 unet_depths=(2, 3, 4, 5),
                 resnet_depths=(2, 3),
                 unet_rates=(1e-4, 5e-4, 2e-3),
                 resnet_rates=(1e-4, 5e-4),
                 resnet_folds=False,
+                followed_bones=BONES[:1],
                 n_seeds=1,
                 final_pixel_mm=1.68,
-                final_stages=((64, 2500, 8, 3e-3),),
+                final_stages=((64, 3500, 8, 3e-3),),
+            ),
+            reconstruction=ReconstructionSizes(
+                pair_frame_step=5,
+                pair_steps=100,
+                depths=(1, 2, 3),
+                n_patches=48,
+                n_scenes=2,
+                pixels=64,
+                width=16,
+                trial_steps=150,
+                final_steps=1200,
+                slice_step=6,
             ),
         ),
         Preset(
@@ -130,7 +185,7 @@ PRESETS = {
             slice_samples=8,
             segmentation=SegmentationSizes(
                 pixel_mm=0.28,
-                steps=600,
+                steps=1000,
                 resnet_steps=600,
                 n_patches=128,
                 slice_step=8,
@@ -139,9 +194,22 @@ PRESETS = {
                 unet_rates=(5e-5, 1e-4, 5e-4, 1e-3, 5e-3),
                 resnet_rates=(5e-5, 1e-4, 5e-4, 1e-3),
                 resnet_folds=True,
+                followed_bones=BONES,
                 n_seeds=3,
                 final_pixel_mm=0.56,
                 final_stages=((192, 8000, 16, 3e-3),),
+            ),
+            reconstruction=ReconstructionSizes(
+                pair_frame_step=1,
+                pair_steps=2000,
+                depths=(1, 2, 3, 4),
+                n_patches=256,
+                n_scenes=3,
+                pixels=96,
+                width=32,
+                trial_steps=1500,
+                final_steps=8000,
+                slice_step=4,
             ),
         ),
     )

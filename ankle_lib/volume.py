@@ -11,7 +11,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ __all__ = [
     "read_header",
     "resample",
     "save",
+    "save_series",
     "to_orientation",
     "voxel_to_world",
     "world_to_voxel",
@@ -197,22 +198,58 @@ def save(
             "voxels along each axis"
         )
     stored, slope = _storable(path, volume.data, scale)
-    header = nib.Nifti1Header(endianness="<")
-    header.set_data_dtype(stored.dtype)
-    header.set_data_shape(stored.shape)
-    header.set_qform(volume.affine, code=_SCANNER_CODE)
-    header.set_sform(volume.affine, code=_SCANNER_CODE)
-    header.set_xyzt_units("mm", "sec")
-    header["scl_slope"], header["scl_inter"] = slope, 0.0
-    header["vox_offset"] = FIRST_DATA_BYTE
-    header["magic"] = b"n+1"
-    content = header.binaryblock + bytes(FIRST_DATA_BYTE - HEADER_BYTES)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as compressed:
-                _write(compressed, content, stored)
-        else:
-            _write(file, content, stored)
+    content = _header(stored.dtype, stored.shape, volume.affine, slope)
+    with _writing(path) as stream:
+        _write(stream, content, stored)
+    return path
+
+
+def save_series(
+    path: str | os.PathLike[str],
+    frames: Iterable[ArrayLike],
+    shape: tuple[int, int, int],
+    n_frames: int,
+    affine: ArrayLike,
+    *,
+    scale: float,
+) -> Path:
+    """Write a 4D NIfTI-1 file atomically, one frame after the other in memory.
+
+    Parameters
+    ----------
+    path : path
+        Compressed (gzip, level 1) if it ends in ``.gz``.
+    frames : iterable of arrays, shape (I, J, K)
+        As many as ``n_frames``.
+    shape, n_frames
+        Of the series.
+    affine : array, shape (4, 4)
+        Voxel to world RAS mm.
+    scale : float
+        ``scl_slope``: values are rounded to its multiples, and cut to the range of int16.
+
+    Raises
+    ------
+    AnkleError
+        If a frame has another shape or holds NaN, or their number is another one.
+    """
+    path, target = Path(path), checked_affine(np.asarray(affine, dtype=np.float64), "affine")
+    slope, count = float(np.float32(scale)), 0
+    if not (math.isfinite(slope) and slope > 0):
+        raise AnkleError(f"{path}: scale {scale}: give a positive number")
+    with _writing(path) as stream:
+        stream.write(_header(np.dtype("<i2"), (*shape, n_frames), target, slope))
+        for count, frame in enumerate(frames, start=1):
+            data = np.asarray(frame)
+            if data.shape != tuple(shape) or not np.isfinite(data).all():
+                raise AnkleError(
+                    f"{path}: frame {count - 1} has shape {data.shape} or values that are no "
+                    f"numbers: expected {tuple(shape)}"
+                )
+            stored = np.rint(data / slope).clip(-_INT16_MAX, _INT16_MAX).astype("<i2")
+            stream.write(stored.tobytes(order="F"))
+        if count != n_frames:
+            raise AnkleError(f"{path}: {count} frames were given, {n_frames} announced")
     return path
 
 
@@ -428,6 +465,34 @@ def _as_int16(
     if round(largest / slope) > _INT16_MAX:
         raise AnkleError(f"{path}: {largest:g} / scale {slope:g} does not fit into int16")
     return np.rint(data / slope).astype("<i2"), slope
+
+
+def _header(
+    dtype: np.dtype[Any], shape: tuple[int, ...], affine: NDArray[np.float64], slope: float
+) -> bytes:
+    """Return everything that comes before the values."""
+    header = nib.Nifti1Header(endianness="<")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header.set_qform(affine, code=_SCANNER_CODE)
+    header.set_sform(affine, code=_SCANNER_CODE)
+    header.set_xyzt_units("mm", "sec")
+    header["scl_slope"], header["scl_inter"] = slope, 0.0
+    header["vox_offset"] = FIRST_DATA_BYTE
+    header["magic"] = b"n+1"
+    block: bytes = header.binaryblock
+    return block + bytes(FIRST_DATA_BYTE - HEADER_BYTES)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Any]:
+    """Open a file to be written whole or not at all, compressed if its name says so."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as compressed:
+                yield compressed
+        else:
+            yield file
 
 
 def _write(file: Any, header: bytes, data: NDArray[Any]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-TIMINGS = ("seconds", "wall_s", "time")
+TIMINGS = ("seconds", "wall_s", "time", "samples_per_s")
 """Columns that differ between runs."""
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,6 +21,29 @@ TABLES = {
         *("rotation_error_deg", "accepted", "seconds"),
     ],
     "04_patch_extraction/tables/patches.csv": ["task", "group", "bone", "n_patches"],
+    "05_static_segmentation/tables/table_6_1.csv": [
+        *("network", "parameters", "bone", "dice_validation"),
+        *("report_parameters", "report_dice_validation"),
+    ],
+    **{
+        f"05_static_segmentation/tables/{table}.csv": [
+            *("network", "bone", "dice_mean", "dice_low", "dice_high", "report_dice"),
+        ]
+        for table in ("table_6_2", "table_6_3", "table_6_4")
+    },
+    "05_static_segmentation/tables/postmortem.csv": [
+        *("step", "bone", "dice_mean", "dice_low", "dice_high", "hd95_mm"),
+    ],
+    "06_hr_reconstruction/tables/table_6_5.csv": [
+        "method",
+        "bone",
+        "correlation",
+        "psnr_db",
+        "ssim",
+    ],
+    "06_hr_reconstruction/tables/reconstruction.csv": [
+        *("method", "bone", "correlation", "psnr_db", "ssim"),
+    ],
     "03_registration/tables/gate.csv": ["dice_threshold", "correlation_threshold"],
     "03_registration/qc_sheet.csv": [
         *("subject", "sequence", "frame", "bone", "correlation"),

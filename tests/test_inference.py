@@ -33,7 +33,7 @@ def used(name: str, **arguments: object) -> SliceNetwork:
     torch.manual_seed(0)
     network = build(name, **arguments)
     for _ in range(30):
-        network.train()(0.5 + 1.5 * torch.randn(2, 1, 32, 32))
+        network.train()(0.5 + 1.5 * torch.randn(2, network.in_channels, 32, 32))
     last = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
     with torch.no_grad():
         last.weight *= 10
@@ -76,6 +76,18 @@ def test_whole_slices_equal_the_obvious_way(
     assert found.dtype == np.float16
     assert expected.std() > 0.05
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_slices_beside_are_seen_too(image: NDArray, batch: int) -> None:
+    context = (-2, 0, 1)
+    network = used("unet", depth=2, width=4, in_channels=3)
+    found = whole_slices(network, image, context=context, batch=batch)
+    for k in range(image.shape[2]):
+        seen = [image[:, :, min(max(k + one, 0), image.shape[2] - 1)] for one in context]
+        with torch.inference_mode():
+            wanted = network.eval()(torch.from_numpy(np.stack(seen)[None]))[0]
+        np.testing.assert_allclose(found[..., k], wanted.numpy(), atol=1e-3)
 
 
 def test_the_memory_order_of_the_image_does_not_matter(

@@ -263,6 +263,38 @@ def test_slices_smaller_than_a_patch_are_continued_with_air() -> None:
     assert "row -1" in batch.describe(batch.where[0].tolist())
 
 
+@pytest.mark.parametrize("angle", [0, 40])
+def test_channels_are_neighbouring_slices(monkeypatch: pytest.MonkeyPatch, angle: float) -> None:
+    context = (-2, 0, 1)
+    plain = [item("T01", (20, 24, 9), 1), item("T02", (26, 19, 3), 2)]
+    beside = [dataclasses.replace(one, context=context) for one in plain]
+    images = {one.subject: one.image for one in plain}
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    turned_by(monkeypatch, np.array([[c, -s], [s, c]]))
+    augmentation = Augmentation(rotation_deg=1) if angle else None
+    own_first = [dataclasses.replace(one, context=(0, -2, 1)) for one in plain]
+    single = PatchSource(own_first, RULE, dtype=torch.float32)  # has the slices without patches
+    source = PatchSource(beside, RULE, dtype=torch.float32)
+    batch = source.draw(60, generator(3), augmentation)
+    for n, where in enumerate(batch.where.tolist()):
+        name = source.describe(where)
+        k = int(name.split(", ")[1].split()[1])
+        image = images[name.split()[0]]
+        for channel, offset in enumerate(context):
+            seen = min(max(k + offset, 0), image.shape[2] - 1)
+            wanted = name.replace(f"slice {k},", f"slice {seen},")
+            places = [
+                [number, *where[1:]]
+                for number in range(len(single._names))
+                if single.describe([number, *where[1:]]) == wanted
+            ]
+            assert len(places) == 1
+            same = single.at(torch.tensor(places), augmentation, generator())
+            assert torch.equal(batch.image[n, channel], same.image[0, 0])
+            if offset == 0:
+                assert torch.equal(batch.target[n], same.target[0])
+
+
 def turned_by(monkeypatch: pytest.MonkeyPatch, matrix: np.ndarray) -> None:
     def fixed(n: int, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
         return torch.tensor(matrix, dtype=torch.float32).expand(n, 2, 2)

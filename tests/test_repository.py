@@ -26,10 +26,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # rooms from the ground up: a module imports from its own floor or from those below
 FLOORS = (
     ("files", "parallel", "presets", "resume"),
-    ("nifti_header", "volume", "scan_checks", "transforms", "metrics"),
+    (
+        "nifti_header",
+        "volume",
+        "scan_checks",
+        "transforms",
+        "polyrigid",
+        "metrics",
+        "image_metrics",
+    ),
     ("manifest", "phantom"),
     ("cleaning", "masking", "registration", "quality"),
-    ("patches", "networks", "training", "inference", "segmentation"),
+    ("patches", "networks", "training", "inference", "segmentation", "reconstruction"),
     ("figures", "widgets"),
     ("running", "pipeline"),
     ("cli",),
@@ -54,7 +62,7 @@ def requirements(extra: str | None = None) -> list[Requirement]:
 # --- versions ---
 
 
-@pytest.mark.parametrize("extra", [None, "cluster", "dev"])
+@pytest.mark.parametrize("extra", [None, "cluster", "viewer", "dev"])
 def test_pins_satisfy_the_bounds(extra: str | None) -> None:
     pins = constraints()
     for requirement in requirements(extra):
@@ -73,7 +81,7 @@ def test_every_bound_has_its_reason() -> None:
     )
     assert block
     lines = [line for line in "\n".join(block.groups()).splitlines() if line.startswith('    "')]
-    extras = ("cluster", "dev")
+    extras = ("cluster", "viewer", "dev")
     assert len(lines) == len(requirements()) + sum(len(requirements(e)) for e in extras)
     for line in lines:
         assert re.search(r"# \S.{5}", line), line

@@ -267,7 +267,8 @@ def test_a_checkpoint_becomes_a_segmenter(checkpoint: Path, segmenter: Segmenter
         ({"input": {**INPUT, "normalisation": "minmax"}}, "input with normalisation 'minmax'"),
         ({"input": {**INPUT, "axes": "RAS"}}, "input with axes 'RAS'"),
         ({"input": {**INPUT, "side": "both"}}, "input with side 'both'"),
-        ({"input": {**INPUT, "channels": 3}}, "input with channels 3"),
+        ({"input": {**INPUT, "context_mm": 0.0}}, "takes 1 slices at a time, its input has"),
+        ({"input": {**INPUT, "context_mm": [float("nan")]}}, "its input has them at [nan] mm"),
         ({"input": {**INPUT, "voxel_mm": 0.56}}, "wants pixels of 0.56 mm, expected two numbers"),
         ({"input": {**INPUT, "voxel_mm": [0.0, 0.5]}}, "wants pixels of"),
         ({"input": {**INPUT, "voxel_mm": [float("nan")] * 2}}, "wants pixels of"),
@@ -299,7 +300,9 @@ def test_other_networks_are_refused(network: SliceNetwork, tmp_path: Path) -> No
         read_segmenter(path)
     wide = build("fcn", depth=1, width=5, in_channels=3)
     path = written(wide, tmp_path / "wide.ckpt", {"input": INPUT}, ["talus"])
-    with pytest.raises(AnkleError, match="its network takes 3 images at a time, its input has 1"):
+    with pytest.raises(
+        AnkleError, match=re.escape("takes 3 slices at a time, its input has them at [0.0] mm")
+    ):
         read_segmenter(path)
 
 

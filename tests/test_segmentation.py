@@ -53,6 +53,7 @@ SIZES = replace(
     unet_depths=(2,),
     resnet_depths=(1,),
     unet_rates=(5e-4,),
+    followed_bones=BONES,
     final_pixel_mm=4.0,
     final_stages=((16, 2, 4, 1e-3), (24, 2, 2, 1e-3)),
 )
@@ -255,6 +256,24 @@ def test_trainings_see_the_training_part_alone(
     monkeypatch.setattr(recipe, "patch_source", noted)
     study.fit(small_recipe(keep_best=True, n_validation=2, bones=("talus",)))
     assert seen == {"train": {"T01", "T02"}, "validation": {"T03"}}
+
+
+def test_networks_trained_side_by_side_are_those_trained_alone(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [small_recipe(bones=("talus",)), small_recipe(bones=("talus",), seed=1)]
+    replace(study, device="cuda").fit_all(wanted)  # one after the other there: nothing happens
+    assert not study.folder.exists()
+    study.fit_all([*wanted, wanted[0]], study.folds)
+    assert len(list(study.folder.glob("*/network.ckpt"))) == 4
+    alone = [replace(study, folder=tmp_path / "alone").fit(one, study.folds[0]) for one in wanted]
+    monkeypatch.setattr(recipe, "train", None)
+    other_seed = torch.dist(weights(alone[0]), weights(alone[1]))
+    for one, again in zip(wanted, alone, strict=True):
+        read = study.fit(one, study.folds[0])
+        # the number of threads decides how sums are rounded, most of all those of bfloat16
+        assert torch.dist(weights(read), weights(again)) < 0.01 * other_seed
+        assert read.folder.name == again.folder.name
 
 
 def test_a_source_per_bone_has_that_bone_alone() -> None:

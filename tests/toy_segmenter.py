@@ -21,7 +21,7 @@ INPUT = {
     "normalisation": "zscore-foot",
     "axes": "PSR",
     "side": "as is",
-    "channels": 1,
+    "context_mm": [0.0],
 }
 
 

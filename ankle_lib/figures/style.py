@@ -81,7 +81,8 @@ def slice_of(volume: Volume, plane: str, index: int) -> Slice:
     posterior, superior, right = (
         n * size for n, size in zip(volume.shape, volume.voxel_size_mm, strict=True)
     )
-    data = np.take(volume.data, index, axis=_AXIS_OF_PLANE[plane])
+    # a view: np.take would first copy a whole array that is not in C order
+    data = np.moveaxis(volume.data, _AXIS_OF_PLANE[plane], 0)[index]
     if plane == "sagittal":
         return Slice(data.T, (posterior, superior), ("A", "P", "I", "S"))
     if plane == "coronal":

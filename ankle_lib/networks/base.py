@@ -73,10 +73,12 @@ class SliceNetwork(nn.Module):
         raise NotImplementedError
 
 
-def convolution_norm_relu(in_channels: int, out_channels: int, *, bias: bool) -> nn.Sequential:
-    """Return a 3×3 convolution, batch normalisation and ReLU."""
+def convolution_norm_relu(
+    in_channels: int, out_channels: int, *, bias: bool, size: int = 3
+) -> nn.Sequential:
+    """Return a convolution with filters of an odd ``size``, batch normalisation and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias),
+        nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=bias),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

@@ -33,6 +33,7 @@ _CLASSES: dict[str, Callable[..., SliceNetwork]] = {
 _GREATEST_DEPTH = {"fcn": 6, "unet": 6}
 _GREATEST_WIDTH = 256
 _MOST_CHANNELS = 64
+_STEMS = range(3, 16, 2)
 
 
 def build(
@@ -42,6 +43,7 @@ def build(
     head: Head = "probability",
     depth: int | None = None,
     width: int | None = None,
+    stem: int | None = None,
 ) -> SliceNetwork:
     """Return a network with fresh weights (PyTorch's default initialisation).
 
@@ -58,6 +60,8 @@ def build(
     width : int, optional
         Channels of the first level, doubled at every further one; 1 to 256. The report's by
         default: 16, and 64 for a ResNet.
+    stem : int, optional
+        Rows and columns of the first filters of a ResNet: odd, 3 to 15. The report's 3 by default.
 
     Raises
     ------
@@ -76,6 +80,12 @@ def build(
         sizes["depth"] = _check_range(name, "depth", depth, greatest)
     if width is not None:
         sizes["width"] = _check_range(name, "width", width, _GREATEST_WIDTH)
+    if stem is not None:
+        if not name.startswith("resnet"):
+            raise AnkleError(f"{name} has no stem: only a ResNet's first filters can be chosen")
+        if type(stem) is not int or stem not in _STEMS:
+            raise AnkleError(f"{name}: stem is {stem!r}: choose an odd number, 3 to {_STEMS[-1]}")
+        sizes["stem"] = stem
     return _CLASSES[name](head=head, **sizes)
 
 

@@ -35,6 +35,8 @@ class ResNet(SliceNetwork):
         Number of stages, 1 to 4.
     width : int
         Channels of the stem and of the first stage (before a bottleneck's expansion).
+    stem : int
+        Rows and columns of the stem's filters; odd. The report's has 3, He et al. 2016 have 7.
     bottleneck : bool
         Blocks of 1×1, 3×3 and 1×1 convolutions that expand the channels by 4.
     """
@@ -46,11 +48,12 @@ class ResNet(SliceNetwork):
         head: Head = "probability",
         depth: int = 3,
         width: int = 64,
+        stem: int = 3,
         *,
         bottleneck: bool = False,
     ) -> None:
         super().__init__(in_channels, 2 ** (depth - 1), head)
-        self.stem = convolution_norm_relu(in_channels, width, bias=False)
+        self.stem = convolution_norm_relu(in_channels, width, bias=False, size=stem)
         block = bottleneck_path if bottleneck else basic_path
         before, blocks = width, []
         for stage, n_blocks in enumerate(STAGE_BLOCKS[:depth]):

@@ -21,7 +21,7 @@ from ankle_lib.patches.counting import (
     counts_by_group,
     patch_counts,
 )
-from ankle_lib.patches.items import Item, as_slices
+from ankle_lib.patches.items import Item, as_slices, slices_at
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.patches.positions import (
     PatchRule,
@@ -65,6 +65,7 @@ __all__ = [
     "reconstruction_items",
     "rejection_sampling",
     "report_split",
+    "slices_at",
     "static_items",
     "zscore",
 ]

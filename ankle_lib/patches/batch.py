@@ -17,7 +17,8 @@ class Batch:
 
     Attributes
     ----------
-    image : (n, 1, h, w) float32 tensor
+    image : (n, channels, h, w) float32 tensor
+        One channel, or one for each slice of `Item.context`.
     target : (n, channels, h, w) float32 tensor
         0 and 1, one channel per label; or intensities, one channel.
     valid : (n, channels) bool tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.patches.positions import PatchRule, admissible_positions
 from ankle_lib.presets import BONES
 
-__all__ = ["Item", "Rules", "Slices", "as_slices", "rule_of"]
+__all__ = ["Item", "Rules", "Slices", "as_slices", "rule_of", "slices_at"]
 
 MOST_LABELS = 8
 """Labels are stored as the bits of a byte."""
@@ -44,6 +45,8 @@ class Item:
     """Intensities to learn, instead of labels."""
     bone: str | None = None
     """The bone that the patches show, where there is one set of patches per bone."""
+    context: tuple[int, ...] = (0,)
+    """Slices, counted from a patch's own, that are its channels; 0 is the patch itself."""
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
@@ -91,6 +94,27 @@ def rule_of(item: Item, rules: Rules) -> PatchRule:
     if item.bone is None or item.bone not in rules:
         raise AnkleError(f"{item}: there is no rule for patches of {item.bone!r}")
     return rules[item.bone]
+
+
+def slices_at(positions_mm: Sequence[float], spacing_mm: float) -> tuple[int, ...]:
+    """Return which slices lie at given distances from a slice, at least one slice apart.
+
+    Parameters
+    ----------
+    positions_mm : sequence of float
+        Distances along the slices' normal; 0 is the slice itself.
+    spacing_mm : float
+        Distance of neighbouring slices.
+
+    Returns
+    -------
+    tuple of int
+        For `Item.context` and `inference.whole_slices`.
+    """
+    return tuple(
+        int(math.copysign(max(1, round(abs(mm) / spacing_mm)), mm)) if mm else 0
+        for mm in positions_mm
+    )
 
 
 def as_slices(

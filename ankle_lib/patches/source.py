@@ -8,7 +8,8 @@ storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,7 @@ class PatchSource:
         self.device = torch.device(device)
         self.size = (0, 0)
         kinds: set[bool] = set()
+        contexts: set[int] = set()
         parts: list[_Part] = []
         for item in items:
             rule = rule_of(item, rules)
@@ -75,10 +77,13 @@ class PatchSource:
                 raise AnkleError(f"patches of {rule.size} and {self.size} pixels: use two sources")
             self.size = rule.size
             kinds.add(item.target is None)
+            contexts.add(len(item.context))
             parts.append(_Part.of(item, as_slices(item, rule, labels, device), labels, dtype))
         parts = [part for part in parts if part.widths]
         if len(kinds) > 1:
             raise AnkleError("some items have labels and others a target: use two sources")
+        if len(contexts) > 1:
+            raise AnkleError(f"items with {sorted(contexts)} slices of context: use two sources")
         if not parts:
             raise AnkleError(
                 f"no patch of {self.size} pixels obeys {rules}: check the masks, or lower the "
@@ -147,9 +152,11 @@ class PatchSource:
             turns = random_geometry(len(where), augmentation, generator)
             image, target = self._turned(where, turns)
         else:
-            index = self._upright(where)
-            image, target = self._images.take(index).float(), self._targets.take(index)
-        image = image[:, None]
+            image = torch.stack(
+                [self._images.take(self._upright(seen)).float() for seen in self._channels(where)],
+                dim=1,
+            )
+            target = self._targets.take(self._upright(where))
         if self.of_labels:
             target = (target[:, None] >> self._bits[:, None, None] & 1).float()
             correlation = torch.ones_like(black)
@@ -186,11 +193,19 @@ class PatchSource:
         self._counts, self._black = table("counts"), table("black", torch.float32)
         self._valid = table("valid", torch.bool)
         self._firsts = self._counts.cumsum(0) - self._counts
+        firsts = itertools.accumulate((len(part.counts) for part in parts[:-1]), initial=0)
+        shown = [part.shown + first for part, first in zip(parts, firsts, strict=True)]
+        self._shown = torch.cat(shown).to(self.device)
         sizes = self._widths * self._heights
         self._bases = sizes.cumsum(0) - sizes
         self._bits = torch.arange(len(self.labels), dtype=torch.uint8, device=self.device)
         self._rows = torch.arange(self.size[0], device=self.device)[:, None]
         self._columns = torch.arange(self.size[1], device=self.device)
+
+    def _channels(self, where: Tensor) -> Iterator[Tensor]:
+        """Yield the same places on the slice of each channel."""
+        for slices in self._shown[where[:, 0]].unbind(1):
+            yield torch.cat([slices[:, None], where[:, 1:]], dim=1)
 
     def _upright(self, where: Tensor) -> Tensor:
         """Return the index of every pixel in the long tensor, shape (n, h, w)."""
@@ -207,7 +222,14 @@ class PatchSource:
         turn = turns[:, :, :, None, None]
         rows = turn[:, 0, 0] * y + turn[:, 0, 1] * x + (where[:, 1, None, None] + middle[0])
         columns = turn[:, 1, 0] * y + turn[:, 1, 1] * x + (where[:, 2, None, None] + middle[1])
-        image = self._linear(self._images, slices, rows, columns, self._black[slices])
+        black = self._black[slices]
+        image = torch.stack(
+            [
+                self._linear(self._images, seen[:, 0], rows, columns, black)
+                for seen in self._channels(where)
+            ],
+            dim=1,
+        )
         if self.of_labels:
             index, inside = self._index(slices, rows.round().long(), columns.round().long())
             return image, self._targets.take(index) * inside
@@ -252,13 +274,15 @@ class _Part:
     heights: list[int]
     counts: list[int]
     black: list[float]
+    shown: Tensor
+    """(slices, channels) int64: the slice that each channel shows."""
     valid: list[list[bool]]
 
     @classmethod
     def of(cls, item: Item, slices: Slices, labels: Sequence[str], dtype: torch.dtype) -> _Part:
         """Keep what drawing needs of an item."""
         counts = slices.kept.flatten(1).sum(1)
-        used = torch.nonzero(counts).flatten()
+        used = _with_context(torch.nonzero(counts).flatten().cpu(), item)
         images = slices.image[used].to(dtype)
         if not bool(torch.isfinite(images).all()):
             raise AnkleError(f"{item}: values too large for {dtype}: normalise with zscore first")
@@ -266,6 +290,7 @@ class _Part:
         if item.target is not None:
             targets = targets.to(dtype)
         _, row, column = torch.nonzero(slices.kept, as_tuple=True)
+        beside = used[:, None] + torch.tensor(item.context) if len(used) else used[:, None]
         height, width = slices.image.shape[1:]
         known = [True] if item.target is not None else [label in item.labels for label in labels]
         n = len(used)
@@ -281,5 +306,15 @@ class _Part:
             heights=[height] * n,
             counts=counts[used].tolist(),
             black=[slices.black] * n,
+            shown=torch.searchsorted(used, beside.clamp(used[:1], used[-1:]).contiguous()),
             valid=[known] * n,
         )
+
+
+def _with_context(used: Tensor, item: Item) -> Tensor:
+    """Return the slices with patches and, if patches show other slices too, all that these need."""
+    if not len(used) or item.context == (0,):
+        return used
+    first = max(int(used[0]) + min(item.context), 0)
+    last = min(int(used[-1]) + max(item.context), item.image.shape[2] - 1)
+    return torch.arange(min(first, int(used[0])), max(last, int(used[-1])) + 1)

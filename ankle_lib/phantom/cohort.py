@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
 from tqdm.auto import tqdm
 
+from ankle_lib import polyrigid
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_csv, write_json
 from ankle_lib.manifest import (
     Cohort,
@@ -37,7 +38,15 @@ from ankle_lib.phantom.skeleton import foot_point
 from ankle_lib.presets import BONES, Preset
 from ankle_lib.volume import save
 
-__all__ = ["SUBJECTS", "Recipe", "draw_recipe", "ideal_poses", "simulate"]
+__all__ = [
+    "SUBJECTS",
+    "Recipe",
+    "draw_recipe",
+    "ideal_poses",
+    "sharp_name",
+    "simulate",
+    "telling_frames",
+]
 
 SUBJECTS = (*(f"T{n:02}" for n in range(1, 11)), *(f"E{n:02}" for n in range(1, 14)))
 """Ten controls and thirteen children with equinus, coded as in the report."""
@@ -76,6 +85,13 @@ GAIN_LOSS = 0.13
 MEMORY_BYTES = 5.4e9
 BYTES_PER_STATIC_VOXEL = 70
 """What the subjects in work may take together, and about what one takes: measured at its peak."""
+
+SHARP_MARGIN_MM = 12.0
+"""Of the sharp truth around the bones."""
+SHARP_SEARCH = 3
+"""The bones are looked for at every so-many-th voxel, which moves the margin by 2 mm at most."""
+SHARP_STEP = 2.0
+"""Image units per stored integer of the sharp truth: a fiftieth of the frames' noise."""
 
 DONE = "done.json"
 
@@ -165,7 +181,9 @@ def simulate(
 
     ``raw/<subject>/`` holds what a study would have; ``truth/<subject>/`` what only a simulation
     knows: poses of the bones (static → frame, world RAS mm, the world being that of the static
-    scan before any injected fault), joint angles, and labels of every voxel. ``manifest.yaml``
+    scan before any injected fault), joint angles, labels of every voxel, and two frames of every
+    usable sequence as they would be without noise on the static scan's grid
+    (``active_run-01_frame-07_sharp.nii.gz``, see `scanner.image_sharp`). ``manifest.yaml``
     describes the raw files and names the injected faults.
 
     Parameters
@@ -203,10 +221,32 @@ def simulate(
     return _write_manifest(out, preset, [r for r in records if r is not None])
 
 
+def telling_frames(angles_deg: NDArray[np.float64], static_deg: float) -> tuple[int, ...]:
+    """Return the frame farthest from the static pose, and one about half way out to it.
+
+    Parameters
+    ----------
+    angles_deg : (F,) array
+        Dorsiflexion in each frame.
+    static_deg : float
+        That of the static scan.
+    """
+    out = np.abs(angles_deg - static_deg)
+    farthest = int(out.argmax())
+    if farthest == 0:
+        return (farthest,)
+    return farthest, int(np.abs(out[:farthest] - out[farthest] / 2).argmin())
+
+
+def sharp_name(sequence: str, frame: int) -> str:
+    """Return the file name of a frame's sharp truth, beside the poses of the sequence."""
+    return f"{sequence}_frame-{frame:02d}_sharp.nii.gz"
+
+
 def _code() -> str:
     """Digest of the phantom's source: a cohort is made again when it changes."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(polyrigid.__file__)):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -297,6 +337,7 @@ class _Subject:
         rendering = scanner.render(
             self.anatomy, self.static_pose, self.placement, affine, preset.static_shape, "static"
         )
+        self.static_affine = affine
         save(truth / "static_dseg.nii.gz", scanner.labels(rendering), affine)
         stored = scanner.image_static(rendering, preset.static_voxel_mm, self.noise)
         masks = {
@@ -334,9 +375,17 @@ class _Subject:
         frames = poses[1::2]
         angles = np.array([pose.dorsiflexion_deg for pose in frames])
         gains = 1 - GAIN_LOSS * (angles - angles.min()) / max(float(np.ptp(angles)), 1.0)
-        stored = scanner.image_frames(renderings, preset.dynamic_voxel_mm, gains, self.noise)
+        middle = renderings[len(renderings) // 2]
+        coil = scanner.draw_coil(
+            middle.inside, preset.dynamic_voxel_mm, scanner.DYNAMIC_SCANNER, self.noise
+        )
+        stored = scanner.image_frames(renderings, preset.dynamic_voxel_mm, gains, coil, self.noise)
         save(truth / f"{name}_dseg.nii.gz", labels, affine)
         write_json(truth / f"{name}.json", self._truth(frames))
+        if name in _usable(self.recipe.code):
+            for frame in telling_frames(angles, self.static_pose.dorsiflexion_deg):
+                sharp, grid = self._sharp(frames[frame], affine, coil, float(gains[frame]))
+                save(truth / sharp_name(name, frame), sharp, grid, scale=SHARP_STEP)
         motion += [
             {
                 "sequence": name,
@@ -354,6 +403,30 @@ class _Subject:
             slope=scanner.DYNAMIC_SCANNER.rescale_slope,
             frame_seconds=18.0 / preset.n_frames,
         )
+
+    def _sharp(
+        self, pose: Pose, image_affine: NDArray[np.float64], coil: scanner.Coil, gain: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """One frame without noise on the static grid, cut to the bones; and its affine."""
+        shape, affine = np.array(self.preset.static_shape), self.static_affine
+        coarse = affine @ np.diag([*[float(SHARP_SEARCH)] * 3, 1.0])
+        i, j, k = (int(n) for n in -(-shape // SHARP_SEARCH))
+        bones = np.zeros((i, j, k), dtype=bool)
+        for bone in BONES:
+            field = self.anatomy.bones[bone].distance
+            mask = scanner.mark(field, bone, pose, self.placement, coarse, (i, j, k))
+            bones |= mask.cpu().numpy() > 0
+        margin = np.ceil(SHARP_MARGIN_MM / np.array(self.preset.static_voxel_mm)).astype(int)
+        found = SHARP_SEARCH * np.argwhere(bones)
+        low = np.maximum(found.min(axis=0) - margin, 0)
+        i, j, k = (int(n) for n in np.minimum(found.max(axis=0) + margin + 1, shape) - low)
+        grid = affine.copy()
+        grid[:3, 3] += affine[:3, :3] @ low
+        rendering = scanner.render(self.anatomy, pose, self.placement, grid, (i, j, k), "dynamic")
+        sharp = scanner.image_sharp(
+            rendering, grid, image_affine, self.preset.dynamic_shape, coil, gain
+        )
+        return sharp.cpu().numpy(), grid
 
     def _thick_slices(
         self, pose: Pose, affine: NDArray[np.float64], samples: int
@@ -475,6 +548,13 @@ def _placement(recipe: Recipe, draw: np.random.Generator) -> NDArray[np.float64]
 
 def _sequences(code: str) -> tuple[str, ...]:
     return SEQUENCES.get(code, ONE_SEQUENCE)
+
+
+def _usable(code: str) -> tuple[str, ...]:
+    """Sequences without faults of the subjects that a study would keep."""
+    names = SEQUENCES.get(code, ())
+    spoilt = code in FAULTS and FAULTS[code].spoils_last_sequence
+    return names[:-1] if spoilt else names
 
 
 def _sequence_file(code: str, name: str) -> str:

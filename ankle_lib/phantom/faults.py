@@ -54,6 +54,7 @@ class Fault:
 
     note: str
     apply: Callable[[RawImages, np.random.Generator], None]
+    spoils_last_sequence: bool = False
 
 
 def to_bytes(image: RawImage) -> bytes:
@@ -199,11 +200,15 @@ FAULTS: dict[str, Fault] = {
     "T04": Fault("masks and sequences are in another reference frame", _other_world),
     "T05": Fault("the masks are flipped left to right", _mirror_masks),
     "T06": Fault("the static scan has slices three times too thick", _coarse_static),
-    "T07": Fault("the last sequence has a frame of zeros", _frame_of_zeros),
+    "T07": Fault(
+        "the last sequence has a frame of zeros", _frame_of_zeros, spoils_last_sequence=True
+    ),
     "T08": Fault("the static scan's file is cut short", _truncated),
     "T10": Fault("the talus is not in the field of view: its mask is empty", _talus_cut_off),
     "E01": Fault("static scan and masks are flipped left to right", _mirror_both),
-    "E03": Fault("the last sequence is one frame short", _one_frame_short),
+    "E03": Fault(
+        "the last sequence is one frame short", _one_frame_short, spoils_last_sequence=True
+    ),
     "E04": Fault("the masks are soft: numbers between 0 and 1", _soft_masks),
     "E05": Fault("masks and sequences are in another reference frame", _other_world),
     "E06": Fault("the only sequence is one frame short", _one_frame_short),

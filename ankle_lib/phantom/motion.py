@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
 from torch import Tensor
 
 from ankle_lib.phantom.fields import Field
+from ankle_lib.polyrigid import flow_back
 
 __all__ = [
     "GROUPS",
@@ -24,7 +24,6 @@ __all__ = [
     "Pose",
     "cycle",
     "flow_to_reference",
-    "jacobian_determinant",
 ]
 
 GROUPS = ("tibia", "talus", "calcaneus", "forefoot")
@@ -35,11 +34,6 @@ REFERENCE_DORSIFLEXION_DEG = -25.0
 
 FOREFOOT_SHARE = 0.85
 """Share of the subtalar turn that the forefoot takes: the transverse tarsal joint gives way."""
-
-WEIGHT_FLOOR_MM = 0.05
-"""Distance at which a bone's weight saturates: inside, every other bone's vote is negligible."""
-
-FLOW_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -118,14 +112,7 @@ def cycle(
 
 
 def flow_to_reference(points: Tensor, pose: Pose, distances: Field) -> Tensor:
-    """Carry posed points back to the reference pose by the polyrigid flow.
-
-    Every bone group moves along its own one-parameter subgroup, T_i(s) = exp(s·L_i). A point's
-    velocity at time s is the mean of the groups' velocities, weighted by one over the squared
-    distance to each group *where that group is at time s*: the weights travel with the bones, so
-    that bones stay rigid and the map between them does not fold. The idea of fusing rigid motions
-    in the log domain is Arsigny's, its use for ankles that of Makki et al. (J. Biomech. 2019,
-    doi:10.1016/j.jbiomech.2019.02.007). Integrated backwards by the midpoint rule.
+    """Carry posed points back to the reference pose by the polyrigid flow (`flow_back`).
 
     Parameters
     ----------
@@ -141,57 +128,13 @@ def flow_to_reference(points: Tensor, pose: Pose, distances: Field) -> Tensor:
         Millimetres, in the reference pose.
     """
     coordinates = np.stack([t.as_exp_coords() for t in pose.transforms])
-    twists = torch.stack([_twist(c) for c in coordinates]).to(points)
-    step = 1 / FLOW_STEPS
-    for n in reversed(range(FLOW_STEPS)):
-        end, middle = (n + 1) * step, (n + 0.5) * step
-        half = points - 0.5 * step * _velocity(points, end, coordinates, twists, distances)
-        points = points - step * _velocity(half, middle, coordinates, twists, distances)
-    return points
 
+    def distance(group: int, home: Tensor) -> Tensor:
+        return distances.picked(slice(group, group + 1)).sample(home, outside="border")[0]
 
-def jacobian_determinant(mapped: Tensor, spacing_mm: float) -> Tensor:
-    """Determinant (X-1, Y-1, Z-1) of the Jacobian of a map given on a regular grid.
-
-    Parameters
-    ----------
-    mapped : Tensor (X, Y, Z, 3)
-        Where each grid point goes, in mm.
-    spacing_mm : float
-        Spacing of the grid.
-    """
-    corner = mapped[:-1, :-1, :-1]
-    columns = (mapped[1:, :-1, :-1], mapped[:-1, 1:, :-1], mapped[:-1, :-1, 1:])
-    return torch.linalg.det(torch.stack([(c - corner) / spacing_mm for c in columns], dim=-1))
+    return flow_back(points, coordinates, distance)
 
 
 def _turn(point: NDArray[np.float64], axis: NDArray[np.float64], degrees: float) -> RigidTransform:
     rotation = Rotation.from_rotvec(np.asarray(axis) * np.deg2rad(degrees))
     return RigidTransform.from_components(np.asarray(point) - rotation.apply(point), rotation)
-
-
-def _twist(coordinates: NDArray[np.float64]) -> Tensor:
-    """Matrix (3, 4) of the velocity field whose flow is exp(coordinates)."""
-    (x, y, z), translation = coordinates[:3], coordinates[3:]
-    matrix = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return torch.from_numpy(np.column_stack([matrix, translation]))
-
-
-def _velocity(
-    points: Tensor,
-    time: float,
-    coordinates: NDArray[np.float64],
-    twists: Tensor,
-    distances: Field,
-) -> Tensor:
-    back = RigidTransform.from_exp_coords(-time * coordinates).as_matrix()
-    matrices = torch.from_numpy(back).to(points)
-    total = torch.zeros_like(points)
-    weight_sum = torch.zeros_like(points[..., :1])
-    for i, (matrix, twist) in enumerate(zip(matrices, twists, strict=True)):
-        home = points @ matrix[:3, :3].T + matrix[:3, 3]
-        distance = distances.picked(slice(i, i + 1)).sample(home, outside="border")[0]
-        weight = distance.clamp(min=WEIGHT_FLOOR_MM)[..., None] ** -2
-        total += weight * (points @ twist[:, :3].T + twist[:, 3])
-        weight_sum += weight
-    return total / weight_sum

@@ -18,16 +18,20 @@ from torch.nn import functional
 
 from ankle_lib.phantom.anatomy import Anatomy, Bone
 from ankle_lib.phantom.fields import Field
-from ankle_lib.phantom.motion import Pose, flow_to_reference, jacobian_determinant
+from ankle_lib.phantom.motion import Pose, flow_to_reference
+from ankle_lib.polyrigid import jacobian_determinant
 
 __all__ = [
     "BONE_LABELS",
     "DYNAMIC_SCANNER",
     "FOOT_LABEL",
     "STATIC_SCANNER",
+    "Coil",
     "Rendering",
     "Scanner",
+    "draw_coil",
     "image_frames",
+    "image_sharp",
     "image_static",
     "labels",
     "mark",
@@ -71,6 +75,37 @@ class Scanner:
     measured: float
     shading: float
     rescale_slope: float
+
+
+@dataclass(frozen=True)
+class Coil:
+    """Sensitivity of the receiver coil in one scan: it falls off around one point.
+
+    Attributes
+    ----------
+    centre_mm : three floats
+        Along the axes of the image, from its middle.
+    shading : float
+        See `Scanner`.
+    mean : float or Tensor
+        By which everything is divided, so that the body has mean one.
+    """
+
+    centre_mm: tuple[float, float, float]
+    shading: float
+    mean: float | Tensor
+
+    def sensitivity(self, axes: Sequence[Tensor]) -> Tensor:
+        """Return the sensitivity at points.
+
+        Parameters
+        ----------
+        axes : three Tensors, of shapes that fit together
+            Position in mm along each axis of the image, from its middle.
+        """
+        squared = sum((axis - c) ** 2 for axis, c in zip(axes, self.centre_mm, strict=True))
+        field = 1 + self.shading * (2 * torch.exp(torch.as_tensor(squared) / (-2 * 65.0**2)) - 1)
+        return field / self.mean
 
 
 STATIC_SCANNER = Scanner(noise_sd=22.0, measured=0.92, shading=0.25, rescale_slope=1.0)
@@ -166,7 +201,8 @@ def image_static(
 ) -> Tensor:
     """Stored integers (X, Y, Z) of a static volume."""
     scanner = STATIC_SCANNER
-    signal = rendering.signal * _shading(rendering.inside, voxel_mm, scanner, generator)
+    coil = draw_coil(rendering.inside, voxel_mm, scanner, generator)
+    signal = rendering.signal * coil.sensitivity(_axes_mm(rendering.inside, voxel_mm))
     image = torch.empty_like(signal)
     for k in range(signal.shape[2]):
         spectrum = torch.fft.fft2(signal[:, :, k])
@@ -178,6 +214,7 @@ def image_frames(
     renderings: Sequence[Rendering],
     voxel_mm: Sequence[float],
     gains: NDArray[np.float64],
+    coil: Coil,
     generator: torch.Generator,
 ) -> Tensor:
     """Stored integers (X, Y, Z, frames) of a dynamic sequence.
@@ -189,10 +226,11 @@ def image_frames(
         and the second's, and so on to after the last.
     gains : (frames,)
         Receiver gain of each frame.
+    coil : Coil
+        Drawn for the rendering in the middle.
     """
     scanner = DYNAMIC_SCANNER
-    middle = renderings[len(renderings) // 2]
-    shading = _shading(middle.inside, voxel_mm, scanner, generator)
+    shading = coil.sensitivity(_axes_mm(renderings[0].inside, voxel_mm))
     frames = []
     for frame, gain in enumerate(gains):
         before, centre, after = (
@@ -209,6 +247,61 @@ def image_frames(
         )
         frames.append(image * _near_foot(renderings[2 * frame + 1].inside, voxel_mm))
     return _store(torch.stack(frames, dim=-1), scanner)
+
+
+def image_sharp(
+    rendering: Rendering,
+    affine: NDArray[np.float64],
+    image_affine: NDArray[np.float64],
+    image_shape: tuple[int, int, int],
+    coil: Coil,
+    gain: float,
+) -> Tensor:
+    """What a frame would be without noise and with small voxels, in image units (X, Y, Z).
+
+    The coil and the receiver's gain are those of the frame. The voxels of the rendering are points,
+    and all of k-space is seen at once, at the frame's centre: averaged across the slices and cut to
+    the measured k-space, this is the frame of a foot that holds still for as long as it takes.
+
+    Parameters
+    ----------
+    rendering : Rendering
+        In the dynamic contrast.
+    affine : (4, 4)
+        Of the rendering's grid, to world RAS, mm.
+    image_affine, image_shape
+        Grid of the frames: the coil is fixed to it.
+    """
+    to_image = np.linalg.inv(image_affine) @ affine
+    sizes = np.linalg.norm(image_affine[:3, :3], axis=0)
+    to_image[:3, 3] -= (np.array(image_shape) - 1) / 2
+    matrix = torch.from_numpy(sizes[:, None] * to_image[:3]).to(rendering.signal)
+    steps = _axes_mm(rendering.signal, (1.0, 1.0, 1.0))
+    middle = [(n - 1) / 2 for n in rendering.signal.shape]
+    axes = [
+        row[3] + sum((step + m) * c for step, m, c in zip(steps, middle, row[:3], strict=True))
+        for row in matrix
+    ]
+    return float(gain) * rendering.signal * coil.sensitivity(axes)
+
+
+def draw_coil(
+    inside: Tensor, voxel_mm: Sequence[float], scanner: Scanner, generator: torch.Generator
+) -> Coil:
+    """Place a coil at the heel.
+
+    Parameters
+    ----------
+    inside : Tensor (X, Y, Z)
+        Share inside the skin; there the sensitivity has mean one.
+    """
+    jitter = 8.0 * torch.randn(3, generator=generator)
+    centre = (45.0 + float(jitter[0]), -55.0 + float(jitter[1]), float(jitter[2]))
+    coil = Coil(centre, scanner.shading, 1.0)
+    body = inside > 0.5
+    if not bool(body.any()):
+        return coil
+    return Coil(centre, scanner.shading, coil.sensitivity(_axes_mm(inside, voxel_mm))[body].mean())
 
 
 def slice_planes(affine: NDArray[np.float64], samples_per_slice: int) -> NDArray[np.float64]:
@@ -350,23 +443,13 @@ def _reconstruct(spectrum: Tensor, scanner: Scanner, generator: torch.Generator)
     return image
 
 
-def _shading(
-    inside: Tensor, voxel_mm: Sequence[float], scanner: Scanner, generator: torch.Generator
-) -> Tensor:
-    """Coil sensitivity (X, Y, Z): brightest at the heel, with mean one in the body."""
+def _axes_mm(image: Tensor, voxel_mm: Sequence[float]) -> list[Tensor]:
+    """Positions along the axes of an image from its middle: (X, 1, 1), (1, Y, 1), (1, 1, Z)."""
     axes = [
-        (torch.arange(n, device=inside.device) - (n - 1) / 2) * float(v)
-        for n, v in zip(inside.shape, voxel_mm, strict=True)
+        (torch.arange(n, device=image.device) - (n - 1) / 2) * float(v)
+        for n, v in zip(image.shape, voxel_mm, strict=True)
     ]
-    jitter = 8.0 * torch.randn(3, generator=generator)
-    centre = (45.0 + float(jitter[0]), -55.0 + float(jitter[1]), float(jitter[2]))
-    squared = sum(
-        ((axis - c) ** 2).reshape([-1 if n == m else 1 for m in range(3)])
-        for n, (axis, c) in enumerate(zip(axes, centre, strict=True))
-    )
-    field = 1 + scanner.shading * (2 * torch.exp(torch.as_tensor(squared) / (-2 * 65.0**2)) - 1)
-    body = inside > 0.5
-    return field / field[body].mean() if bool(body.any()) else field
+    return [axis.reshape([-1 if n == m else 1 for m in range(3)]) for n, axis in enumerate(axes)]
 
 
 def _near_foot(inside: Tensor, voxel_mm: Sequence[float]) -> Tensor:

@@ -24,7 +24,7 @@ from ankle_lib.masking import bone_volumes_cm3
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.masking.boxes import box_with_margin
 from ankle_lib.networks import Checkpoint, SliceNetwork, load_checkpoint
-from ankle_lib.patches import zscore
+from ankle_lib.patches import slices_at, zscore
 from ankle_lib.presets import BONES
 from ankle_lib.scan_checks import size_in_words
 from ankle_lib.volume import CANONICAL_CODES, Volume, to_orientation
@@ -36,12 +36,13 @@ EXPECTED_CM3 = {"calcaneus": (22.0, 85.0), "talus": (12.0, 45.0), "tibia": (15.0
 the largest adult's (65, 34); of the tibia as much is seen as the field of view holds."""
 
 PIXEL_LIMITS_MM = (0.05, 5.0)
+MOST_CONTEXT_MM = 50.0
 COARSE = 2.0
 """Pixels so many times larger than the network's make its outlines rough."""
 SPIKE = 2.0
 """Intensities beyond the foot's by more than its range are faults, and would spoil the z-score."""
 
-_INPUT = {"voxel_mm", "normalisation", "axes", "side", "channels"}
+_INPUT = {"voxel_mm", "normalisation", "axes", "side", "context_mm"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Segmenter:
     """One for each output channel."""
     pixel_mm: tuple[float, float]
     """Size of its pixels along posterior and superior."""
+    context_mm: tuple[float, ...] = (0.0,)
+    """Where the slices lie that it sees at a time, from the one that it labels."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def read_segmenter(path: Path) -> Segmenter:
     """Read a checkpoint that says how its input is made.
 
     Its ``training["input"]`` holds ``voxel_mm`` (along posterior and superior), ``normalisation``
-    ("zscore-foot"), ``axes`` ("PSR"), ``side`` ("as is" or "right") and ``channels`` (1). A
-    network that sees single sagittal slices gives the same for a foot and its mirror image, so
-    the side on which it was trained changes nothing.
+    ("zscore-foot"), ``axes`` ("PSR"), ``side`` ("as is" or "right") and ``context_mm``: where the
+    slices lie that the network sees at a time, [0] for single ones. Single slices are the same of
+    a foot and its mirror image, and networks that see several were shown both.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def read_segmenter(path: Path) -> Segmenter:
             f"{path}: segments {', '.join(checkpoint.labels)}: give a network of "
             f"{', '.join(BONES)}, each once"
         )
-    return Segmenter(checkpoint.network, checkpoint.labels, _pixel_mm(path, checkpoint))
+    return Segmenter(checkpoint.network, checkpoint.labels, *_input(path, checkpoint))
 
 
 def segment_scan(
@@ -121,12 +124,14 @@ def segment_scan(
     canonical = to_orientation(scan)
     labels = np.zeros(canonical.shape, dtype=np.uint8)
     foot = find_foot(canonical.data)
-    box = _surroundings(foot, canonical, segmenter)
+    context = slices_at(segmenter.context_mm, canonical.voxel_size_mm[2])
+    box = _surroundings(foot, canonical, segmenter, max(map(abs, context)))
     image = _normalised(canonical.data, foot)[box]
     shape = _working_shape(image.shape, canonical, segmenter)
     probabilities = whole_slices(
         segmenter.network,
         _resized(image, shape),
+        context=context,
         foot=_resized(foot[box], shape) >= 0.5,
         device=device,
     )
@@ -141,8 +146,8 @@ def segment_scan(
     return _described(Volume(back.data, scan.affine), segmenter, side)
 
 
-def _pixel_mm(path: Path, checkpoint: Checkpoint) -> tuple[float, float]:
-    """Read how the input is made, and refuse what would have to be guessed."""
+def _input(path: Path, checkpoint: Checkpoint) -> tuple[tuple[float, float], tuple[float, ...]]:
+    """Read pixel size and context of the input, and refuse what would have to be guessed."""
     wanted = checkpoint.training.get("input")
     if not isinstance(wanted, dict) or set(wanted) != _INPUT:
         raise AnkleError(
@@ -153,7 +158,6 @@ def _pixel_mm(path: Path, checkpoint: Checkpoint) -> tuple[float, float]:
         "normalisation": ("zscore-foot",),
         "axes": (CANONICAL_CODES,),
         "side": ("as is", "right"),
-        "channels": (1,),
     }
     for entry, values in known.items():
         if not any(type(wanted[entry]) is type(one) and wanted[entry] == one for one in values):
@@ -162,10 +166,15 @@ def _pixel_mm(path: Path, checkpoint: Checkpoint) -> tuple[float, float]:
                 f"{' or '.join(map(repr, values))}: update it, or use the final network of "
                 "chapter 05"
             )
-    if checkpoint.network.in_channels != wanted["channels"]:
+    context = wanted["context_mm"]
+    if (
+        not isinstance(context, list | tuple)
+        or len(context) != checkpoint.network.in_channels
+        or not all(type(mm) in (int, float) and abs(mm) <= MOST_CONTEXT_MM for mm in context)
+    ):
         raise AnkleError(
-            f"{path}: its network takes {checkpoint.network.in_channels} images at a time, its "
-            f"input has {wanted['channels']}: train the network again"
+            f"{path}: its network takes {checkpoint.network.in_channels} slices at a time, its "
+            f"input has them at {context!r} mm: train the network again"
         )
     sizes = wanted["voxel_mm"]
     low, high = PIXEL_LIMITS_MM
@@ -178,18 +187,18 @@ def _pixel_mm(path: Path, checkpoint: Checkpoint) -> tuple[float, float]:
             f"{path}: wants pixels of {sizes!r} mm, expected two numbers from {low:g} to "
             f"{high:g}: train the network again"
         )
-    return float(sizes[0]), float(sizes[1])
+    return (float(sizes[0]), float(sizes[1])), tuple(map(float, context))
 
 
 def _surroundings(
-    foot: NDArray[np.bool_], canonical: Volume, segmenter: Segmenter
+    foot: NDArray[np.bool_], canonical: Volume, segmenter: Segmenter, n_beside: int
 ) -> tuple[slice, slice, slice]:
     """Return the foot's box with what the network looks at beside it."""
     pixels = [MARGIN * size for size in segmenter.pixel_mm]
     margin = [
         math.ceil(mm / size) for mm, size in zip(pixels, canonical.voxel_size_mm[:2], strict=True)
     ]
-    box = box_with_margin(foot, np.array([*margin, 0]))
+    box = box_with_margin(foot, np.array([*margin, n_beside]))
     if box is None:
         raise AnkleError("nothing in the scan is as large as a foot: look at it in a viewer")
     return box

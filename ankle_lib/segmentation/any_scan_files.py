@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ankle_lib.files import FIGURE_DPI, AnkleError, atomic_path
+from ankle_lib.files import FIGURE_DPI, AnkleError, atomic_path, nifti_stem
 from ankle_lib.scan_checks import check_scan, size_in_words
 from ankle_lib.segmentation.any_scan import Segmentation
 from ankle_lib.volume import Volume, load, save
@@ -19,7 +19,6 @@ __all__ = ["Outputs", "check_outputs", "label_description", "read_scan", "write_
 THICKEST_MM = 3.0
 """The talus, 50 x 37 x 28 mm, has nine such slices where it is thinnest: just enough."""
 
-SUFFIXES = (".nii.gz", ".nii")
 MARK = "# written by `ankle segment`"
 
 DESCRIPTION = """\
@@ -92,18 +91,10 @@ def check_outputs(out: Path, *inputs: Path) -> Outputs:
         If ``out`` is a folder, has another suffix, is one of the inputs, or exists and is no
         result of this command.
     """
-    if out.is_dir():
-        raise AnkleError(f"{out}: is a folder: name the file to write, as in {out}/seg.nii.gz")
-    suffix = next((suffix for suffix in SUFFIXES if out.name.endswith(suffix)), None)
-    stem = out.name.removesuffix(suffix or "")
-    if suffix is None or not stem:
-        raise AnkleError(f"{out}: labels are written as NIfTI: name a file .nii.gz or .nii")
+    stem = nifti_stem(out, "labels", "seg.nii.gz")
     outputs = Outputs(
         out, out.with_name(f"{stem}_labels.txt"), out.with_name(f"{stem}_overlay.png")
     )
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise AnkleError(f"{out}: {parent} is a file: name a folder for the labels")
     for path in inputs:
         if path.exists() and out.resolve() == path.resolve():
             raise AnkleError(f"{out}: is what is read: name another file for the labels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices
 from ankle_lib.metrics import bootstrap_interval, mask_scores, patch_dice
+from ankle_lib.patches import slices_at
 from ankle_lib.segmentation.recipe import Fitted, patch_source
 from ankle_lib.segmentation.scans import Scan, coarser
 
@@ -90,10 +92,14 @@ def volume_masks(
         Side of overlapping tiles instead of whole slices.
     """
     image = scan.item.image
+    options: dict[str, Any] = {
+        "context": slices_at(fitted.recipe.context_mm, scan.voxel_size_mm[2]),
+        "batchnorm_training": batchnorm_training,
+    }
     if tile is not None and tile < max(image.shape[:2]):
-        maps = tiles(fitted.network, image, size=tile, batchnorm_training=batchnorm_training)
+        maps = tiles(fitted.network, image, size=tile, **options)
     else:
-        maps = whole_slices(fitted.network, image, batchnorm_training=batchnorm_training)
+        maps = whole_slices(fitted.network, image, **options)
     return {bone: maps[channel] > THRESHOLD for channel, bone in enumerate(fitted.recipe.bones)}
 
 
@@ -148,7 +154,8 @@ def segment(fitted: Fitted, scan: Scan, factor: int = 1) -> NDArray[np.uint8]:
         0, or 1 + the position of the bone in the recipe.
     """
     small = coarser(scan, factor)
-    maps = whole_slices(fitted.network, small.item.image, foot=small.item.region)
+    context = slices_at(fitted.recipe.context_mm, scan.voxel_size_mm[2])
+    maps = whole_slices(fitted.network, small.item.image, context=context, foot=small.item.region)
     rows, columns, n_slices = scan.item.image.shape
     labels = np.zeros(scan.item.image.shape, dtype=np.uint8)
     for k in range(n_slices):

@@ -74,10 +74,11 @@ def compare_architectures(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     -------
     table : DataFrame
         Columns network, parameters, bone, dice_validation, report_parameters,
-        report_dice_validation, steps, samples_per_s.
+        report_dice_validation, steps.
     losses : DataFrame
         Columns network, bone, step, loss.
     """
+    study.fit_all(study.report_recipe(network, bone) for network in NETWORKS for bone in BONES)
     rows, losses = [], []
     for network in NETWORKS:
         for bone, report in zip(BONES, REPORT_VALIDATION[network], strict=True):
@@ -91,7 +92,6 @@ def compare_architectures(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
                     "report_parameters": REPORT_PARAMETERS[network],
                     "report_dice_validation": report,
                     "steps": len(fitted.losses),
-                    "samples_per_s": float(fitted.epochs["samples_per_s"].median()),
                 }
             )
             losses.append(fitted.losses[["step", "loss"]].assign(network=network, bone=bone))
@@ -124,9 +124,13 @@ def learning_rates(study: Study) -> pd.DataFrame:
 
 def chosen_networks(study: Study) -> dict[str, list[Fitted]]:
     """Return both chosen networks at their learning rates, one network for each bone."""
-    return {
-        network: [study.fit(study.report_recipe(network, bone, rate=rate)) for bone in BONES]
+    recipes = {
+        network: [study.report_recipe(network, bone, rate=rate) for bone in BONES]
         for network, rate in CHOSEN.items()
+    }
+    study.fit_all(recipe for of_bones in recipes.values() for recipe in of_bones)
+    return {
+        network: [study.fit(recipe) for recipe in of_bones] for network, of_bones in recipes.items()
     }
 
 
@@ -192,9 +196,12 @@ def cross_validate(study: Study) -> pd.DataFrame:
     for network, rate in CHOSEN.items():
         if network != "unet" and not study.sizes.resnet_folds:
             continue
+        bones = study.sizes.followed_bones
+        recipes = [study.report_recipe(network, bone, rate=rate) for bone in bones]
+        study.fit_all(recipes, study.folds)
         for split in study.folds:
-            for bone in BONES:
-                fitted = study.fit(study.report_recipe(network, bone, rate=rate), split)
+            for bone, recipe in zip(bones, recipes, strict=True):
+                fitted = study.fit(recipe, split)
                 scores = study.patch_scores(fitted, "validation", split)
                 dice = float(scores["patch_dice"].mean())
                 rows.append((network, split.validation[0], bone, dice))
@@ -204,14 +211,18 @@ def cross_validate(study: Study) -> pd.DataFrame:
 def _varied(study: Study, what: str, values: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Train for the calcaneus with each value of one field of the recipe."""
     parts: tuple[Part, ...] = ("train", "validation")
+    recipes = {
+        (network, value): study.report_recipe(network, FIRST_BONE, **{what: value})
+        for network, chosen in values.items()
+        for value in chosen
+    }
+    study.fit_all(recipes.values())
     rows = []
-    for network, chosen in values.items():
-        for value in chosen:
-            recipe = study.report_recipe(network, FIRST_BONE, **{what: value})
-            fitted = study.fit(recipe)
-            for part in parts:
-                dice = _patch_dice(study, fitted, part)
-                rows.append((network, value, fitted.parameters, part, dice))
+    for (network, value), recipe in recipes.items():
+        fitted = study.fit(recipe)
+        for part in parts:
+            dice = _patch_dice(study, fitted, part)
+            rows.append((network, value, fitted.parameters, part, dice))
     return pd.DataFrame(rows, columns=["network", what, "parameters", "part", "dice"])
 
 

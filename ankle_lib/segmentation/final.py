@@ -36,6 +36,9 @@ FINAL_AUGMENTATION = Augmentation(
 MIN_FRACTION = 0.2
 """Part of a patch that must be foot: air is seen, slices without a foot are not."""
 
+CONTEXT_MM = (-1.6, 0.0, 1.6)
+"""The slice and one on each side: where a bone begins and ends, a single slice does not tell."""
+
 SCHEDULES = ("one-cycle", "cosine")
 
 
@@ -48,6 +51,7 @@ def final_recipe(sizes: SegmentationSizes, seed: int = 0) -> Recipe:
     return Recipe(
         stages,
         loss="dice+bce",
+        context_mm=CONTEXT_MM,
         min_fraction=MIN_FRACTION,
         augmentation=FINAL_AUGMENTATION,
         seed=seed,
@@ -122,8 +126,8 @@ def save_final(path: Path, fitted: Fitted, study: Study) -> Path:
     """Write the checkpoint that `ankle segment` takes, with all that is needed to use it.
 
     Its ``training`` holds ``input``: the voxel size within a slice that it wants (``voxel_mm``),
-    how intensities are normalised, the axes, and whether left feet are mirrored (they are not: a
-    sagittal slice of a left foot looks like one of a right foot).
+    how intensities are normalised, the axes, whether left feet are mirrored (they are not: the
+    network was shown both), and the slices that it sees at a time (``context_mm``).
     """
     scan = study.native[0]
     factor = factor_for(scan, study.sizes.final_pixel_mm)
@@ -133,7 +137,7 @@ def save_final(path: Path, fitted: Fitted, study: Study) -> Path:
             "normalisation": "zscore-foot",
             "axes": "PSR",
             "side": "as is",
-            "channels": 1,
+            "context_mm": list(fitted.recipe.context_mm),
         },
         "subjects": list(study.split.train),
     }

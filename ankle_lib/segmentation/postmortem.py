@@ -35,6 +35,9 @@ __all__ = [
 AUGMENTATION = Augmentation(rotation_deg=90.0, scale=1.2)
 """Turned by more than the test feet, and in both directions."""
 
+AIR_FRACTION = 0.05
+"""Part of a patch that is foot at least, where air is to be seen: without any, most show none."""
+
 GROWTH = (1, 2)
 """Sizes of patches, in report's patches, before they become whole slices."""
 
@@ -55,7 +58,7 @@ class Remedies:
     evaluation_mode: bool = False
     """Batch normalisation with learnt statistics, not with those of the slice at hand."""
     air: bool = False
-    """Patches from everywhere in the slice, not only where 75 % is foot."""
+    """Patches of which 5 % is foot, and the rest may be air, not only those with 75 %."""
     dice_loss: bool = False
     """Dice and binary cross-entropy, not the latter alone."""
     best_epoch: bool = False
@@ -111,7 +114,7 @@ def steps() -> tuple[Step, ...]:
 
 def recipes(study: Study, remedies: Remedies, seed: int = 0) -> list[Recipe]:
     """Return how to train with these remedies: one recipe, or one for each bone."""
-    fraction = 0.0 if remedies.air else 0.75
+    fraction = AIR_FRACTION if remedies.air else 0.75
     recipe = Recipe(
         stages=_stages(study, fraction) if remedies.growing else _stages(study, fraction)[:1],
         loss="dice+bce" if remedies.dice_loss else "bce",
@@ -121,7 +124,9 @@ def recipes(study: Study, remedies: Remedies, seed: int = 0) -> list[Recipe]:
         n_validation=study.sizes.n_patches,
         seed=seed,
     )
-    return [recipe] if remedies.one_network else [recipe.of_bone(bone) for bone in BONES]
+    if remedies.one_network:
+        return [recipe]
+    return [recipe.of_bone(bone) for bone in study.sizes.followed_bones]
 
 
 def postmortem_trials(study: Study) -> pd.DataFrame:
@@ -134,13 +139,18 @@ def postmortem_trials(study: Study) -> pd.DataFrame:
         dice, hd95_mm, assd_mm (whole volumes), rotated_dice (the same feet turned by 40 to 60
         degrees), patch_dice (the report's score, of the same network).
     """
+    seeds = range(study.sizes.n_seeds)
+    study.fit_all(
+        recipe for step in steps() for n in seeds for recipe in recipes(study, step.remedies, n)
+    )
     tables = []
     for step in steps():
-        for seed in range(study.sizes.n_seeds):
+        for seed in seeds:
             networks = [study.fit(recipe) for recipe in recipes(study, step.remedies, seed)]
             scores = pd.concat([_scores(study, one, step) for one in networks])
             tables.append(scores.assign(step=step.name, order=step.order, seed=seed))
     table = pd.concat(tables, ignore_index=True)
+    table = table[table["bone"].isin(study.sizes.followed_bones)].reset_index(drop=True)
     first = ["step", "order", "seed", "subject", "bone"]
     return table[first + [column for column in table if column not in first]]
 

@@ -24,7 +24,7 @@ from ankle_lib.networks import (
     parameter_count,
     save_checkpoint,
 )
-from ankle_lib.patches import Augmentation, Batch, PatchRule, PatchSource
+from ankle_lib.patches import Augmentation, Batch, PatchRule, PatchSource, slices_at
 from ankle_lib.presets import BONES
 from ankle_lib.resume import code_digest
 from ankle_lib.segmentation.scans import Scan
@@ -60,6 +60,8 @@ class Recipe:
     depth: int | None = None
     width: int | None = None
     loss: str = "bce"
+    context_mm: tuple[float, ...] = (0.0,)
+    """Where the slices lie that the network sees at a time, from the one that it labels."""
     min_fraction: float = 0.75
     """Part of a patch that must be foot."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -76,7 +78,7 @@ class Recipe:
         """What `networks.build` is called with."""
         sizes = {"depth": self.depth, "width": self.width}
         chosen = {name: value for name, value in sizes.items() if value is not None}
-        return {"out_channels": len(self.bones), **chosen}
+        return {"in_channels": len(self.context_mm), "out_channels": len(self.bones), **chosen}
 
     @property
     def pixels(self) -> int:
@@ -159,10 +161,15 @@ def patch_source(
     pixels: int,
     min_fraction: float,
     device: str = "cpu",
+    context_mm: Sequence[float] = (0.0,),
 ) -> PatchSource:
     """Return patches of ``pixels`` x ``pixels`` of the scans, labelled with some of the bones."""
     items = (
-        replace(scan.item, labels={bone: scan.item.labels[bone] for bone in bones})
+        replace(
+            scan.item,
+            labels={bone: scan.item.labels[bone] for bone in bones},
+            context=slices_at(context_mm, scan.voxel_size_mm[2]),
+        )
         for scan in scans
     )
     rule = PatchRule((pixels, pixels), TRIES, min_fraction)
@@ -171,10 +178,15 @@ def patch_source(
 
 @lru_cache(maxsize=6)
 def _kept_source(
-    scans: tuple[Scan, ...], bones: tuple[str, ...], pixels: int, fraction: float, device: str
+    scans: tuple[Scan, ...],
+    bones: tuple[str, ...],
+    pixels: int,
+    fraction: float,
+    device: str,
+    context_mm: tuple[float, ...],
 ) -> PatchSource:
     """Return `patch_source`, the same one for trainings that follow each other."""
-    return patch_source(scans, bones, pixels, fraction, device)
+    return patch_source(scans, bones, pixels, fraction, device, context_mm)
 
 
 def _train_stages(
@@ -190,7 +202,7 @@ def _train_stages(
         network = build(recipe.network, **recipe.arguments)
     losses, epochs = [], []
     for number, stage in enumerate(recipe.stages):
-        wanted = (recipe.bones, stage.pixels, recipe.min_fraction, device)
+        wanted = (recipe.bones, stage.pixels, recipe.min_fraction, device, recipe.context_mm)
         source = _kept_source(tuple(scans), *wanted)
 
         def draw(n: int, generator: torch.Generator, source: PatchSource = source) -> Batch:

@@ -6,6 +6,7 @@ Lightning Fabric takes care of devices and precision; everything else can be rea
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -197,10 +198,17 @@ def _fabric(device: str, settings: TrainingSettings) -> Fabric:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise AnkleError(f"device {device!r} is not there ({torch.cuda.device_count()} GPUs found)")
+    # it tells the precision anew for every training of a chapter
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16-mixed" if kind == "cuda" else "32-true"
+        precision = "bf16-mixed" if _is_fast_in_bf16(kind) else "32-true"
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
+
+
+def _is_fast_in_bf16(kind: str) -> bool:
+    """Tell whether the device multiplies bfloat16 itself; elsewhere it is slower than float32."""
+    return kind == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _seed_step(generator: torch.Generator, seed: int, step: int, rank: int) -> None:

@@ -21,6 +21,9 @@ DICE_SMOOTH = 1.0
 WEIGHT_SLOPE, WEIGHT_MIDDLE = 10.0, 0.5
 """Of the sigmoid g(r) by which the report weighs patches (section 6.3.2)."""
 
+GRADIENT_WEIGHT = 1.0
+"""Of the differences of neighbouring pixels, beside the pixels themselves."""
+
 
 def compute_loss(name: str, output: Tensor, batch: Batch) -> Tensor:
     """Return the loss called ``name``.
@@ -85,6 +88,21 @@ def weighted_l2(intensities: Tensor, batch: Batch) -> Tensor:
     return (report_weight(batch.correlation) * torch.sqrt(squared + 1e-12)).mean()
 
 
+def mean_l1(intensities: Tensor, batch: Batch) -> Tensor:
+    """Return the mean absolute difference of all pixels."""
+    return (intensities - batch.target).abs().mean()
+
+
+def l1_gradient(intensities: Tensor, batch: Batch) -> Tensor:
+    """Return `mean_l1`, and that of the differences of neighbouring pixels, along both axes.
+
+    A blurred image has small errors, but large ones in its edges: the second part keeps texture.
+    """
+    error = intensities - batch.target
+    edges = sum(error.diff(dim=axis).abs().mean() for axis in (2, 3))
+    return error.abs().mean() + GRADIENT_WEIGHT * edges
+
+
 def report_weight(correlation: Tensor) -> Tensor:
     """Return the report's g(r) = 1 / (1 + exp(-10 (r - 0.5)))."""
     return torch.sigmoid(WEIGHT_SLOPE * (correlation - WEIGHT_MIDDLE))
@@ -97,4 +115,6 @@ LOSSES: dict[str, Loss] = {
     **SEGMENTATION_LOSSES,
     "weighted-l1": weighted_l1,
     "weighted-l2": weighted_l2,
+    "l1": mean_l1,
+    "l1+gradient": l1_gradient,
 }

@@ -55,7 +55,7 @@ class TrainingSettings:
     seed: int = 0
     """The same seed draws the same patches."""
     precision: Precision = "auto"
-    """``auto`` is bf16-mixed on a GPU and 32-true on a CPU."""
+    """``auto`` is bf16-mixed on a GPU and on a CPU that computes in bfloat16, else 32-true."""
     compile: bool = False
     """Pass the network through torch.compile; pays on a GPU, and not on a CPU."""
     save_every: int | None = None

@@ -1,11 +1,34 @@
 """Interactive views for JupyterLab; all they do can also be done by calling their methods.
 
-``review_board`` is where people judge registrations, ``picture`` draws for it, and ``keyboard``
-brings keys from the browser.
+``review_board`` is where people judge registrations; ``volume_viewer``, ``sequence_player``,
+``registration_tuner``, ``patch_explorer`` and ``training_monitor`` show what their names say, and
+``volume_3d`` is optional. ``panel`` is one slice on the screen, made of ``pixels`` on a ``canvas``
+that hears the mouse; ``keyboard`` brings keys from the browser, ``picture`` draws for the board,
+``inputs`` and ``message`` turn bad input into a sentence.
 """
 
 from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
+from ankle_lib.widgets.patch_explorer import PatchExplorer
 from ankle_lib.widgets.picture import SlicePicture
+from ankle_lib.widgets.registration_tuner import RegistrationTuner
 from ankle_lib.widgets.review_board import ReviewBoard, View, registered_view
+from ankle_lib.widgets.sequence_player import SequencePlayer
+from ankle_lib.widgets.training_monitor import TrainingMonitor, training_figure
+from ankle_lib.widgets.volume_3d import volume_3d
+from ankle_lib.widgets.volume_viewer import VolumeViewer
 
-__all__ = ["BOARD_CLASS", "Keyboard", "ReviewBoard", "SlicePicture", "View", "registered_view"]
+__all__ = [
+    "BOARD_CLASS",
+    "Keyboard",
+    "PatchExplorer",
+    "RegistrationTuner",
+    "ReviewBoard",
+    "SequencePlayer",
+    "SlicePicture",
+    "TrainingMonitor",
+    "View",
+    "VolumeViewer",
+    "registered_view",
+    "training_figure",
+    "volume_3d",
+]

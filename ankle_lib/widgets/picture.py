@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from ankle_lib.figures import Slice, draw_slice, slice_of, window
 from ankle_lib.volume import Volume
 
-__all__ = ["SIDE_PIXELS", "SlicePicture"]
+__all__ = ["SIDE_PIXELS", "SlicePicture", "box_around"]
 
-SIDE_PIXELS = 560
+SIDE_PIXELS = 490
 ZOOM_MM = 110.0
 """Side of the square around the bone that is shown when zoomed in."""
 
@@ -58,7 +58,7 @@ class SlicePicture:
             image = slice_of(frame, "sagittal", index)
             bone = slice_of(mask, "sagittal", index)
             if zoom and np.any(mask.data):
-                box = _box_around(mask, image)
+                box = box_around(mask, image)
                 image, bone = image.crop(box), bone.crop(box)
             outlines = {name: bone} if outline else None
             draw_slice(self._axes, image, limits=window(frame.data), outlines=outlines)
@@ -67,7 +67,7 @@ class SlicePicture:
         return picture.getvalue()
 
 
-def _box_around(mask: Volume, shown: Slice) -> tuple[slice, slice]:
+def box_around(mask: Volume, shown: Slice) -> tuple[slice, slice]:
     """Return rows and columns of a square around the middle of the whole bone."""
     inside = np.argwhere(mask.data > 0)
     columns, rows = (inside.min(axis=0)[:2] + inside.max(axis=0)[:2] + 1) / 2

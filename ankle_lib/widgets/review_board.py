@@ -172,14 +172,16 @@ class ReviewBoard(ipywidgets.VBox):
     # --- building ---
 
     def _build(self) -> list[ipywidgets.Widget]:
-        wide = ipywidgets.Layout(width="430px")
+        wide = ipywidgets.Layout(width="330px")  # beside the picture, at 1280 pixels
+        third = ipywidgets.Layout(width="106px")
         self.sequence = ipywidgets.Dropdown(description="sequence", layout=wide)
         self.frame = ipywidgets.SelectionSlider(options=(0,), description="frame", layout=wide)
         self.slice = ipywidgets.IntSlider(min=0, max=0, description="slice", layout=wide)
         self.outline = ipywidgets.Checkbox(True, description="outline", indent=False)
         self.zoom = ipywidgets.Checkbox(True, description="zoom", indent=False)
-        self.bones = {bone: ipywidgets.Button(description=bone) for bone in self._bones()}
-        self.verdicts = {name: ipywidgets.Button(description=name.capitalize())
+        self.bones = {bone: ipywidgets.Button(description=bone, layout=third)
+                      for bone in self._bones()}  # fmt: skip
+        self.verdicts = {name: ipywidgets.Button(description=name.capitalize(), layout=third)
                          for name in _VERDICT_OF}  # fmt: skip
         self.next = ipywidgets.Button(description="Next undecided")
         self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict")

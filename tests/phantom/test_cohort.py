@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest import load_manifest, verify
-from ankle_lib.phantom.cohort import SUBJECTS, draw_recipe, simulate
+from ankle_lib.phantom.cohort import SUBJECTS, _usable, draw_recipe, simulate, telling_frames
 from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.volume import load, read_header
@@ -51,6 +51,41 @@ def test_the_truth_carries_the_static_masks_onto_the_frames(cohort):
                     true = labels.data[..., entry["frame"]] == label
                     overlap = 2 * (moved & true).sum() / (moved.sum() + true.sum())
                     assert overlap > 0.85, f"{subject.code} {sequence.name} {bone}: {overlap:.2f}"
+
+
+def test_usable_sequences_have_a_sharp_truth_of_two_frames(cohort):
+    for code, names in (
+        ("T09", ("active_run-01", "passive_run-01", "passive_run-02")),
+        ("E02", ("active_run-01", "passive_run-01")),
+    ):
+        truth = cohort / "truth" / code
+        assert sorted({p.name.split("_frame")[0] for p in truth.glob("*_sharp.nii.gz")}) == [*names]
+        static = load(truth / "static_dseg.nii.gz")
+        for name in names:
+            content = json.loads((truth / f"{name}.json").read_text())
+            angles = np.array([entry["dorsiflexion_deg"] for entry in content["frames"]])
+            expected = telling_frames(angles, content["static_dorsiflexion_deg"])
+            for frame in expected:
+                sharp = load(truth / f"{name}_frame-{frame:02d}_sharp.nii.gz")
+                start = np.linalg.inv(static.affine) @ sharp.affine
+                np.testing.assert_allclose(start[:3, :3], np.eye(3), atol=1e-5)
+                np.testing.assert_allclose(start[:3, 3], np.rint(start[:3, 3]), atol=1e-3)
+                assert (np.rint(start[:3, 3]) + sharp.shape <= static.shape).all()
+                assert 1000 < np.percentile(sharp.data, 95) < 3000
+            assert len(list(truth.glob(f"{name}_frame-*_sharp.nii.gz"))) == len(expected)
+
+
+def test_spoilt_sequences_and_excluded_subjects_have_no_sharp_truth():
+    assert _usable("T07") == ("active_run-01", "passive_run-01")
+    assert _usable("E03") == ("active_run-01", "passive_run-01")
+    assert _usable("E06") == ()
+    assert sum(len(_usable(code)) for code in SUBJECTS if code.startswith("T")) == 18
+    assert sum(len(_usable(code)) for code in SUBJECTS if code.startswith("E")) == 14
+
+
+def test_the_telling_frames_are_the_farthest_and_one_half_way_out():
+    assert telling_frames(np.array([-20.0, -18, -9, 2, 4, -3, -20]), -20.0) == (4, 2)
+    assert telling_frames(np.array([5.0, 0, 0]), 0.0) == (0,)
 
 
 def through_slices(mask, grid, pose) -> np.ndarray:

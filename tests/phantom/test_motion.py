@@ -13,8 +13,8 @@ from ankle_lib.phantom.motion import (
     Joints,
     cycle,
     flow_to_reference,
-    jacobian_determinant,
 )
+from ankle_lib.polyrigid import jacobian_determinant
 
 JOINTS = Joints(
     talocrural_point=np.array([3.0, 0.0, -20.0]),

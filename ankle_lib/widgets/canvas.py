@@ -1,0 +1,90 @@
+"""A picture in the browser that tells Python where the mouse is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anywidget
+import traitlets
+
+__all__ = ["Mouse", "PictureCanvas"]
+
+Mouse = Callable[[str, float, float], None]
+"""Takes ``"move"``, ``"click"`` or ``"leave"`` and the place: 0 to 1 from the left and top."""
+
+
+class PictureCanvas(anywidget.AnyWidget):
+    """Shows an encoded picture in a given size; only the picture travels to the browser."""
+
+    picture = traitlets.Bytes().tag(sync=True)
+    """PNG or JPEG."""
+    size_px = traitlets.List(traitlets.Int(), default_value=[1, 1]).tag(sync=True)
+    """Width and height on the screen."""
+    text = traitlets.Unicode().tag(sync=True)
+    """What the picture shows, for those who cannot see it."""
+
+    # The mouse is asked at most every 50 ms, and its last place is never lost.
+    _esm = """
+    const PAUSE_MS = 50;
+
+    function render({ model, el }) {
+      const image = document.createElement("img");
+      image.className = "ankle-picture";
+      image.draggable = false;
+      Object.assign(image.style, { display: "block", cursor: "crosshair", background: "black" });
+      let address = null, timer = 0, latest = null;
+
+      function show() {
+        const old = address;
+        address = URL.createObjectURL(new Blob([model.get("picture")]));
+        image.src = address;
+        if (old) URL.revokeObjectURL(old);
+      }
+      function resize() {
+        [image.width, image.height] = model.get("size_px");
+        image.alt = model.get("text");
+      }
+      function send(kind, event) {
+        const box = image.getBoundingClientRect();
+        const x = (event.clientX - box.left) / box.width;
+        const y = (event.clientY - box.top) / box.height;
+        model.send({ kind, x: Math.min(Math.max(x, 0), 1), y: Math.min(Math.max(y, 0), 1) });
+      }
+      function onMove(event) {
+        latest = event;
+        if (timer) return;
+        timer = setTimeout(() => { timer = 0; if (latest) send("move", latest); }, PAUSE_MS);
+      }
+      function onClick(event) { send("click", event); }
+      function onLeave(event) { latest = null; send("leave", event); }
+
+      image.addEventListener("mousemove", onMove);
+      image.addEventListener("click", onClick);
+      image.addEventListener("mouseleave", onLeave);
+      model.on("change:picture", show);
+      model.on("change:size_px", resize);
+      model.on("change:text", resize);
+      resize();
+      show();
+      el.appendChild(image);
+      return () => {
+        clearTimeout(timer);
+        model.off("change:picture", show);
+        model.off("change:size_px", resize);
+        model.off("change:text", resize);
+        if (address) URL.revokeObjectURL(address);
+      };
+    }
+
+    export default { render };
+    """
+
+    def on_mouse(self, listener: Mouse) -> None:
+        """Call ``listener`` for what the mouse does on the picture."""
+
+        def hear(_: Any, content: dict[str, Any], __: Any) -> None:
+            if content.get("kind") in ("move", "click", "leave"):
+                listener(content["kind"], float(content["x"]), float(content["y"]))
+
+        self.on_msg(hear)

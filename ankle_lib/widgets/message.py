@@ -1,0 +1,23 @@
+"""One sentence in a view about what it cannot show."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import ipywidgets
+
+__all__ = ["Message"]
+
+
+class Message(ipywidgets.HTML):
+    """Says in red what is wrong; empty if nothing is."""
+
+    def say(self, *sentences: str) -> None:
+        """Show these sentences, in place of the ones before; none of them is read as HTML."""
+        self.show(sentences)
+
+    def show(self, sentences: Sequence[str]) -> None:
+        """Show a list of sentences, one per line."""
+        lines = "<br>".join(html.escape(sentence) for sentence in sentences if sentence)
+        self.value = f'<b style="color: #B00000">{lines}</b>' if lines else ""

@@ -1,0 +1,224 @@
+"""Where the patches of a slice come from, which are rejected, and why."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ankle_lib.figures import Slice
+from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UNLIKE_COLOUR
+from ankle_lib.files import AnkleError
+from ankle_lib.patches import Item, PatchRule, local_correlation
+from ankle_lib.patches.items import Rules, rule_of
+from ankle_lib.patches.positions import box_sums
+from ankle_lib.widgets.message import Message
+from ankle_lib.widgets.panel import Panel
+from ankle_lib.widgets.pixels import Layer, Mark
+
+__all__ = ["PatchExplorer"]
+
+SIDE_PX = 480
+OPACITY = 0.4
+REGION_COLOUR = "#FFFFFF"
+MOST_TRIES = 40
+
+
+class PatchExplorer(ipywidgets.VBox):
+    """See at every position whether the report's extraction keeps a patch there.
+
+    Coloured are the centres of patches: green ones are kept, yellow ones are unlike their target,
+    elsewhere too little of the patch lies in the region (white outline). A click shows the patch
+    around that place and says what becomes of it. Thresholds can be moved; ``tries`` throws
+    squares at random, as the report did. Bad input is said in the view.
+
+    Parameters
+    ----------
+    items : iterable of Item
+        From `patches.static_items` and others; a few are enough.
+    rules : PatchRule or mapping of bone to PatchRule
+        As for `PatchSource`.
+    pixel_mm : float
+        Of the sagittal slices, for the scale bar.
+    """
+
+    def __init__(self, items: Iterable[Item], rules: Rules, pixel_mm: float = 1.0) -> None:
+        self.message = Message()
+        self._pixel_mm = pixel_mm
+        self._place: tuple[int, int] | None = None
+        try:
+            self._items = list(items)
+            if not self._items:
+                raise AnkleError("There is no image to take patches from.")
+            self._rules = [rule_of(item, rules) for item in self._items]
+        except AnkleError as error:
+            self.message.say(str(error))
+            super().__init__([self.message])
+            return
+        super().__init__(self._build())
+        self._choose_item()
+
+    @property
+    def item(self) -> Item:
+        """The image that is shown."""
+        return self._items[self.chosen.value]
+
+    @property
+    def rule(self) -> PatchRule:
+        """The rule of extraction, with the thresholds of the sliders."""
+        rule = self._rules[self.chosen.value]
+        unlike = None if rule.min_correlation is None else self.correlation.value
+        return PatchRule(rule.size, rule.tries, self.fraction.value, unlike)
+
+    def judge(self, row: int, column: int) -> str:
+        """Say what becomes of the patch whose first voxel is (row, column), and why."""
+        rule, share = self.rule, float(self._share[row, column])
+        text = f"patch at {row}, {column}: {share:.0%} of it in the region"
+        if share < rule.min_fraction - 1e-9:
+            return f"{text}, {rule.min_fraction:.0%} are needed: rejected"
+        if rule.min_correlation is None or self._alike is None:
+            return f"{text}: kept"
+        alike = float(self._alike[row, column])
+        text += f", correlation with its target {alike:.2f}"
+        if alike > rule.min_correlation:
+            return f"{text}: kept"
+        return f"{text}, more than {rule.min_correlation:.2f} is needed: rejected"
+
+    def _build(self) -> list[ipywidgets.Widget]:
+        wide = ipywidgets.Layout(width="380px")
+        names = [(f"{item.subject} {item.name} {item.bone or ''}".strip(), number)
+                 for number, item in enumerate(self._items)]  # fmt: skip
+        self.chosen = ipywidgets.Dropdown(options=names, description="image", layout=wide)
+        self.slice = ipywidgets.IntSlider(0, 0, 0, description="slice", layout=wide)
+        percent = {"min": 0.0, "max": 1.0, "step": 0.05, "layout": wide}
+        self.fraction = ipywidgets.FloatSlider(description="in region", readout_format=".0%",
+                                               **percent)  # fmt: skip
+        self.correlation = ipywidgets.FloatSlider(description="correlation", **percent)
+        self.tries = ipywidgets.IntSlider(0, 0, MOST_TRIES, description="tries", layout=wide)
+        self.panel = Panel("centres of patches", SIDE_PX)
+        self.count, self.verdict = ipywidgets.HTML(), ipywidgets.HTML()
+        self.panel.on_mouse(self._on_mouse)
+        self.chosen.observe(lambda _: self._choose_item(), "value")
+        self.slice.observe(lambda _: self._choose_slice(), "value")
+        for control in (self.fraction, self.correlation, self.tries):
+            control.observe(lambda _: self._draw(), "value")
+        self._quiet = False
+        legend = ((KEPT_COLOUR, "kept"), (UNLIKE_COLOUR, "unlike its target"),
+                  (REJECTED_COLOUR, "a try that is rejected"))  # fmt: skip
+        colours = " &nbsp; ".join(f'<span style="color: {colour}">■</span> {name}'
+                                  for colour, name in legend)  # fmt: skip
+        right = [self.chosen, self.slice, self.fraction, self.correlation, self.tries,
+                 ipywidgets.HTML(colours), self.count, self.verdict, self.message]  # fmt: skip
+        return [ipywidgets.HBox([self.panel, ipywidgets.VBox(right)])]
+
+    # --- what happens on a change ---
+
+    def _choose_item(self) -> None:
+        rule, region = self._rules[self.chosen.value], self.item.region
+        self._quiet, self._place = True, None
+        try:
+            self.slice.max = region.shape[2] - 1
+            self.slice.value = int(np.argmax(region.sum(axis=(0, 1))))
+            self.fraction.value = rule.min_fraction
+            self.correlation.value = rule.min_correlation or 0.0
+            self.correlation.disabled = rule.min_correlation is None
+        finally:
+            self._quiet = False
+        self._choose_slice()
+
+    def _choose_slice(self) -> None:
+        """Measure every position of the slice."""
+        if self._quiet:
+            return
+        item, rule, k = self.item, self.rule, self.slice.value
+        if any(side < patch for side, patch in zip(item.region.shape, rule.size, strict=False)):
+            self.panel.clear()
+            self._share = np.zeros((0, 0))
+            self.count.value = self.verdict.value = ""
+            self.message.say(
+                f"Patches of {rule.size[0]} × {rule.size[1]} pixels are larger than the slices of "
+                f"{item.region.shape[0]} × {item.region.shape[1]}: there is no position to show."
+            )
+            return
+        region = torch.from_numpy(np.ascontiguousarray(item.region[None, :, :, k]))
+        self._share = box_sums(region, rule.size)[0].numpy() / (rule.size[0] * rule.size[1])
+        self._alike: NDArray[Any] | None = None
+        if item.target is not None:
+            one, two = (
+                torch.from_numpy(np.nan_to_num(array[None, :, :, k], copy=True))
+                for array in (item.image, item.target)
+            )
+            self._alike = local_correlation(one, two, rule.size)[0].numpy()
+        self._draw()
+
+    def _on_mouse(self, kind: str, row: int, column: int) -> None:
+        if kind != "click":
+            return
+        sides = zip((column, row), self.rule.size, self._share.shape, strict=True)
+        i, j = (min(max(at - side // 2, 0), n - 1) for at, side, n in sides)
+        self._place = (i, j)
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._quiet or self._share.size == 0:
+            return
+        item, rule, k = self.item, self.rule, self.slice.value
+        enough = self._share >= rule.min_fraction - 1e-9
+        alike = np.ones_like(enough)
+        if rule.min_correlation is not None and self._alike is not None:
+            alike = self._alike > rule.min_correlation
+        layers = [
+            Layer(item.region[:, :, k].T, REGION_COLOUR),
+            Layer(self._centres(enough & ~alike), UNLIKE_COLOUR, OPACITY, outline=False),
+            Layer(self._centres(enough & alike), KEPT_COLOUR, OPACITY, outline=False),
+        ]
+        image = item.image[:, :, k].T
+        rows, columns = image.shape
+        size = (columns * self._pixel_mm, rows * self._pixel_mm)
+        marks = self._marks(enough & alike)
+        self.panel.draw(Slice(image, size, ("A", "P", "I", "S")), SHOWN_SD, layers, marks)
+        kept = float(np.mean(enough & alike))
+        self.count.value = (
+            f"{kept:.1%} of all positions are kept; of the report's {rule.tries} tries in this "
+            f"slice, about {kept * rule.tries:.0f}"
+        )
+        self.verdict.value = html.escape(self.judge(*self._place)) if self._place else (
+            "click on the picture for one patch"
+        )  # fmt: skip
+        missing = int(np.count_nonzero(~np.isfinite(image)))
+        sentences = []
+        if not item.region[:, :, k].any():
+            sentences.append("The region is empty in this slice: every patch is rejected.")
+        if missing:
+            sentences.append(f"Voxels of this slice are not numbers: shown black ({missing}).")
+        self.message.show(sentences)
+
+    def _centres(self, positions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return positions (first voxels) as a picture of patches' centres, rows upward."""
+        rows, columns = self.rule.size
+        full = np.zeros(self.item.region.shape[:2], dtype=bool)
+        top, left = rows // 2, columns // 2
+        full[top : top + positions.shape[0], left : left + positions.shape[1]] = positions
+        return full.T
+
+    def _marks(self, kept: NDArray[np.bool_]) -> list[Mark]:
+        """Return the squares: random tries, and the patch that was clicked."""
+        random = np.random.default_rng(self.slice.value)
+        tries = random.integers(0, kept.shape, (MOST_TRIES, 2))[: self.tries.value]
+        marks = [self._square(int(i), int(j), KEPT_COLOUR if kept[i, j] else REJECTED_COLOUR, 1)
+                 for i, j in tries]  # fmt: skip
+        if self._place is not None:
+            marks.append(self._square(*self._place, "white", 2))
+        return marks
+
+    def _square(self, i: int, j: int, colour: str, width_px: int) -> Mark:
+        columns, rows = self.item.region.shape[:2]
+        height, width = self.rule.size  # along the first and the second axis of the array
+        return Mark(
+            i / columns, (i + height) / columns, j / rows, (j + width) / rows, colour, width_px
+        )

@@ -1,0 +1,150 @@
+"""What `RegistrationTuner` shows: a static scan, its bones, and frames to carry them to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ankle_lib.files import AnkleError
+from ankle_lib.registration import (
+    bone_points,
+    cut_to_mask,
+    moved,
+    moved_mask,
+    register,
+    slice_direction,
+    tre_mm,
+)
+from ankle_lib.registration.one_by_one import Agreement, agreement, cut_region
+from ankle_lib.transforms import Matrix, apply, compose, rigid
+from ankle_lib.volume import Volume, to_orientation
+from ankle_lib.widgets.inputs import image_3d, masks_on, not_finite
+
+__all__ = ["Cut", "Run", "Scene"]
+
+SLICE_SAMPLES = 5
+"""Across a slice of the frame, for pictures."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One registration that was tried."""
+
+    bone: str
+    frame: int
+    before: float
+    """Correlation at the start."""
+    after: float
+    """Correlation at the end."""
+    reason: str
+    """Why it failed; empty if it did not."""
+    error_mm: float
+    """From the truth; NaN if that is unknown."""
+    pose: Matrix
+    """(4, 4) where it ended."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One slice of a frame, as volumes of one slice."""
+
+    frame: Volume
+    carried: Volume
+    """The static scan there, as thick as the slice."""
+    bone: Volume
+    """The carried mask."""
+
+
+class Scene:
+    """Frames, static scan and bones; the parameters are those of `RegistrationTuner`.
+
+    Raises
+    ------
+    AnkleError
+        If something is missing, empty, not finite, or on another grid.
+    """
+
+    def __init__(
+        self,
+        sequence: Volume,
+        static: Volume,
+        masks: Mapping[str, Volume],
+        weights: Mapping[str, NDArray[Any]],
+        start: NDArray[np.float64] | None,
+        options: Mapping[str, Any],
+        truth: Mapping[str, NDArray[np.float64]],
+    ) -> None:
+        if not weights or set(weights) - set(masks):
+            raise AnkleError(
+                f"Weights of {list(weights)} and masks of {list(masks)} were given: each bone "
+                "needs both."
+            )
+        for volume, name in ((sequence, "sequence"), (static, "static scan")):
+            if not_finite(volume, name):
+                raise AnkleError(f"{not_finite(volume, name)} A registration needs numbers.")
+        _, sentences = masks_on(image_3d(static, "static scan"), masks)
+        if sentences:
+            raise AnkleError(sentences[0])
+        self.sequence = to_orientation(sequence)
+        self.static = Volume(static.data.astype(np.float32), static.affine)
+        self.weights = dict(weights)
+        self._options, self._truth = dict(options), dict(truth)
+        thickness = slice_direction(sequence.affine).thickness_mm
+        self._regions = {bone: cut_region(self.static, soft, bone, thickness)
+                         for bone, soft in weights.items()}  # fmt: skip
+        self._bones = {bone: cut_to_mask(masks[bone]) for bone in weights}
+        self._start = _start(start, sequence.n_frames)
+
+    def pose(
+        self, bone: str, frame: int, turn_deg: Sequence[float], shift_mm: Sequence[float]
+    ) -> Matrix:
+        """Return the start pose of a frame, then turned about the bone's centre and shifted."""
+        begin = self._start[frame]
+        centre = apply(begin, self._regions[bone].centre)
+        return compose(rigid(turn_deg, shift_mm, centre), begin)
+
+    def agreement(self, bone: str, frame: int, pose: Matrix) -> Agreement:
+        """Compare a frame with the carried static scan around a bone."""
+        return agreement(self.sequence.frame(frame), self._regions[bone], pose)
+
+    def run(self, bone: str, frame: int, pose: Matrix) -> Run:
+        """Register one bone to one frame from a pose; raises what `registration.register` does."""
+        image = self.sequence.frame(frame)
+        found = register(
+            image, self.static, {bone: self.weights[bone]}, start=pose, **self._options
+        )
+        end, error_mm = found.poses[0, 0], float("nan")
+        if bone in self._truth:
+            points = bone_points(self._bones[bone].data, self._bones[bone].affine)
+            error_mm = tre_mm(end, self._truth[bone][frame], points)
+        before = self.agreement(bone, frame, pose).correlation
+        after, reason = float(found.correlations[0, 0]), str(found.reasons[0, 0])
+        return Run(bone, frame, before, after, reason, error_mm, end)
+
+    def carried(self, bone: str, frame: int, pose: Matrix) -> Volume:
+        """Return a bone's mask carried onto the whole grid of a frame; it may be empty there."""
+        image = self.sequence.frame(frame)
+        return moved_mask(self._bones[bone], pose, image.shape, image.affine)
+
+    def cut(self, bone: str, frame: int, index: int, pose: Matrix) -> Cut:
+        """Return a sagittal slice of a frame, and what a pose carries there."""
+        image = self.sequence.frame(frame)
+        affine = image.affine.copy()
+        affine[:3, 3] += index * affine[:3, 2]
+        shape = (image.shape[0], image.shape[1], 1)
+        carried = moved(self.static, pose, shape, affine, slice_samples=SLICE_SAMPLES)
+        mask = moved_mask(self._bones[bone], pose, shape, affine)
+        return Cut(Volume(image.data[:, :, index : index + 1], affine), carried, mask)
+
+
+def _start(start: NDArray[np.float64] | None, n_frames: int) -> NDArray[np.float64]:
+    given = np.eye(4) if start is None else np.asarray(start, dtype=np.float64)
+    if given.shape not in ((4, 4), (n_frames, 4, 4)):
+        raise AnkleError(
+            f"Start poses have shape {given.shape}: expected (4, 4) or ({n_frames}, 4, 4)."
+        )
+    return np.broadcast_to(given, (n_frames, 4, 4))

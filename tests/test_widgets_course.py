@@ -1,0 +1,369 @@
+"""Views of single chapters without a browser: registration, patches, training, 3D."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from ankle_lib.files import AnkleError, write_csv
+from ankle_lib.patches import Item, PatchRule, admissible_positions
+from ankle_lib.patches.positions import box_sums
+from ankle_lib.registration import Resolution, Settings
+from ankle_lib.volume import Volume
+from ankle_lib.widgets import PatchExplorer, RegistrationTuner, TrainingMonitor, volume_3d
+from ankle_lib.widgets.panel import Panel
+from ankle_lib.widgets.training_monitor import training_figure
+from tests.registration.scene import FRAME_SHAPE, Scene, scene, turned
+
+KEPT, UNLIKE = (0x00, 0x9E, 0x73), (0xF0, 0xE4, 0x42)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def pixels(panel: Panel) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(panel.canvas.picture)).convert("RGB"), dtype=int)
+
+
+def count(panel: Panel, colour: tuple[int, int, int], tolerance: int = 40) -> int:
+    return int((np.abs(pixels(panel) - colour).max(axis=2) < tolerance).sum())
+
+
+# --- the registration by hand ---
+
+QUICK = Settings(
+    resolutions=(Resolution(3.0, (3.0, 3.0), 3, 6), Resolution(1.5, (1.5, 1.5), 5, 6)),
+    start_angles_deg=(0.0,),
+    retry=False,
+)
+
+
+@pytest.fixture(scope="module")
+def two_frames() -> Scene:
+    return scene([turned(0, (0, 0, 0)), turned(8, (0, 0, 2))])
+
+
+@pytest.fixture
+def tuner(two_frames: Scene) -> RegistrationTuner:
+    return RegistrationTuner(
+        two_frames.frames,
+        two_frames.static,
+        {"talus": Volume(two_frames.bone, two_frames.static.affine)},
+        {"talus": two_frames.weights},
+        settings=QUICK,
+        truth={"talus": two_frames.truth},
+    )
+
+
+def similarity(tuner: RegistrationTuner) -> float:
+    return float(tuner.similarity.value.split("<b>")[1].split("<")[0])
+
+
+def test_the_similarity_follows_the_sliders(tuner: RegistrationTuner) -> None:
+    assert tuner.bone.value == "talus"
+    at_truth = similarity(tuner)
+    assert at_truth > 0.95
+    before = tuner.panels["frame"].canvas.picture
+    tuner.turns["left-right"].value = 20.0
+    assert similarity(tuner) < at_truth - 0.1
+    assert tuner.panels["frame"].canvas.picture != before
+    assert count(tuner.panels["frame"], UNLIKE) > 50  # the outline of the start is yellow
+    tuner.resetter.click()
+    assert similarity(tuner) == at_truth
+    tuner.shifts["right"].value = 20.0
+    assert similarity(tuner) < at_truth - 0.1
+    np.testing.assert_allclose(tuner.pose[:3, 3], [20, 0, 0], atol=1e-9)
+
+
+def test_a_run_is_listed_and_compared(tuner: RegistrationTuner) -> None:
+    tuner.frame.value = 1
+    tuner.turns["left-right"].value = 3.0
+    tuner.shifts["up"].value = 1.5
+    start = similarity(tuner)
+    tuner.runner.click()
+    (run,) = tuner.runs
+    assert (run.bone, run.frame, run.reason) == ("talus", 1, "")
+    assert run.before == pytest.approx(start, abs=6e-4)
+    assert run.after > max(run.before, 0.95)
+    assert run.error_mm < 0.6
+    assert "3°, 1.5 mm" in tuner.table.value
+    assert f"{run.error_mm:.2f} mm" in tuner.table.value
+    assert tuner.side.value == "end"
+    end = tuner.panels["static scan, moved"].canvas.picture
+    assert count(tuner.panels["frame"], KEPT) > 50  # the talus's own colour
+    tuner.side.value = "start"
+    assert tuner.panels["static scan, moved"].canvas.picture != end
+    tuner.frame.value = 0  # no run there yet
+    assert "last run" not in tuner.similarity.value
+    assert count(tuner.panels["frame"], KEPT) == 0
+
+
+def test_a_bone_out_of_sight_is_said(tuner: RegistrationTuner) -> None:
+    middle = tuner.slice.value
+    tuner.slice.value = 0
+    assert "not in this slice" in tuner.message.value
+    tuner.slice.value = middle
+    assert tuner.message.value == ""
+    tuner._scene._start = np.broadcast_to(np.diag([1.0, 1, 1, 1]), (2, 4, 4)).copy()
+    tuner._scene._start[:, :3, 3] = 300.0
+    tuner.frame.value = 1
+    assert "not in the field of view" in tuner.similarity.value
+
+
+def test_what_cannot_be_registered_is_a_sentence(two_frames: Scene) -> None:
+    one = two_frames
+    bone = {"talus": Volume(one.bone, one.static.affine)}
+    soft = {"talus": one.weights}
+    nan = one.frames.data.copy()
+    nan[0, 0, 0, 0] = np.nan
+    empty = {"talus": Volume(np.zeros_like(one.bone), one.static.affine)}
+    cut = {"talus": Volume(one.bone[:-1], one.static.affine)}
+    cases = [
+        ((Volume(nan, one.frames.affine), one.static, bone, soft), "A registration needs numbers"),
+        ((one.frames, one.static, empty, soft), "mask of talus is empty"),
+        ((one.frames, one.static, cut, soft), "on another grid"),
+        ((one.frames, one.static, bone, {"talus": 0 * one.weights}), "weights of talus are empty"),
+        ((one.frames, one.static, bone, {"tibia": one.weights}), "each bone needs both"),
+        ((one.frames, one.frames, bone, soft), "one 3D image is wanted"),
+    ]
+    for arguments, sentence in cases:
+        view = RegistrationTuner(*arguments)
+        assert sentence in view.message.value
+        assert len(view.children) == 1
+    view = RegistrationTuner(one.frames, one.static, bone, soft, start=np.zeros((3, 4, 4)))
+    assert "Start poses have shape (3, 4, 4)" in view.message.value
+    flat = Volume(np.full((*FRAME_SHAPE, 1), 7.0), one.frames.affine)
+    view = RegistrationTuner(flat, one.static, bone, soft, settings=QUICK)
+    view.runner.click()
+    assert view.runs[0].reason in view.table.value
+    assert "failed: " in view.table.value
+    single = Volume(one.frames.data[:, :, 4:5], one.frames.affine)
+    view = RegistrationTuner(single, one.static, bone, soft, settings=QUICK)
+    view.runner.click()
+    assert "a single slice cannot say where a bone is" in view.message.value
+    assert view.runs == []
+
+
+# --- patches ---
+
+RULE = PatchRule((12, 12), tries=100, min_fraction=0.5)
+
+
+def item(name: str = "static", *, pair: bool = False) -> Item:
+    random = np.random.default_rng(3)
+    image = random.normal(size=(40, 50, 4))
+    region = np.zeros(image.shape, dtype=bool)
+    region[5:30, 8:35, 1:3] = True
+    region[5:30, 8:20, 1] = False  # slice 2 has more of it
+    if not pair:
+        return Item("T01", name, image, region, {"talus": region})
+    target = image.copy()
+    target[:, 20:] = random.normal(size=target[:, 20:].shape)
+    return Item("T01", name, image, region, target=target, bone="talus")
+
+
+def test_what_is_shown_is_what_the_extraction_keeps() -> None:
+    explorer = PatchExplorer([item()], RULE)
+    assert explorer.slice.value == 2
+    region = torch.from_numpy(np.moveaxis(item().region, 2, 0).copy())
+    kept = admissible_positions(region, RULE)[2].numpy()
+    assert f"{kept.mean():.1%} of all positions are kept" in explorer.count.value
+    green = count(explorer.panel, (0, 158, 115), 90)
+    explorer.fraction.value = 0.9
+    fewer = box_sums(region, RULE.size)[2].numpy() >= 0.9 * 144 - 1e-6
+    assert f"{fewer.mean():.1%} of all positions" in explorer.count.value
+    assert 0 < count(explorer.panel, (0, 158, 115), 90) < green
+    explorer.slice.value = 0
+    assert "The region is empty in this slice" in explorer.message.value
+    assert "0.0% of all" in explorer.count.value
+
+
+def test_a_click_says_why() -> None:
+    explorer = PatchExplorer([item()], RULE)
+    canvas = explorer.panel.canvas
+    canvas._handle_custom_msg({"kind": "click", "x": 15.5 / 40, "y": 1 - 20.5 / 50}, [])
+    assert explorer.verdict.value == "patch at 9, 14: 100% of it in the region: kept"
+    canvas._handle_custom_msg({"kind": "click", "x": 0.999, "y": 0.001}, [])
+    assert explorer.verdict.value == (
+        "patch at 28, 38: 0% of it in the region, 50% are needed: rejected"
+    )
+    before = canvas.picture
+    explorer.tries.value = 20
+    assert canvas.picture != before
+    canvas._handle_custom_msg({"kind": "move", "x": 0.5, "y": 0.5}, [])
+    assert explorer.verdict.value.startswith("patch at 28, 38")
+
+
+def test_pairs_are_judged_by_their_likeness() -> None:
+    rules = {"talus": PatchRule((12, 12), tries=100, min_fraction=0.5, min_correlation=0.6)}
+    explorer = PatchExplorer([item(pair=True)], rules)
+    assert explorer.judge(9, 8).endswith("correlation with its target 1.00: kept")
+    verdict = explorer.judge(9, 22)
+    assert "more than 0.60 is needed: rejected" in verdict
+    assert count(explorer.panel, UNLIKE, 130) > 100
+    explorer.correlation.value = 0.0
+    assert "kept" in explorer.judge(9, 8)
+    share = float(explorer.count.value.split("%")[0])
+    explorer.correlation.value = 0.9
+    assert float(explorer.count.value.split("%")[0]) < share
+
+
+def test_images_without_patches_are_a_sentence() -> None:
+    assert "no image" in PatchExplorer([], RULE).message.value
+    assert "no rule for patches" in PatchExplorer([item()], {"tibia": RULE}).message.value
+    large = PatchRule((64, 64), tries=5, min_fraction=0.5)
+    view = PatchExplorer([item()], large)
+    assert "Patches of 64 × 64 pixels are larger than the slices of 40 × 50" in view.message.value
+    view.panel.canvas._handle_custom_msg({"kind": "click", "x": 0.5, "y": 0.5}, [])
+    broken = item()
+    broken.image[3, 3, 2] = np.nan
+    assert "not numbers: shown black (1)" in PatchExplorer([broken], RULE).message.value
+
+
+# --- a training ---
+
+
+def write_training(folder: Path, n_epochs: int) -> None:
+    steps = np.arange(1, 10 * n_epochs + 1)
+    epochs = pd.DataFrame({"epoch": np.arange(1, n_epochs + 1)})
+    epochs["step"] = 10 * epochs["epoch"]
+    epochs["loss"], epochs["samples_per_s"] = 0.1, 321.0
+    for bone, top in (("talus", 0.9), ("tibia", 0.8)):
+        epochs[f"dice_{bone}"] = top * (1 - 1 / (1 + epochs["epoch"]))
+    epochs["score"] = (epochs["dice_talus"] + epochs["dice_tibia"]) / 2
+    write_csv(folder / "steps.csv", pd.DataFrame({"step": steps, "loss": 1.0 / steps}))
+    write_csv(folder / "epochs.csv", epochs)
+
+
+def test_a_training_is_followed_while_it_runs(tmp_path: Path) -> None:
+    monitor = TrainingMonitor(tmp_path)
+    assert "no steps.csv yet" in monitor.message.value
+    assert monitor.image.value == b""
+    monitor.follow(poll_s=0.02)
+    write_training(tmp_path / "unet", 1)
+    until = time.monotonic() + 10
+    while "epoch 1" not in monitor.status.value and time.monotonic() < until:
+        time.sleep(0.02)
+    assert "step 10, loss 0.1 · epoch 1, score 0.425" in monitor.status.value
+    assert monitor.message.value == ""
+    first = monitor.image.value
+    write_training(tmp_path / "unet", 3)
+    monitor.stop()
+    assert "epoch 3, score 0.637 (best 0.637, epoch 3) · 321 patches/s" in monitor.status.value
+    assert monitor.image.value != first
+    shown = Image.open(io.BytesIO(monitor.image.value))
+    assert shown.size == (688, 256)
+
+
+def test_the_block_ends_with_the_final_picture(tmp_path: Path) -> None:
+    with TrainingMonitor(tmp_path) as monitor:
+        write_training(tmp_path, 2)
+    assert "epoch 2" in monitor.status.value
+    write_training(tmp_path, 4)
+    assert "epoch 2" in monitor.status.value  # it follows no longer
+    monitor.again.click()
+    assert "epoch 4" in monitor.status.value
+
+
+def test_the_figure_has_loss_and_dice(tmp_path: Path) -> None:
+    write_training(tmp_path, 3)
+    steps, epochs = (pd.read_csv(tmp_path / name) for name in ("steps.csv", "epochs.csv"))
+    left, right = training_figure(steps, epochs, "unet").axes
+    assert len(left.lines[0].get_xdata()) == 30
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    assert labels == ["talus", "tibia"]
+    assert right.lines[0].get_color() == "#009E73"
+    assert len(training_figure(steps, None).axes) == 1
+    by_correlation = epochs[["epoch", "score"]]
+    assert training_figure(steps, by_correlation).axes[1].get_ylabel() == "score of validation"
+
+
+def test_other_tables_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "steps.csv").write_text("a,b\n1,2\n")
+    assert "no table of steps and losses" in TrainingMonitor(tmp_path).message.value
+    (tmp_path / "steps.csv").write_text("")
+    assert "no table of steps and losses" in TrainingMonitor(tmp_path).message.value
+
+
+# --- the view in 3D ---
+
+
+class Recorder(types.ModuleType):
+    """Stands in for ipyniivue, which cannot be looked at here."""
+
+    def __init__(self) -> None:
+        super().__init__("ipyniivue")
+        self.loaded: list[dict] = []
+        recorder = self
+
+        class Volume:
+            def __init__(self, **options: object) -> None:
+                self.options = options
+
+            def set_colormap_label(self, colours: dict) -> None:
+                self.options["colours"] = colours
+
+        class NiiVue:
+            def __init__(self, **options: object) -> None:
+                self.opts = types.SimpleNamespace()
+
+            def load_volumes(self, volumes: list[Volume]) -> None:
+                recorder.loaded += [one.options for one in volumes]
+
+        self.Volume, self.NiiVue = Volume, NiiVue
+        self.ShowRender = types.SimpleNamespace(ALWAYS=1)
+
+
+SMALL = Volume(np.random.default_rng(0).uniform(0, 99, (8, 9, 4)), np.diag([-1.0, -1, 1, 1]))
+
+
+def test_volume_and_labels_go_to_niivue(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "ipyniivue", recorder)
+    monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
+    mask = Volume(SMALL.data > 50, SMALL.affine)
+    series = Volume(np.stack([SMALL.data] * 2, axis=3), SMALL.affine)
+    assert volume_3d(series, {"talus": mask}, frame=1) is not None
+    image, label = recorder.loaded
+    assert image["data"][344:348] == b"n+1\x00"
+    assert label["name"] == "talus.nii"
+    assert [label["colours"][key][1] for key in "RGB"] == [0x00, 0x9E, 0x73]
+    assert len(label["data"]) == 352 + mask.data.size
+
+
+def test_the_view_in_3d_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
+    monkeypatch.setitem(sys.modules, "ipyniivue", None)  # not installed
+    with pytest.raises(AnkleError, match=r"pip install 'ankle-lib\[viewer\]'"):
+        volume_3d(SMALL)
+    other = Volume(SMALL.data[:-1], SMALL.affine)
+    with pytest.raises(AnkleError, match="on another grid"):
+        volume_3d(SMALL, {"talus": other})
+    huge = np.broadcast_to(np.float32(1), (600, 600, 110))
+    with pytest.raises(AnkleError, match="76 MB, a view in 3D holds 64"):
+        volume_3d(Volume(huge, SMALL.affine))
+    with pytest.raises(AnkleError, match="no frame 1"):
+        volume_3d(Volume(np.stack([SMALL.data], axis=3), SMALL.affine), frame=1)
+
+
+def test_nobody_looks_under_ankle_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ankle_lib.running.chapter import CHAPTER_VARIABLE
+    from ankle_lib.widgets.volume_3d import RUN_VARIABLE
+
+    assert RUN_VARIABLE == CHAPTER_VARIABLE
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "ipyniivue", recorder)
+    monkeypatch.setenv(CHAPTER_VARIABLE, "00_start_here")
+    assert volume_3d(SMALL) is None
+    assert recorder.loaded == []

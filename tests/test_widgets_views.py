@@ -1,0 +1,350 @@
+"""The viewer and the player without a browser: slide, click, read back."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ankle_lib.figures import slice_of
+from ankle_lib.figures.style import PLANES
+from ankle_lib.volume import Volume, to_orientation, voxel_to_world
+from ankle_lib.widgets import SequencePlayer, VolumeViewer
+from ankle_lib.widgets.canvas import PictureCanvas
+from ankle_lib.widgets.panel import Panel
+from ankle_lib.widgets.pixels import (
+    SIGNED,
+    Layer,
+    annotate,
+    brightness_limits,
+    fit_size,
+    paint,
+)
+from ankle_lib.widgets.sequence_player import matched_difference
+from ankle_lib.widgets.volume_viewer import voxel_at
+from tests.toy_ankle import oblique_affine
+
+SHAPE = (30, 40, 6)
+AFFINE = oblique_affine(SHAPE, (1.0, 1.0, 8.0))
+TALUS, TIBIA = (0x00, 0x9E, 0x73), (0x56, 0xB4, 0xE9)
+
+
+def image(seed: int = 0) -> Volume:
+    return Volume(np.random.default_rng(seed).uniform(100, 400, SHAPE), AFFINE)
+
+
+def box_mask(*sides: slice) -> Volume:
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    mask[sides] = 1
+    return Volume(mask, AFFINE)
+
+
+MASK = box_mask(slice(5, 15), slice(10, 25), slice(2, 4))
+
+
+def pixels(panel: Panel) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(panel.canvas.picture)).convert("RGB"), dtype=int)
+
+
+def count(panel: Panel, colour: tuple[int, int, int]) -> int:
+    return int((np.abs(pixels(panel) - colour).max(axis=2) < 40).sum())
+
+
+def mouse(panel: Panel, kind: str, x: float, y: float) -> None:
+    """Do what happens when the browser tells where the mouse is."""
+    panel.canvas._handle_custom_msg({"kind": kind, "x": x, "y": y}, [])
+
+
+def place_in(panel_shape: tuple[int, int], row: int, column: int) -> tuple[float, float]:
+    """Middle of a pixel of a slice, as parts of the picture from its left and top."""
+    return (column + 0.5) / panel_shape[1], 1 - (row + 0.5) / panel_shape[0]
+
+
+# --- pixels ---
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_the_mouse_finds_the_voxel_that_is_drawn(plane: str) -> None:
+    numbers = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    axis = {"sagittal": 2, "coronal": 0, "axial": 1}[plane]
+    for index in (0, SHAPE[axis] - 1):
+        shown = slice_of(Volume(numbers, AFFINE), plane, index)
+        for row, column in ((0, 0), (2, 3), tuple(n - 1 for n in shown.image.shape)):
+            voxel = voxel_at(plane, index, row, column, SHAPE)
+            assert numbers[voxel] == shown.image[row, column]
+
+
+def test_pictures_have_true_proportions() -> None:
+    coronal = slice_of(image(), "coronal", 3)  # 6 slices of 8 mm, 40 rows of 1 mm
+    assert fit_size(coronal, 96) == (96, 80)
+    assert fit_size(coronal, 96, longest_mm=96.0) == (48, 40)
+    assert fit_size(slice_of(image(), "sagittal", 3), 80) == (60, 80)
+    drawn = paint(coronal, (96, 80), (100, 400))
+    assert drawn.shape == (80, 96, 3)
+    np.testing.assert_array_equal(drawn[0, 0], drawn[0, 15])  # one thick slice is 16 pixels wide
+    assert (drawn[0, 0] != drawn[0, 16]).any()
+
+
+def test_intensities_and_layers_become_colours() -> None:
+    shown = slice_of(Volume(np.full(SHAPE, 150.0), AFFINE), "sagittal", 2)
+    mask = slice_of(MASK, "sagittal", 2).image
+    grey = paint(shown, (30, 40), (100, 200))
+    assert np.unique(grey).tolist() == [127]
+    drawn = paint(shown, (30, 40), (100, 200), [Layer(mask, "#009E73", 0.5)])
+    assert tuple(drawn[39 - 24, 5]) == TALUS  # a corner of the outline, rows downward
+    middle = np.array(drawn[39 - 17, 10], dtype=float)
+    np.testing.assert_allclose(middle, (127 + np.array(TALUS)) / 2, atol=1)
+    assert (drawn.min(axis=2) == 127).sum() == 30 * 40 - mask.sum()
+    signed = paint(shown, (30, 40), (-300, 300), palette=SIGNED)
+    assert signed[0, 0, 0] > signed[0, 0, 2]  # above 0 is orange
+    lettered = annotate(grey, shown)
+    assert (lettered != grey).any(axis=2).sum() > 30
+
+
+def test_limits_for_images_of_any_sign() -> None:
+    random = np.random.default_rng(0)
+    assert brightness_limits(np.zeros(10)) == (0.0, 1.0)
+    low, high = brightness_limits(random.normal(0, 1, 10_000))
+    assert -3 < low < -2 < 2 < high < 3
+    data = random.uniform(0, 100, 10_000)
+    data[:10] = np.nan
+    assert brightness_limits(data) == pytest.approx((0, 99.5), abs=0.5)
+    assert brightness_limits(np.full(5, -3.0)) == (-3.0, -2.0)
+
+
+# --- the canvas in JavaScript ---
+
+CANVAS_TEST = """
+import canvas from "./canvas.mjs";
+const listeners = {}, changes = {}, sent = [], urls = [];
+const image = {
+  style: {}, addEventListener: (kind, f) => { listeners[kind] = f; },
+  getBoundingClientRect: () => ({ left: 10, top: 20, width: 100, height: 50 }),
+};
+globalThis.document = { createElement: () => image };
+globalThis.Blob = class {};
+globalThis.URL = {
+  createObjectURL: () => { urls.push("made"); return "blob:" + urls.length; },
+  revokeObjectURL: () => { urls.push("gone"); },
+};
+const values = { picture: 1, size_px: [300, 200], text: "frame" };
+const model = {
+  get: (name) => values[name], send: (message) => sent.push(message),
+  on: (name, f) => { changes[name] = f; }, off: (name) => { delete changes[name]; },
+};
+const stop = canvas.render({ model, el: { appendChild: () => {} } });
+for (let n = 0; n < 9; n++) listeners.mousemove({ clientX: 10 + n, clientY: 45 });
+listeners.click({ clientX: 60, clientY: 20 });
+await new Promise((done) => setTimeout(done, 120));
+listeners.mousemove({ clientX: 60, clientY: 45 });
+listeners.mouseleave({ clientX: 500, clientY: 45 });
+await new Promise((done) => setTimeout(done, 120));
+values.size_px = [30, 20];
+changes["change:picture"]();
+changes["change:size_px"]();
+const shown = [image.src, image.width, image.height, image.alt];
+stop();
+console.log(JSON.stringify([sent, shown, urls, Object.keys(changes).length]));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_script_sends_places_but_not_too_many(tmp_path: Path) -> None:
+    (tmp_path / "canvas.mjs").write_text(str(PictureCanvas._esm))
+    (tmp_path / "test.mjs").write_text(CANVAS_TEST)
+    done = subprocess.run(["node", str(tmp_path / "test.mjs")], capture_output=True, text=True)
+    click, move, leave = (
+        '{"kind":"click","x":0.5,"y":0}',
+        '{"kind":"move","x":0.08,"y":0.5}',
+        '{"kind":"leave","x":1,"y":0.5}',
+    )
+    urls = '["made","made","gone","gone"]'
+    expected = f'[[{click},{move},{leave}],["blob:2",30,20,"frame"],{urls},0]'
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_the_browser_gets_the_picture_and_no_volume() -> None:
+    viewer = VolumeViewer(image())
+    state = viewer.panels["sagittal"].canvas.get_state()
+    assert "_model_module" in state
+    assert isinstance(state["picture"], bytes)
+    assert len(state["picture"]) < 100_000
+
+
+# --- the viewer ---
+
+
+def test_sliders_change_the_slices() -> None:
+    viewer = VolumeViewer(image(), {"talus": MASK})
+    assert viewer.voxel == (10, 17, 2)  # the middle of the mask; halves are rounded to even
+    before = viewer.panels["sagittal"].canvas.picture
+    assert count(viewer.panels["sagittal"], TALUS) > 50
+    viewer.sliders["sagittal"].value = 0
+    assert viewer.panels["sagittal"].canvas.picture != before
+    assert count(viewer.panels["sagittal"], TALUS) == 0
+    assert count(viewer.panels["coronal"], TALUS) > 50
+
+
+def test_window_opacity_and_names() -> None:
+    far = box_mask(slice(20, 25), slice(10, 25), slice(2, 4))
+    viewer = VolumeViewer(image(), {"talus": MASK, "tibia": far})
+    panel = viewer.panels["sagittal"]
+    outlines = count(panel, TALUS), count(panel, TIBIA)
+    assert min(outlines) > 50
+    viewer.opacity.value = 1.0
+    assert count(panel, TALUS) > 2 * outlines[0]
+    viewer.shown["tibia"].value = False
+    assert count(panel, TIBIA) == 0 < count(panel, TALUS)
+    bright = pixels(panel).mean()
+    viewer.window.value = (300.0, 390.0)
+    assert pixels(panel).mean() < bright - 5
+
+
+def test_planes_are_linked_by_a_click() -> None:
+    viewer = VolumeViewer(image())
+    mouse(viewer.panels["sagittal"], "click", *place_in((40, 30), 33, 7))
+    assert viewer.voxel == (7, 33, 3)
+    mouse(viewer.panels["axial"], "click", *place_in((30, 6), 0, 5))
+    assert viewer.voxel == (29, 33, 5)
+    assert viewer.sliders["coronal"].value == 29
+
+
+def test_value_and_world_position_are_under_the_mouse() -> None:
+    scan = image()
+    viewer = VolumeViewer(scan, {"talus": MASK})
+    viewer.sliders["sagittal"].value = 3
+    mouse(viewer.panels["sagittal"], "move", *place_in((40, 30), 12, 6))
+    text = viewer.read_out.value
+    x, y, z = voxel_to_world(AFFINE, (6, 12, 3))
+    assert f"R {x:.1f}, A {y:.1f}, S {z:.1f} mm" in text
+    assert f"value {scan.data[6, 12, 3]:.4g} · talus" in text
+    mouse(viewer.panels["coronal"], "move", *place_in((40, 6), 39, 0))
+    assert "talus" not in viewer.read_out.value
+    assert f"{scan.data[viewer.voxel[0], 39, 0]:.4g}" in viewer.read_out.value
+    mouse(viewer.panels["coronal"], "leave", 0.5, 0.5)
+    assert viewer.read_out.value == "&nbsp;"
+
+
+def test_any_orientation_is_the_same_place() -> None:
+    turned = [to_orientation(volume, "LAI") for volume in (image(), MASK)]
+    one = VolumeViewer(image(), {"talus": MASK})
+    other = VolumeViewer(turned[0], {"talus": turned[1]})
+    assert one.describe((6, 12, 3)) == other.describe((6, 12, 3))
+    for plane in PLANES:
+        assert one.panels[plane].canvas.picture == other.panels[plane].canvas.picture
+
+
+def test_one_plane_is_larger() -> None:
+    viewer = VolumeViewer(image(), planes=["coronal"])
+    assert list(viewer.panels) == ["coronal"]
+    width, height = viewer.panels["coronal"].canvas.size_px
+    assert width == 560
+    assert height == round(560 * 40 / 48)
+
+
+def test_bad_volumes_are_a_sentence() -> None:
+    scan = image()
+    data = scan.data.copy()
+    data[3, 4, 2] = np.nan
+    data[3, 5, 2] = np.inf
+    said = VolumeViewer(Volume(data, AFFINE)).message.value
+    assert "In the image, voxels are not numbers but NaN or infinite: shown black (2)." in said
+    viewer = VolumeViewer(
+        scan,
+        {
+            "talus": box_mask(slice(0, 0)),
+            "tibia": Volume(MASK.data[:-1], AFFINE),
+            "calcaneus": MASK,
+        },
+    )
+    assert "The mask of talus is empty" in viewer.message.value
+    assert "tibia is not shown: The mask of tibia (29, 40, 6) is on another grid" in (
+        viewer.message.value
+    )
+    assert list(viewer.shown) == ["talus", "calcaneus"]
+    four = VolumeViewer(Volume(np.zeros((*SHAPE, 3)), AFFINE))
+    assert "(30, 40, 6, 3): one 3D image is wanted" in four.message.value
+    assert len(four.children) == 1
+    assert "choose from sagittal" in VolumeViewer(scan, planes=["oblique"]).message.value
+    assert VolumeViewer(Volume(np.full(SHAPE, np.nan), AFFINE)).panels["axial"].canvas.picture
+
+
+# --- the player ---
+
+
+def sequence(n_frames: int = 4) -> Volume:
+    return Volume(np.stack([image(n).data for n in range(n_frames)], axis=3), AFFINE)
+
+
+def test_frames_play_in_all_panels() -> None:
+    masks = [box_mask(slice(n, n + 10), slice(10, 25), slice(2, 4)) for n in range(4)]
+    moved = Volume(2 * sequence().data + 50, AFFINE)
+    player = SequencePlayer(sequence(), moved, {"talus": masks})
+    assert list(player.panels) == ["frame", "moved static", "difference", "segmentation"]
+    assert player.slice.value == 2
+    before = {name: panel.canvas.picture for name, panel in player.panels.items()}
+    player.play.value = 3  # as the browser does while it plays
+    assert player.frame.value == 3
+    for name, panel in player.panels.items():
+        # frames and moved static differ by gain and offset only
+        assert (panel.canvas.picture == before[name]) == (name == "difference"), name
+    player.frame.value = 1
+    assert player.play.value == 1
+    assert count(player.panels["segmentation"], TALUS) > 30
+    player.slice.value = 5
+    assert count(player.panels["segmentation"], TALUS) == 0
+
+
+def test_the_player_reads_out_every_image() -> None:
+    player = SequencePlayer(sequence(), sequence(), {"talus": [MASK, MASK, None, MASK]})
+    mouse(player.panels["difference"], "move", *place_in((40, 30), 12, 6))
+    value = f"{sequence().data[6, 12, 2, 0]:.4g}"
+    assert f"frame 0: {value} · moved static: {value} · talus" in player.read_out.value
+    player.frame.value = 2
+    mouse(player.panels["difference"], "move", *place_in((40, 30), 12, 6))
+    assert "talus" not in player.read_out.value
+    mouse(player.panels["frame"], "leave", 0, 0)
+    assert player.read_out.value == "&nbsp;"
+
+
+def test_a_difference_is_what_gain_and_offset_leave() -> None:
+    frame = image().data[:, :, 2]
+    moved = 3 * frame + 20
+    np.testing.assert_allclose(matched_difference(frame, moved), 0, atol=1e-3)
+    spot = frame.copy()
+    spot[10, 10] += 500
+    found = matched_difference(spot, moved)
+    assert found.argmax() == np.ravel_multi_index((10, 10), frame.shape)
+    assert found.max() == pytest.approx(500, rel=0.05)
+    moved[:, :20] = 0  # where the static scan was not carried
+    assert (matched_difference(frame, moved)[:, :20] == 0).all()
+    assert (matched_difference(frame, np.zeros_like(frame)) == 0).all()
+
+
+def test_bad_sequences_are_a_sentence() -> None:
+    flat = SequencePlayer(image())
+    assert "(30, 40, 6): a 4D series of frames is wanted" in flat.message.value
+    assert len(flat.children) == 1
+    short = SequencePlayer(sequence(), sequence(3), {"talus": [MASK] * 5})
+    assert "moved static scan has 3 frames, the sequence 4" in short.message.value
+    assert "mask of talus has 5 frames" in short.message.value
+    assert list(short.panels) == ["frame"]
+    cut = Volume(sequence().data[:-1], AFFINE)
+    assert "is on another grid" in SequencePlayer(sequence(), cut).message.value
+    missing = SequencePlayer(sequence(), [image(), None, image(), image()])
+    assert missing.message.value == ""
+    missing.frame.value = 1
+    assert "no moved static scan for frame 1" in missing.message.value
+    assert missing.panels["difference"].canvas.picture == b""
+    empty = SequencePlayer(sequence(), None, {"talus": [MASK, box_mask(slice(0, 0)), MASK, MASK]})
+    empty.frame.value = 1
+    assert "The mask of talus is empty" in empty.message.value
+    data = sequence().data
+    data[0, 0, 0, 1] = np.nan
+    said = SequencePlayer(Volume(data, AFFINE)).message.value
+    assert "In the sequence, voxels are not numbers but NaN or infinite: shown black (1)." in said
