@@ -2,7 +2,7 @@ PYTHON ?= python3
 PRESET ?= laptop
 BIN := .venv/bin
 
-.PHONY: env figures test lab clean
+.PHONY: env figures summary test lab clean
 
 env: .venv/.made
 
@@ -14,14 +14,17 @@ env: .venv/.made
 figures: env
 	$(BIN)/ankle run --preset $(PRESET)
 
+summary: env
+	$(BIN)/ankle summary --preset $(PRESET)
+
 test: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 lab: env
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir . notebooks/00_start_here.ipynb
 
 clean:
 	rm -rf results results-tests .pytest_cache .mypy_cache .ruff_cache .hypothesis

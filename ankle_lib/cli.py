@@ -154,42 +154,59 @@ def register_command(
 
 @app.command("segment")
 def segment_command(
-    image: Annotated[Path, typer.Argument(help="A static scan: one 3D NIfTI file.")],
-    checkpoint: Annotated[Path, typer.Option(help="A trained network, as chapter 05 writes it.")],
+    image: Annotated[
+        Path, typer.Argument(help="A static scan or the frames: one 3D or 4D NIfTI file.")
+    ],
+    checkpoint: Annotated[
+        Path,
+        typer.Option(help="A trained network of chapter 05; for slices beyond 3 mm of chapter 07."),
+    ],
     out: Annotated[Path, typer.Option(metavar="SEG", help="Labels to write, .nii.gz or .nii.")],
     device: DeviceOption = "auto",
     side: Annotated[
         str, typer.Option(help="auto, or left or right: bones of the other side are noted.")
     ] = "auto",
 ) -> None:
-    """Segment calcaneus, talus and tibia on any static scan; no cohort is needed.
+    """Segment calcaneus, talus and tibia on any scan or series of frames; no cohort is needed.
 
     Orientation, side, voxel size and intensities may be any. Writes the labels on the scan's own
-    grid, their names and colours for ITK-SNAP (SEG_labels.txt) and a picture (SEG_overlay.png).
+    grid, their names and colours for ITK-SNAP (SEG_labels.txt), how far to trust each frame and
+    bone (SEG_confidence.csv) and a picture (SEG_overlay.png).
     """
     from ankle_lib import pipeline
     from ankle_lib.figures import BONE_COLOURS, segmentation_overlay
-    from ankle_lib.segmentation.any_scan import read_segmenter, segment_scan
+    from ankle_lib.figures.segmentation_series import segmentation_sheet
+    from ankle_lib.segmentation.any_scan import segment_scan
     from ankle_lib.segmentation.any_scan_files import check_outputs, read_scan, write_outputs
+    from ankle_lib.segmentation.frame_table import listed, summary
+    from ankle_lib.segmentation.segmenter import read_segmenter
 
     if side not in SIDES:
         raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
     chosen, outputs = pipeline.resolve_device(device), check_outputs(out, image, checkpoint)
-    segmenter, scan = read_segmenter(checkpoint), read_scan(image)
-    found = segment_scan(scan, segmenter, device=chosen, side=None if side == "auto" else side)
-    overlay = segmentation_overlay(scan, found.labels, found.volumes_cm3, found.names)
-    write_outputs(outputs, found, BONE_COLOURS, overlay)
-    for bone, volume in found.volumes_cm3.items():
-        print(f"{bone}: {volume:.1f} cm3")
+    segmenter = read_segmenter(checkpoint)
+    scan = read_scan(image, segmenter.thickest_mm)
+    documented = None if side == "auto" else side
+    found = segment_scan(scan, segmenter, device=chosen, side=documented, progress=True)
+    if scan.n_frames > 1:
+        picture = segmentation_sheet(scan, found.labels, found.table, found.names)
+    else:
+        picture = segmentation_overlay(scan, found.labels, found.volumes_cm3, found.names)
+    write_outputs(outputs, found, BONE_COLOURS, picture, image)
+    for line in summary(found.table):
+        print(line)
     if found.side:
         print(f"a {found.side} foot, by the shape of its bones")
     for note in found.notes:
         print(f"note: {note}")
-    for path in (outputs.labels, outputs.description, outputs.overlay):
+    for path in (outputs.labels, outputs.description, outputs.table, outputs.overlay):
         print(path)
-    missing = [bone for bone, volume in found.volumes_cm3.items() if volume == 0]
-    if missing:
-        raise AnkleError(f"{image}: no {' and no '.join(missing)} found: see {outputs.overlay}")
+    missing = found.table[found.table["volume_cm3"] == 0]
+    if len(missing):
+        lost = set(missing["bone"])
+        bones = " and no ".join(bone for bone in found.names.values() if bone in lost)
+        where = f" in {listed(sorted(set(missing['frame'])))}" if scan.n_frames > 1 else ""
+        raise AnkleError(f"{image}: no {bones} found{where}: see {outputs.overlay}")
 
 
 @app.command("reconstruct")
@@ -254,6 +271,30 @@ def reconstruct_command(
     if found.left_out:
         listed = ", ".join(map(str, found.left_out))
         raise AnkleError(f"{out}: no accepted pose in frame {listed}: these frames are 0")
+
+
+@app.command("summary")
+def summary_command(
+    preset: PresetOption = "laptop",
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of all results; default: that of the repository.")
+    ] = None,
+    readme_only: Annotated[
+        bool, typer.Option("--readme-only", help="Take the summary as it is; read no results.")
+    ] = False,
+) -> None:
+    """Set the results of a finished run beside the report's, in one table of the README.
+
+    Writes summary/results.csv, and from it the table in README.md.
+    """
+    from ankle_lib import pipeline, summary
+    from ankle_lib.presets import get_preset
+
+    root = pipeline.find_root()
+    if not readme_only:
+        folder = (results or root / "results").absolute() / get_preset(preset).name
+        print(summary.write_summary(folder, root))
+    print(summary.write_readme(root))
 
 
 @data.command("simulate")

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["BONES", "PRESETS", "Preset", "ReconstructionSizes", "SegmentationSizes", "get_preset"]
+__all__ = [
+    "BONES",
+    "PRESETS",
+    "DynamicSizes",
+    "Preset",
+    "ReconstructionSizes",
+    "SegmentationSizes",
+    "get_preset",
+]
 
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
@@ -69,6 +77,26 @@ class ReconstructionSizes:
 
 
 @dataclass(frozen=True)
+class DynamicSizes:
+    """Trainings of chapter 07."""
+
+    pixel_mm: float
+    """Pixels, within a slice, that the networks see; of static scans too."""
+    frame_step: int
+    """Experiments train on, and are scored on, every so-many-th frame of a sequence."""
+    steps: int
+    """Of 8 patches, for every network of the experiments."""
+    errors_mm: tuple[float, ...]
+    """Errors that are put into labels, as a distance on the bone."""
+    n_random: int
+    """Scans with random looks, per control."""
+    n_template: int
+    """Renderings of the bone template, to be tested on."""
+    final_stages: tuple[tuple[int, int, int, float], ...]
+    """As in `SegmentationSizes`, of the network that is to be used."""
+
+
+@dataclass(frozen=True)
 class Preset:
     """Sizes of the cohort and its grids.
 
@@ -90,6 +118,7 @@ class Preset:
     # not in the repr, which tells whether a simulated cohort is still that of its preset
     segmentation: SegmentationSizes = field(repr=False)
     reconstruction: ReconstructionSizes = field(repr=False)
+    dynamic: DynamicSizes = field(repr=False)
 
 
 PRESETS = {
@@ -133,6 +162,15 @@ PRESETS = {
                 final_steps=40,
                 slice_step=16,
             ),
+            dynamic=DynamicSizes(
+                pixel_mm=2.8,
+                frame_step=2,
+                steps=2,
+                errors_mm=(3.0,),
+                n_random=1,
+                n_template=1,
+                final_stages=((32, 20, 8, 3e-3),),
+            ),
         ),
         Preset(
             name="laptop",
@@ -146,10 +184,10 @@ PRESETS = {
             slice_samples=4,
             segmentation=SegmentationSizes(
                 pixel_mm=1.12,
-                steps=700,
-                resnet_steps=60,
+                steps=400,
+                resnet_steps=40,
                 n_patches=48,
-                slice_step=8,
+                slice_step=12,
                 unet_depths=(2, 3, 4, 5),
                 resnet_depths=(2, 3),
                 unet_rates=(1e-4, 5e-4, 2e-3),
@@ -171,6 +209,15 @@ PRESETS = {
                 trial_steps=150,
                 final_steps=1200,
                 slice_step=6,
+            ),
+            dynamic=DynamicSizes(
+                pixel_mm=1.75,
+                frame_step=3,
+                steps=400,
+                errors_mm=(2.0, 4.0, 8.0),
+                n_random=6,
+                n_template=12,
+                final_stages=((64, 3000, 8, 2e-3),),
             ),
         ),
         Preset(
@@ -210,6 +257,15 @@ PRESETS = {
                 trial_steps=1500,
                 final_steps=8000,
                 slice_step=4,
+            ),
+            dynamic=DynamicSizes(
+                pixel_mm=0.568,
+                frame_step=1,
+                steps=2000,
+                errors_mm=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
+                n_random=20,
+                n_template=24,
+                final_stages=((192, 6000, 16, 2e-3),),
             ),
         ),
     )

@@ -20,13 +20,20 @@ from collections.abc import Callable
 
 import ipywidgets
 import numpy as np
-from ipywidgets.embed import embed_data
+from ipywidgets.embed import dependency_state, embed_data
 from matplotlib.figure import Figure
 
 from ankle_lib.figures import BONE_COLOURS, draw_slice, slice_of
 from ankle_lib.figures.style import PLANES
+from ankle_lib.patches import Item, PatchRule
 from ankle_lib.volume import Volume
-from ankle_lib.widgets import SequencePlayer, SlicePicture, VolumeViewer
+from ankle_lib.widgets import (
+    PatchExplorer,
+    RegistrationTuner,
+    SequencePlayer,
+    SlicePicture,
+    VolumeViewer,
+)
 
 STATIC, STATIC_MM = (576, 576, 110), (0.28, 0.28, 0.8)
 DYNAMIC, DYNAMIC_MM, N_FRAMES = (352, 352, 6), (0.57, 0.57, 8.0), 15
@@ -46,6 +53,10 @@ def main() -> int:
     of_frames = {bone: [mask] * N_FRAMES for bone, mask in moved.items()}
     player = SequencePlayer(series, series, of_frames)
     board, k = SlicePicture(), STATIC[2] // 2
+    bone = bone_box()
+    tuner = RegistrationTuner(series, scan, {"talus": bone}, {"talus": bone.data.astype(float)})
+    item = Item("T01", "static", scan.data, scan.data > 200, {"talus": masks["talus"].data})
+    explorer = PatchExplorer([item], PatchRule((128, 128), 300, 0.75), STATIC_MM[0])
 
     ours: dict[str, Callable[[int], object]] = {
         f"VolumeViewer, three planes, {plane} slider": slider(viewer.sliders[plane], 40)
@@ -54,6 +65,10 @@ def main() -> int:
     ours |= {
         "VolumeViewer, one plane": slider(one.sliders["sagittal"], 40),
         "SequencePlayer, four panels, frame slider": slider(player.frame, 0),
+        "RegistrationTuner, slider of a turn": slider(tuner.turns["left-right"], 0),
+        "RegistrationTuner, slice slider": lambda n: setattr(tuner.slice, "value", 1 + n % 4),
+        "PatchExplorer, slice slider": slider(explorer.slice, 40),
+        "PatchExplorer, threshold": lambda n: setattr(explorer.fraction, "value", 0.05 * (n % 12)),
         "ReviewBoard's picture": lambda n: board.png(
             frames[n % N_FRAMES], moved["talus"], 3, name="talus"
         ),
@@ -69,7 +84,7 @@ def main() -> int:
         print(f"{name:48s} {median_ms(work, min(repeats, 8)):7.1f} ms")
     for name, took in times.items():
         print(f"{name:48s} {took:7.1f} ms")
-    sizes = {type(view).__name__: state_mb(view) for view in (viewer, player)}
+    sizes = {type(view).__name__: state_mb(view) for view in (viewer, player, tuner, explorer)}
     for name, size in sizes.items():
         print(f"{name:48s} {size:7.2f} MB of state in a notebook")
     good = max(times.values()) <= MOST_MS and sum(sizes.values()) <= MOST_STATE_MB
@@ -87,7 +102,14 @@ def median_ms(work: Callable[[int], object], repeats: int) -> float:
     return float(np.median(times)) * 1000
 
 
-def slider(control: ipywidgets.IntSlider, first: int) -> Callable[[int], None]:
+def bone_box() -> Volume:
+    """Return a mask of the report's static grid as large as a child's talus."""
+    mask = np.zeros(STATIC, dtype=bool)
+    mask[200:380, 220:350, 38:73] = True  # 50 x 36 x 28 mm
+    return Volume(mask, affine(STATIC_MM))
+
+
+def slider(control: ipywidgets.Widget, first: int) -> Callable[[int], None]:
     """Return what moves a slider to another place at each call."""
 
     def move(n: int) -> None:
@@ -139,7 +161,8 @@ def png(figure: Figure) -> bytes:
 
 def state_mb(view: ipywidgets.Widget) -> float:
     """Return the size of a view's state as JSON, as nbclient stores it."""
-    return len(json.dumps(embed_data(views=[view])["manager_state"])) / 2**20
+    alone = embed_data(views=[view], state=dependency_state([view]))
+    return len(json.dumps(alone["manager_state"])) / 2**20
 
 
 def noise(

@@ -44,6 +44,9 @@ TABLES = {
     "06_hr_reconstruction/tables/reconstruction.csv": [
         *("method", "bone", "correlation", "psnr_db", "ssim"),
     ],
+    "07_dynamic_segmentation/tables/dynamic_segmentation.csv": [
+        *("method", "subject", "bone", "dice", "hd95_mm", "assd_mm"),
+    ],
     "03_registration/tables/gate.csv": ["dice_threshold", "correlation_threshold"],
     "03_registration/qc_sheet.csv": [
         *("subject", "sequence", "frame", "bone", "correlation"),

@@ -411,8 +411,8 @@ def test_sources_refuse_what_cannot_be_drawn() -> None:
         PatchSource([good], RULE, labels=("tibia", "calcaneus"))
     with pytest.raises(AnkleError, match="some items have labels"):
         PatchSource([good, dataclasses.replace(good, labels={}, target=good.image)], RULE)
-    with pytest.raises(AnkleError, match="either labels or a target"):
-        dataclasses.replace(good, labels={})
+    with pytest.raises(AnkleError, match="labels or a target to learn, not both"):
+        dataclasses.replace(good, target=good.image)
     with pytest.raises(AnkleError, match=r"talus has shape \(2, 2, 2\)"):
         dataclasses.replace(good, labels={"talus": np.ones((2, 2, 2), dtype=bool)})
     with pytest.raises(AnkleError, match="give a mask of bool"):

@@ -38,8 +38,9 @@ FLOORS = (
     ("manifest", "phantom"),
     ("cleaning", "masking", "registration", "quality"),
     ("patches", "networks", "training", "inference", "segmentation", "reconstruction"),
+    ("dynamic",),
     ("figures", "widgets"),
-    ("running", "pipeline"),
+    ("running", "pipeline", "summary"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -25,19 +25,16 @@ from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.metrics import dice
 from ankle_lib.networks import SliceNetwork, build
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation import any_scan
-from ankle_lib.segmentation.any_scan import (
-    Segmentation,
-    Segmenter,
-    read_segmenter,
-    segment_scan,
-)
+from ankle_lib.segmentation import labelling
+from ankle_lib.segmentation.any_scan import Segmentation, segment_scan
 from ankle_lib.segmentation.any_scan_files import (
     check_outputs,
     label_description,
     read_scan,
     write_outputs,
 )
+from ankle_lib.segmentation.frame_table import EXPECTED_CM3
+from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
 from ankle_lib.volume import Volume, load, resample, save, to_orientation, voxel_to_world
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import (
@@ -195,7 +192,7 @@ def test_what_looks_wrong_is_noted(
     network = copy.deepcopy(segmenter.network)
     with torch.no_grad():
         network.last.bias[2] = -100
-    monkeypatch.setitem(any_scan.EXPECTED_CM3, "talus", (50.0, 60.0))
+    monkeypatch.setitem(EXPECTED_CM3, "talus", (50.0, 60.0))
     fine = Segmenter(network, BONES, (0.65, 0.65))
     notes = segment_scan(scan, fine).notes
     assert len(notes) == 3
@@ -206,7 +203,7 @@ def test_what_looks_wrong_is_noted(
 
 def test_no_bone_at_all_is_refused(scan: Volume, calcaneus: Segmenter) -> None:
     blind = by_hand(scan, (5000, 6000, 7000))
-    with pytest.raises(AnkleError, match="none of calcaneus was found: is this a static scan"):
+    with pytest.raises(AnkleError, match="none of calcaneus was found: is this a scan of an ankle"):
         segment_scan(scan, replace(calcaneus, network=blind))
 
 
@@ -214,7 +211,7 @@ def test_no_bone_at_all_is_refused(scan: Volume, calcaneus: Segmenter) -> None:
 def test_fewer_cells_are_the_averages_of_what_they_cover(n_to: int) -> None:
     values = np.random.default_rng(0).normal(size=36)
     fine = values.repeat(n_to).reshape(n_to, -1).mean(axis=1)  # 36 n_to pieces in n_to groups
-    np.testing.assert_allclose(any_scan._cells(36, n_to) @ values, fine, atol=1e-5)
+    np.testing.assert_allclose(labelling._cells(36, n_to) @ values, fine, atol=1e-5)
 
 
 @given(n_from=st.integers(1, 40), more=st.integers(0, 40))
@@ -224,7 +221,7 @@ def test_more_cells_are_interpolated_as_torch_does(n_from: int, more: int) -> No
     expected = torch.nn.functional.interpolate(
         values[None, None], size=n_from + more, mode="linear", align_corners=False
     )[0, 0]
-    found = any_scan._cells(n_from, n_from + more) @ values.numpy()
+    found = labelling._cells(n_from, n_from + more) @ values.numpy()
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
@@ -252,6 +249,7 @@ def checkpoint(network: SliceNetwork, tmp_path: Path) -> Path:
 def test_a_checkpoint_becomes_a_segmenter(checkpoint: Path, segmenter: Segmenter) -> None:
     read = read_segmenter(checkpoint)
     assert (read.bones, read.pixel_mm) == (segmenter.bones, segmenter.pixel_mm)
+    assert read.thickest_mm == 3.0
     for ours, theirs in zip(
         read.network.state_dict().values(), segmenter.network.state_dict().values(), strict=True
     ):
@@ -272,6 +270,9 @@ def test_a_checkpoint_becomes_a_segmenter(checkpoint: Path, segmenter: Segmenter
         ({"input": {**INPUT, "voxel_mm": 0.56}}, "wants pixels of 0.56 mm, expected two numbers"),
         ({"input": {**INPUT, "voxel_mm": [0.0, 0.5]}}, "wants pixels of"),
         ({"input": {**INPUT, "voxel_mm": [float("nan")] * 2}}, "wants pixels of"),
+        ({"input": {**INPUT, "thickest_mm": "3"}}, "wants slices of at most '3' mm, expected"),
+        ({"input": {**INPUT, "thickest_mm": float("nan")}}, "wants slices of at most nan mm"),
+        ({"input": {**INPUT, "thickest_mm": 100}}, "wants slices of at most 100 mm"),
     ],
 )
 def test_a_checkpoint_must_say_what_it_wants_to_see(
@@ -313,19 +314,21 @@ def small(shape: tuple[int, ...] = (30, 30, 30)) -> np.ndarray:
 @pytest.mark.parametrize(
     ("data", "voxel_mm", "message"),
     [
-        (small((30, 30, 30, 4)), (2, 2, 2), "a series of 4 images, expected one static scan"),
         (small((30, 30, 1)), (2, 2, 2), "is a single slice"),
         (small((30, 30)), (2, 2, 2), "is not that of a 3D image"),
         (np.where(small() > 800, np.nan, small()), (2, 2, 2), "voxels are NaN or infinite"),
         (np.where(small() > 800, np.inf, small()), (2, 2, 2), "voxels are NaN or infinite"),
         (np.full((30, 30, 30), 5), (2, 2, 2), "every voxel is 5: there is no image in it"),
         (small() > 500, (2, 2, 2), "holds only the values 0, 1: a mask was given for a scan"),
-        (small(), (2, 2, 3.5), "beyond 3 mm a slice mixes bone with what lies beside it"),
-        (small(), (3.5, 2, 2), "beyond 3 mm"),
+        (small(), (2, 2, 3.5), "beyond 3 mm a voxel mixes bone with what lies beside it"),
+        (small(), (2, 3.5, 2), "beyond 3 mm"),
+        (small(), (3.5, 2, 2), "sagittal slices of 3.5 mm, the network was trained for at most 3"),
+        (small((30, 30, 30, 4)), (3.5, 2, 2), "use a network of chapter 07"),
+        (np.where(small((30, 30, 30, 2)) > 800, np.nan, 1), (2, 2, 2), "voxels are NaN"),
         (small(), (0.2, 0.2, 0.2), "is the header in another unit than mm?"),
     ],
 )
-def test_what_is_no_static_scan_is_refused(
+def test_what_is_no_scan_is_refused(
     tmp_path: Path, data: np.ndarray, voxel_mm: tuple[float, float, float], message: str
 ) -> None:
     path = tmp_path / "scan.nii"
@@ -347,9 +350,10 @@ def test_a_scan_keeps_the_orientation_of_its_file(tmp_path: Path, scan: Volume) 
 
 def test_outputs_lie_beside_each_other(tmp_path: Path) -> None:
     outputs = check_outputs(tmp_path / "new" / "sub.01.nii.gz", tmp_path / "scan.nii")
-    assert [path.name for path in (outputs.labels, outputs.description, outputs.overlay)] == [
+    assert [path.name for path in vars(outputs).values()] == [
         "sub.01.nii.gz",
         "sub.01_labels.txt",
+        "sub.01_confidence.csv",
         "sub.01_overlay.png",
     ]
     assert not (tmp_path / "new").exists()
@@ -398,7 +402,7 @@ def test_geometry_of_the_labels_is_that_of_the_scan(
     nib.save(image, path)
     outputs = check_outputs(tmp_path / "out" / "seg.nii.gz", path)
     result = segment_scan(read_scan(path), segmenter)
-    write_outputs(outputs, result, BONE_COLOURS, overlay)
+    write_outputs(outputs, result, BONE_COLOURS, overlay, path)
 
     labels = nib.load(outputs.labels)
     assert labels.get_data_dtype() == np.uint8
@@ -414,14 +418,14 @@ def test_geometry_of_the_labels_is_that_of_the_scan(
     assert least_dice(np.asarray(labels.dataobj), truth) > 0.995
     assert outputs.overlay.read_bytes().startswith(b"\x89PNG")
     names = sorted(one.name for one in outputs.labels.parent.iterdir())
-    assert names == ["seg.nii.gz", "seg_labels.txt", "seg_overlay.png"]
+    assert names == ["seg.nii.gz", "seg_confidence.csv", "seg_labels.txt", "seg_overlay.png"]
 
 
 def test_a_failed_write_leaves_the_earlier_result(
     tmp_path: Path, found: Segmentation, overlay: Figure
 ) -> None:
     outputs = check_outputs(tmp_path / "seg.nii.gz")
-    write_outputs(outputs, found, BONE_COLOURS, overlay)
+    write_outputs(outputs, found, BONE_COLOURS, overlay, Path())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     class Broken(Figure):
@@ -430,12 +434,12 @@ def test_a_failed_write_leaves_the_earlier_result(
 
     other = replace(found, labels=Volume(0 * found.labels.data, found.labels.affine))
     with pytest.raises(OSError, match="No space left"):
-        write_outputs(check_outputs(tmp_path / "seg.nii.gz"), other, BONE_COLOURS, Broken())
+        write_outputs(check_outputs(tmp_path / "seg.nii.gz"), other, BONE_COLOURS, Broken(), Path())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(OSError, match="No space left"):
-        write_outputs(check_outputs(tmp_path / "new.nii.gz"), other, BONE_COLOURS, Broken())
+        write_outputs(check_outputs(tmp_path / "new.nii.gz"), other, BONE_COLOURS, Broken(), Path())
     assert {path.name for path in tmp_path.iterdir()} == set(before)
-    write_outputs(check_outputs(tmp_path / "seg.nii.gz"), other, BONE_COLOURS, overlay)
+    write_outputs(check_outputs(tmp_path / "seg.nii.gz"), other, BONE_COLOURS, overlay, Path())
     assert not load(tmp_path / "seg.nii.gz").data.any()
 
 
@@ -532,7 +536,8 @@ def test_a_scan_of_the_reports_size_needs_less_than_4_gb(
 import resource, sys, numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from ankle_lib.segmentation.any_scan import read_segmenter, segment_scan
+from ankle_lib.segmentation.any_scan import segment_scan
+from ankle_lib.segmentation.segmenter import read_segmenter
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import rendered
 shape, mm = (576, 576, 120), (0.28, 0.28, 0.8)

@@ -18,7 +18,6 @@ from ankle_lib.networks import load_checkpoint
 from ankle_lib.patches import Item, Split
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.segmentation import experiments, recipe
-from ankle_lib.segmentation.any_scan import read_segmenter
 from ankle_lib.segmentation.evaluation import patch_scores, volume_scores
 from ankle_lib.segmentation.postmortem import (
     AS_CODED,
@@ -30,6 +29,7 @@ from ankle_lib.segmentation.postmortem import (
 )
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, fit, patch_source
 from ankle_lib.segmentation.scans import ROTATIONS_DEG, Scan, one_slice
+from ankle_lib.segmentation.segmenter import read_segmenter
 from ankle_lib.segmentation.study import Study
 from ankle_lib.volume import save
 from tests.toy_ankle import oblique_affine
@@ -117,6 +117,16 @@ def test_coarser_pixels_are_means_of_blocks() -> None:
         part = mask[3 * block[0] : 3 * block[0] + 3, 3 * block[1] : 3 * block[1] + 3, 3]
         assert small.item.labels["talus"][(*block, 3)] == (part.mean() >= 0.5)
     assert segmentation.coarser(scan, 1) is scan
+
+
+def test_labels_to_learn_from_are_not_larger_than_the_bone() -> None:
+    scan = toy_scan("T01")
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[11:31] = True  # both ends halve a pixel of two
+    scan = replace(scan, item=replace(scan.item, labels={"talus": mask}))
+    shown, learnt = (segmentation.coarser(scan, 2, to_learn=to_learn) for to_learn in (False, True))
+    assert 4 * shown.item.labels["talus"].sum() == pytest.approx(1.1 * mask.sum())
+    assert 4 * learnt.item.labels["talus"].sum() == pytest.approx(mask.sum())
 
 
 def test_a_turned_foot_is_rigid_in_mm() -> None:
@@ -561,7 +571,7 @@ def test_presets_differ_in_size_not_in_kind() -> None:
     assert smoke.pixel_mm > laptop.pixel_mm > paper.pixel_mm == 0.28
     assert paper.n_seeds >= 3
     for preset in (smoke, laptop, paper):
-        recipe = segmentation.final_recipe(preset)
+        recipe = segmentation.final_recipe(preset.final_stages)
         assert recipe.loss == "dice+bce"
         assert len(recipe.stages) == len(preset.final_stages)
     assert AUGMENTATION.rotation_deg > max(ROTATIONS_DEG)

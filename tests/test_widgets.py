@@ -314,6 +314,31 @@ def test_bad_input_is_said_in_the_board(board: ReviewBoard, sheet: ReviewSheet) 
     assert judged(sheet) == [("T01", 2, "tibia", "rejected", "Ada")]
 
 
+def test_images_that_are_no_images_are_said(board: ReviewBoard) -> None:
+    image, mask = toy_view("T01", "active_run-01", 0, "talus")
+    nan = image.data.copy()
+    nan[3, 3, 3] = np.nan
+    cases = {
+        "voxels are not numbers but NaN or infinite: shown black (1)": (Volume(nan, AFFINE), mask),
+        "The mask has shape (40, 44, 5, 2): one 3D image is wanted": (
+            image,
+            Volume(np.stack([mask.data] * 2, axis=3), AFFINE),
+        ),
+        "The frame has shape (40, 44, 5, 2)": (
+            Volume(np.stack([image.data] * 2, axis=3), AFFINE),
+            mask,
+        ),
+        "The moved mask is empty": (image, Volume(np.full(SHAPE, np.nan), AFFINE)),
+    }
+    for sentence, shown in cases.items():
+        board._view = lambda *key, shown=shown: shown
+        board.go_to("T01", "active_run-01", 0, "talus")
+        assert sentence in board.message.value
+    board._view = toy_view
+    board.go_to("T01", "active_run-01", 0, "talus")
+    assert board.message.value == ""
+
+
 def test_a_mistake_in_the_view_is_not_swallowed(board: ReviewBoard) -> None:
     def broken(*key: object) -> tuple[Volume, Volume]:
         raise KeyError(key)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,17 @@ from ankle_lib.patches import Item, PatchRule, admissible_positions
 from ankle_lib.patches.positions import box_sums
 from ankle_lib.registration import Resolution, Settings
 from ankle_lib.volume import Volume
-from ankle_lib.widgets import PatchExplorer, RegistrationTuner, TrainingMonitor, volume_3d
+from ankle_lib.widgets import (
+    PatchExplorer,
+    RegistrationTuner,
+    TrainingMonitor,
+    training_figure,
+    training_monitor,
+    tuning_figure,
+    volume_3d,
+)
+from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
-from ankle_lib.widgets.training_monitor import training_figure
 from tests.registration.scene import FRAME_SHAPE, Scene, scene, turned
 
 KEPT, UNLIKE = (0x00, 0x9E, 0x73), (0xF0, 0xE4, 0x42)
@@ -109,6 +119,43 @@ def test_a_run_is_listed_and_compared(tuner: RegistrationTuner) -> None:
     assert count(tuner.panels["frame"], KEPT) == 0
 
 
+def test_many_starts_are_tried_without_a_trace(tuner: RegistrationTuner) -> None:
+    tuner.frame.value = 1
+    before = tuner.table.value, tuner.similarity.value
+    near, far = tuner.try_turns([0.0, -150.0])
+    assert near.frame == far.frame == 1
+    assert near.before == pytest.approx(similarity(tuner), abs=6e-4)
+    assert near.after > 0.95 > far.after
+    assert far.error_mm > 2 > near.error_mm
+    tuner.turns["left-right"].value = 10.0
+    (further,) = tuner.try_turns([-10.0])  # back again
+    assert further == replace(near, pose=further.pose)
+    tuner.turns["left-right"].value = 0.0
+    assert tuner.runs == []
+    assert (tuner.table.value, tuner.similarity.value) == before
+
+
+def test_the_figure_shows_starts_and_ends(
+    tuner: RegistrationTuner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuner.frame.value = 1
+    found = tuner.try_turns([0.0])[0]
+    away = replace(found, after=0.2, error_mm=9.0, reason="not alike")
+    monkeypatch.setattr(tuner, "try_turns", lambda turns: [away, found, found][: len(turns)])
+    figure = tuning_figure(tuner, [-30, 0, 30])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["talus, frame 1", "static scan, best end", "", ""]
+    start, ends, failed = figure.axes[2].lines
+    np.testing.assert_allclose(start.get_ydata(), [found.before] * 3)
+    assert ends.get_xdata().tolist() == [0, 30]
+    assert ends.get_color() == "#009E73"
+    assert failed.get_ydata().tolist() == [0.2]
+    assert figure.axes[3].lines[1].get_ydata().tolist() == [9.0]
+    unknown = replace(found, error_mm=float("nan"))
+    monkeypatch.setattr(tuner, "try_turns", lambda turns: [unknown])
+    assert len(tuning_figure(tuner, [0]).axes) == 3  # without truth, no panel of errors
+
+
 def test_a_bone_out_of_sight_is_said(tuner: RegistrationTuner) -> None:
     middle = tuner.slice.value
     tuner.slice.value = 0
@@ -143,6 +190,8 @@ def test_what_cannot_be_registered_is_a_sentence(two_frames: Scene) -> None:
         assert len(view.children) == 1
     view = RegistrationTuner(one.frames, one.static, bone, soft, start=np.zeros((3, 4, 4)))
     assert "Start poses have shape (3, 4, 4)" in view.message.value
+    with pytest.raises(AnkleError, match="Start poses have shape"):
+        tuning_figure(view)
     flat = Volume(np.full((*FRAME_SHAPE, 1), 7.0), one.frames.affine)
     view = RegistrationTuner(flat, one.static, bone, soft, settings=QUICK)
     view.runner.click()
@@ -248,7 +297,7 @@ def write_training(folder: Path, n_epochs: int) -> None:
 
 def test_a_training_is_followed_while_it_runs(tmp_path: Path) -> None:
     monitor = TrainingMonitor(tmp_path)
-    assert "no steps.csv yet" in monitor.message.value
+    assert "has ended an epoch yet" in monitor.message.value
     assert monitor.image.value == b""
     monitor.follow(poll_s=0.02)
     write_training(tmp_path / "unet", 1)
@@ -276,6 +325,57 @@ def test_the_block_ends_with_the_final_picture(tmp_path: Path) -> None:
     assert "epoch 4" in monitor.status.value
 
 
+def test_a_block_shows_what_is_trained_inside_it(tmp_path: Path) -> None:
+    write_training(tmp_path / "before", 3)
+    with TrainingMonitor(tmp_path) as monitor:
+        assert monitor.image.value == b""
+        assert "no new steps.csv" in monitor.message.value
+        write_training(tmp_path / "now", 1)
+        monitor.refresh()
+        assert "epoch 1" in monitor.status.value
+    with TrainingMonitor(tmp_path / "before") as monitor:
+        pass  # trained already, so nothing is written
+    assert "epoch 3" in monitor.status.value
+    assert monitor.message.value == ""
+
+
+def test_a_finished_training_is_shown_by_what_it_keeps(tmp_path: Path) -> None:
+    write_training(tmp_path / "other", 1)
+    unet = tmp_path / "unet"
+    with TrainingMonitor(tmp_path) as monitor:
+        write_training(unet / "stage-1", 2)
+        monitor.refresh()
+        assert "epoch 2" in monitor.status.value
+        kept = {}
+        for name, table in (("losses", "steps"), ("epochs", "epochs")):
+            last = pd.read_csv(unet / "stage-1" / f"{table}.csv")
+            first = last.assign(stage=0)
+            last = last.assign(stage=1, step=last["step"] + 20)
+            kept[name] = pd.concat([first, last], ignore_index=True)
+            write_csv(unet / f"{name}.csv", kept[name])
+        shutil.rmtree(unet / "stage-1")  # as a training does that is finished
+        monitor.look_at(unet)
+    assert "step 40, loss 0.05 · stage 2, epoch 2" in monitor.status.value
+    left, right = training_figure(kept["losses"], kept["epochs"]).axes
+    dotted = [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == ":"]
+    assert dotted == [21]
+    assert right.lines[0].get_xdata().tolist() == [10, 20, 30, 40]
+
+
+def test_a_folder_that_vanishes_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_training(tmp_path / "unet", 2)
+    monitor = TrainingMonitor(tmp_path)
+    before = monitor.image.value
+    gone = tmp_path / "unet" / "stage-0" / "steps.csv"
+    monkeypatch.setattr(monitor, "_tables", lambda: [gone])
+    monkeypatch.setattr(training_monitor, "_written", lambda path: 1)
+    monitor.refresh()
+    assert monitor.image.value == before
+    assert monitor.message.value == ""
+
+
 def test_the_figure_has_loss_and_dice(tmp_path: Path) -> None:
     write_training(tmp_path, 3)
     steps, epochs = (pd.read_csv(tmp_path / name) for name in ("steps.csv", "epochs.csv"))
@@ -285,15 +385,23 @@ def test_the_figure_has_loss_and_dice(tmp_path: Path) -> None:
     assert labels == ["talus", "tibia"]
     assert right.lines[0].get_color() == "#009E73"
     assert len(training_figure(steps, None).axes) == 1
-    by_correlation = epochs[["epoch", "score"]]
+    with_rate = steps.assign(learning_rate=1e-3)
+    assert training_figure(with_rate, None).axes[1].get_ylabel() == "learning rate"
+    by_correlation = epochs[["epoch", "step", "score"]]
     assert training_figure(steps, by_correlation).axes[1].get_ylabel() == "score of validation"
 
 
 def test_other_tables_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("a,b\n1,2\n")
     assert "no table of steps and losses" in TrainingMonitor(tmp_path).message.value
+    (tmp_path / "steps.csv").write_text("step,loss\n1,much\n")
+    assert "no table of steps and losses" in TrainingMonitor(tmp_path).message.value
     (tmp_path / "steps.csv").write_text("")
     assert "no table of steps and losses" in TrainingMonitor(tmp_path).message.value
+    (tmp_path / "steps.csv").write_text("step,loss\n1,0.5\n2,\n")  # not a number
+    monitor = TrainingMonitor(tmp_path)
+    assert "step 2, loss nan" in monitor.status.value
+    assert monitor.image.value
 
 
 # --- the view in 3D ---
@@ -342,19 +450,23 @@ def test_volume_and_labels_go_to_niivue(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(label["data"]) == 352 + mask.data.size
 
 
-def test_the_view_in_3d_refuses_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_seen_in_3d_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
     monkeypatch.setitem(sys.modules, "ipyniivue", None)  # not installed
-    with pytest.raises(AnkleError, match=r"pip install 'ankle-lib\[viewer\]'"):
-        volume_3d(SMALL)
     other = Volume(SMALL.data[:-1], SMALL.affine)
-    with pytest.raises(AnkleError, match="on another grid"):
-        volume_3d(SMALL, {"talus": other})
-    huge = np.broadcast_to(np.float32(1), (600, 600, 110))
-    with pytest.raises(AnkleError, match="76 MB, a view in 3D holds 64"):
-        volume_3d(Volume(huge, SMALL.affine))
-    with pytest.raises(AnkleError, match="no frame 1"):
-        volume_3d(Volume(np.stack([SMALL.data], axis=3), SMALL.affine), frame=1)
+    empty = Volume(SMALL.data < 0, SMALL.affine)
+    huge = Volume(np.broadcast_to(np.float32(1), (600, 600, 110)), SMALL.affine)
+    single = Volume(np.stack([SMALL.data], axis=3), SMALL.affine)
+    cases = [
+        (volume_3d(SMALL), "pip install 'ankle-lib[viewer]'"),
+        (volume_3d(SMALL, {"talus": other}), "on another grid"),
+        (volume_3d(SMALL, {"talus": empty}), "The mask of talus is empty"),
+        (volume_3d(huge), "76 MB, a view in 3D holds 64"),
+        (volume_3d(single, frame=1), "no frame 1"),
+    ]
+    for message, sentence in cases:
+        assert isinstance(message, Message)
+        assert sentence in message.sentences[0]
 
 
 def test_nobody_looks_under_ankle_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ INPUT = {
     "axes": "PSR",
     "side": "as is",
     "context_mm": [0.0],
+    "thickest_mm": 3.0,
 }
 
 

@@ -15,6 +15,8 @@ from ankle_lib.figures.cleaning import (
     sequence_overview,
 )
 from ankle_lib.figures.contact_sheet import VERDICT_COLOURS, contact_sheet, middle_slice
+from ankle_lib.figures.dynamic import contest_scores, label_value, robustness_chart
+from ankle_lib.figures.kinematics import joint_motion_chart
 from ankle_lib.figures.masking import (
     bone_volumes,
     dilation_balls,
@@ -103,6 +105,7 @@ __all__ = [
     "compared_samples",
     "consistency_map",
     "contact_sheet",
+    "contest_scores",
     "correlation_histogram",
     "depth_and_bound",
     "dice_by_fold",
@@ -124,7 +127,9 @@ __all__ = [
     "intensity_curves",
     "intensity_histograms",
     "joint_angles",
+    "joint_motion_chart",
     "label_gallery",
+    "label_value",
     "left_beside_right",
     "mask_agreement",
     "method_scores",
@@ -145,6 +150,7 @@ __all__ = [
     "reconstruction_trials",
     "render_bones",
     "report_patches",
+    "robustness_chart",
     "rotation_errors",
     "scale_bar",
     "segmentation_overlay",

@@ -9,6 +9,7 @@ changes them, ``cohort`` reads what earlier chapters wrote, ``counting`` tells h
 from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.cohort import (
+    dynamic_item,
     dynamic_items,
     pixel_mm,
     reconstruction_items,
@@ -58,6 +59,7 @@ __all__ = [
     "count_patches",
     "counts_by_group",
     "cross_validation",
+    "dynamic_item",
     "dynamic_items",
     "local_correlation",
     "patch_counts",

@@ -17,6 +17,7 @@ from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to
 
 __all__ = [
     "RegisteredBone",
+    "dynamic_item",
     "dynamic_items",
     "pixel_mm",
     "reconstruction_items",
@@ -109,13 +110,24 @@ def dynamic_items(
     """
     for subject in subjects:
         for (sequence, frame), bones in _by_frame(subject, accepted).items():
-            path = _frame_path(subject, sequence, frame)
-            image = _read(path)
-            name = f"task-{sequence}_frame-{frame:02d}"
-            foot = _read_mask(_foot_path(masked, subject.code, name), image)
-            labels = {one.bone: _read_mask(one.mask, image) for one in bones}
-            normalised = _normalised(path, image, foot)
-            yield Item(subject.code, f"{sequence} frame {frame}", normalised, foot, labels)
+            yield dynamic_item(subject, sequence, frame, masked, bones)
+
+
+def dynamic_item(
+    subject: CleanSubject,
+    sequence: str,
+    frame: int,
+    masked: Path,
+    accepted: Sequence[RegisteredBone] = (),
+) -> Item:
+    """Return one frame, normalised inside the foot, with the bones accepted in it, if any."""
+    path = _frame_path(subject, sequence, frame)
+    image = _read(path)
+    name = f"task-{sequence}_frame-{frame:02d}"
+    foot = _read_mask(_foot_path(masked, subject.code, name), image)
+    labels = {one.bone: _read_mask(one.mask, image) for one in accepted}
+    normalised = _normalised(path, image, foot)
+    return Item(subject.code, f"{sequence} frame {frame}", normalised, foot, labels)
 
 
 def reconstruction_items(

@@ -60,8 +60,8 @@ class Item:
                 raise AnkleError(f"{self}: {name} has shape {array.shape}: resample to the image")
             if name != "target" and array.dtype != np.bool_:
                 raise AnkleError(f"{self}: {name} is {array.dtype}: give a mask of bool")
-        if (self.target is None) == (not self.labels):
-            raise AnkleError(f"{self}: give either labels or a target to learn")
+        if self.target is not None and self.labels:
+            raise AnkleError(f"{self}: give labels or a target to learn, not both")
 
     def __str__(self) -> str:
         return f"{self.subject} {self.name} of shape {self.image.shape}"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ankle_lib import polyrigid
@@ -35,6 +36,7 @@ from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Joints, Pose, cycle
 from ankle_lib.phantom.skeleton import foot_point
+from ankle_lib.phantom.tissues import FFE, STATIC_T1, TISSUES, signal
 from ankle_lib.presets import BONES, Preset
 from ankle_lib.volume import save
 
@@ -43,6 +45,7 @@ __all__ = [
     "Recipe",
     "draw_recipe",
     "ideal_poses",
+    "look_name",
     "sharp_name",
     "simulate",
     "telling_frames",
@@ -92,6 +95,11 @@ SHARP_SEARCH = 3
 """The bones are looked for at every so-many-th voxel, which moves the margin by 2 mm at most."""
 SHARP_STEP = 2.0
 """Image units per stored integer of the sharp truth: a fiftieth of the frames' noise."""
+
+FAT_SUPPRESSION = 0.6
+"""Share of the marrow's signal that fat suppression takes away: more, and no bone has an edge."""
+NOISY = 3.0
+"""Times the noise of a frame."""
 
 DONE = "done.json"
 
@@ -183,8 +191,11 @@ def simulate(
     knows: poses of the bones (static → frame, world RAS mm, the world being that of the static
     scan before any injected fault), joint angles, labels of every voxel, and two frames of every
     usable sequence as they would be without noise on the static scan's grid
-    (``active_run-01_frame-07_sharp.nii.gz``, see `scanner.image_sharp`). ``manifest.yaml``
-    describes the raw files and names the injected faults.
+    (``active_run-01_frame-07_sharp.nii.gz``, see `scanner.image_sharp`). The second of the two
+    was also taken in other ways (``active_run-01_frame-04_look-t1.nii.gz`` etc., on the sequence's
+    grid): with the static scan's contrast (``t1``), with most of the fat's signal taken away
+    (``fat-suppressed``), and with three times the noise (``noisy``). ``manifest.yaml`` describes
+    the raw files and names the injected faults.
 
     Parameters
     ----------
@@ -241,6 +252,11 @@ def telling_frames(angles_deg: NDArray[np.float64], static_deg: float) -> tuple[
 def sharp_name(sequence: str, frame: int) -> str:
     """Return the file name of a frame's sharp truth, beside the poses of the sequence."""
     return f"{sequence}_frame-{frame:02d}_sharp.nii.gz"
+
+
+def look_name(sequence: str, frame: int, look: str) -> str:
+    """Return the file name of a frame taken in another way, beside its sharp truth."""
+    return f"{sequence}_frame-{frame:02d}_look-{look}.nii.gz"
 
 
 def _code() -> str:
@@ -356,7 +372,7 @@ class _Subject:
         return mask.cpu().numpy().astype(np.uint8)
 
     def _sequence(self, name: str, truth: Path, motion: list[dict[str, Any]]) -> RawImage:
-        preset = self.preset
+        preset, code = self.preset, self.recipe.code
         affine = self._affine(
             preset.dynamic_shape,
             preset.dynamic_voxel_mm,
@@ -382,10 +398,22 @@ class _Subject:
         stored = scanner.image_frames(renderings, preset.dynamic_voxel_mm, gains, coil, self.noise)
         save(truth / f"{name}_dseg.nii.gz", labels, affine)
         write_json(truth / f"{name}.json", self._truth(frames))
-        if name in _usable(self.recipe.code):
-            for frame in telling_frames(angles, self.static_pose.dorsiflexion_deg):
+        if name in _usable(code):
+            telling = telling_frames(angles, self.static_pose.dorsiflexion_deg)
+            for frame in telling:
                 sharp, grid = self._sharp(frames[frame], affine, coil, float(gains[frame]))
                 save(truth / sharp_name(name, frame), sharp, grid, scale=SHARP_STEP)
+            last = telling[-1]
+            taken = renderings[2 * last : 2 * last + 3]
+            # noise of its own, so that no other file changes with the looks
+            own = torch.Generator().manual_seed(
+                self.recipe.seed + 10 + _sequences(code).index(name)
+            )
+            looks = self._looks(frames[last], affine, taken, coil, gains[last : last + 1], own)
+            step = scanner.DYNAMIC_SCANNER.rescale_slope
+            for look, image in looks.items():
+                values = step * image.cpu().numpy().astype(np.float32)
+                save(truth / look_name(name, last, look), values, affine, scale=step)
         motion += [
             {
                 "sequence": name,
@@ -428,12 +456,50 @@ class _Subject:
         )
         return sharp.cpu().numpy(), grid
 
+    def _looks(
+        self,
+        pose: Pose,
+        affine: NDArray[np.float64],
+        taken: list[scanner.Rendering],
+        coil: scanner.Coil,
+        gain: NDArray[np.float64],
+        noise: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Stored integers (X, Y, Z) of one frame taken in other ways.
+
+        ``taken`` are its renderings before, at and after its centre; under another contrast the
+        foot holds still. Signals are means across a slice, so what holds for points, that fat
+        suppression takes away a part of the T1 contrast, holds for slices too.
+        """
+        centre, samples = taken[1], self.preset.slice_samples
+        marrow = [signal(TISSUES["marrow"], contrast) for contrast in (FFE, STATIC_T1)]
+        static = self._thick_slices(pose, affine, samples, "static").signal
+        t1 = static * (marrow[0] / marrow[1])
+        usual = scanner.DYNAMIC_SCANNER
+        noisy = replace(usual, noise_sd=NOISY * usual.noise_sd)
+        ways = {
+            "fat-suppressed": ([centre.signal - FAT_SUPPRESSION * t1] * 3, usual),
+            "noisy": ([rendering.signal for rendering in taken], noisy),
+            "t1": ([t1] * 3, usual),
+        }
+        size = self.preset.dynamic_voxel_mm
+        return {
+            look: scanner.image_frames(
+                [replace(centre, signal=one) for one in signals], size, gain, coil, noise, used
+            )[..., 0]
+            for look, (signals, used) in ways.items()
+        }
+
     def _thick_slices(
-        self, pose: Pose, affine: NDArray[np.float64], samples: int
+        self,
+        pose: Pose,
+        affine: NDArray[np.float64],
+        samples: int,
+        contrast: str = "dynamic",
     ) -> scanner.Rendering:
         planes = scanner.slice_planes(affine, samples)
         shape = (*self.preset.dynamic_shape[:2], self.preset.dynamic_shape[2] * samples)
-        fine = scanner.render(self.anatomy, pose, self.placement, planes, shape, "dynamic")
+        fine = scanner.render(self.anatomy, pose, self.placement, planes, shape, contrast)
         return scanner.thick(fine, samples)
 
     def _cycle(self, *, active: bool) -> list[Pose]:

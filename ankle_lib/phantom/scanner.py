@@ -216,6 +216,7 @@ def image_frames(
     gains: NDArray[np.float64],
     coil: Coil,
     generator: torch.Generator,
+    scanner: Scanner = DYNAMIC_SCANNER,
 ) -> Tensor:
     """Stored integers (X, Y, Z, frames) of a dynamic sequence.
 
@@ -228,8 +229,8 @@ def image_frames(
         Receiver gain of each frame.
     coil : Coil
         Drawn for the rendering in the middle.
+    scanner : Scanner
     """
-    scanner = DYNAMIC_SCANNER
     shading = coil.sensitivity(_axes_mm(renderings[0].inside, voxel_mm))
     frames = []
     for frame, gain in enumerate(gains):

@@ -20,7 +20,7 @@ from ankle_lib.registration.moving import (
     slice_direction,
 )
 from ankle_lib.registration.register import ENGINES, Registration, register
-from ankle_lib.registration.sequence import Variant, sequence_images
+from ankle_lib.registration.sequence import Variant, sequence_images, transforms_path
 from ankle_lib.registration.settings import (
     RADIUS_VOXELS,
     SIGMA_VOXELS,
@@ -55,5 +55,6 @@ __all__ = [
     "sequence_images",
     "slice_average",
     "slice_direction",
+    "transforms_path",
     "tre_mm",
 ]

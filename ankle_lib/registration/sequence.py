@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from ankle_lib.manifest import CleanSubject
 from ankle_lib.masking import bone_weights, in_mm
 from ankle_lib.masking import weights as weights_module
 from ankle_lib.metrics import dice
-from ankle_lib.presets import BONES
 from ankle_lib.quality import frame_path
 from ankle_lib.registration import measures, moving, multiresolution, optimiser, pyramid, similarity
 from ankle_lib.registration import register as register_module
@@ -26,9 +24,10 @@ from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tr
 from ankle_lib.registration.moving import arrival, cut_to_mask, moved, moved_mask, part_of
 from ankle_lib.registration.register import Registration, register
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
+from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels, read_true_poses
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.transforms import FramePose, rigid, write_transforms
-from ankle_lib.volume import Volume, load, save, to_orientation
+from ankle_lib.volume import Volume, load, save
 
 __all__ = [
     "COLUMNS",
@@ -52,9 +51,6 @@ AROUND_BONE_MM = 15.0
 """Moved images end at this distance from the bone's box; farther away other bones move."""
 INTENSITY_STEP = 0.1
 """Moved images are stored as int16 in steps of this size."""
-
-LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
-"""Numbers of the bones in the files of the truth."""
 
 
 @dataclass(frozen=True)
@@ -200,14 +196,9 @@ class _Truth:
 
     @classmethod
     def read(cls, task: SequenceTask, points: Mapping[str, NDArray[np.float64]]) -> _Truth | None:
-        folder = Path(str(task.truth)) / task.subject.code
-        path = folder / f"{task.sequence}.json"
-        if not path.exists():
-            return None
-        frames = json.loads(path.read_text(encoding="utf-8"))["frames"]
-        poses = [{b: np.array(p) for b, p in frame["poses"].items()} for frame in frames]
-        labels = to_orientation(load(folder / f"{task.sequence}_dseg.nii.gz")).data
-        return cls(poses, labels, points)
+        place = (Path(str(task.truth)), task.subject.code, task.sequence)
+        poses, labels = read_true_poses(*place), read_true_labels(*place)
+        return None if labels is None else cls(poses, labels, points)
 
     def errors(
         self, frame: int, pose: NDArray[np.float64], moved_masks: Mapping[str, Volume]
@@ -217,7 +208,7 @@ class _Truth:
         for bone, mask in moved_masks.items():
             true_pose = self.poses[frame][bone]
             turned = rotation_errors_deg(pose, true_pose)
-            overlap = dice(mask.data, self.labels[..., frame] == LABELS[bone])
+            overlap = dice(mask.data, self.labels[..., frame] == TRUE_LABELS[bone])
             tre = tre_mm(pose, true_pose, self.points[bone])
             rows.append([overlap, tre, float(np.linalg.norm(turned)), *turned])
         names = ["dice", "tre_mm", "rotation_error_deg"]

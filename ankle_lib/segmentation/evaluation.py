@@ -20,7 +20,14 @@ from ankle_lib.patches import slices_at
 from ankle_lib.segmentation.recipe import Fitted, patch_source
 from ankle_lib.segmentation.scans import Scan, coarser
 
-__all__ = ["patch_scores", "segment", "summary", "volume_masks", "volume_scores"]
+__all__ = [
+    "finer_labels",
+    "patch_scores",
+    "segment",
+    "summary",
+    "volume_masks",
+    "volume_scores",
+]
 
 REPORT_FRACTION = 0.75
 """Part of a patch that must be foot for the report to look at it."""
@@ -156,8 +163,30 @@ def segment(fitted: Fitted, scan: Scan, factor: int = 1) -> NDArray[np.uint8]:
     small = coarser(scan, factor)
     context = slices_at(fitted.recipe.context_mm, scan.voxel_size_mm[2])
     maps = whole_slices(fitted.network, small.item.image, context=context, foot=small.item.region)
-    rows, columns, n_slices = scan.item.image.shape
-    labels = np.zeros(scan.item.image.shape, dtype=np.uint8)
+    return finer_labels(maps, scan.item.image.shape, factor)
+
+
+def finer_labels(
+    maps: NDArray[np.floating], shape: tuple[int, ...], factor: int
+) -> NDArray[np.uint8]:
+    """Bring probabilities to a finer grid and make labels of them there, one piece per bone.
+
+    Parameters
+    ----------
+    maps : (channels, i, j, K) array
+        Of a scan that `coarser` made.
+    shape : (I, J, K)
+        Of the scan itself.
+    factor : int
+        Pixels of the maps per pixel of the scan.
+
+    Returns
+    -------
+    (I, J, K) uint8 array
+        0, or 1 + the channel.
+    """
+    rows, columns, n_slices = shape
+    labels = np.zeros(shape, dtype=np.uint8)
     for k in range(n_slices):
         fine = torch.from_numpy(maps[None, ..., k].astype(np.float32))
         if factor > 1:

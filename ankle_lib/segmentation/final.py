@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,11 @@ import pandas as pd
 from ankle_lib.metrics import mask_scores
 from ankle_lib.networks import save_checkpoint
 from ankle_lib.patches import Augmentation
-from ankle_lib.presets import SegmentationSizes
 from ankle_lib.segmentation.evaluation import segment
 from ankle_lib.segmentation.examples import Shown, middle_slice_of
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage
 from ankle_lib.segmentation.scans import Scan, coarser, factor_for, one_slice, rotation_of, turned
+from ankle_lib.segmentation.segmenter import THIN_MM
 from ankle_lib.segmentation.study import Study, remembered_table
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "final_recipe",
     "final_slices",
     "save_final",
+    "save_segmenter",
     "score_final",
+    "score_scan",
     "train_final",
 ]
 
@@ -42,14 +45,13 @@ CONTEXT_MM = (-1.6, 0.0, 1.6)
 SCHEDULES = ("one-cycle", "cosine")
 
 
-def final_recipe(sizes: SegmentationSizes, seed: int = 0) -> Recipe:
-    """Return how the final network is trained."""
-    stages = tuple(
-        Stage(pixels, n_steps, batch, rate, SCHEDULES[min(number, 1)])
-        for number, (pixels, n_steps, batch, rate) in enumerate(sizes.final_stages)
-    )
+def final_recipe(stages: Sequence[tuple[int, int, int, float]], seed: int = 0) -> Recipe:
+    """Return how the final network is trained; stages as in `presets.SegmentationSizes`."""
     return Recipe(
-        stages,
+        tuple(
+            Stage(pixels, n_steps, batch, rate, SCHEDULES[min(number, 1)])
+            for number, (pixels, n_steps, batch, rate) in enumerate(stages)
+        ),
         loss="dice+bce",
         context_mm=CONTEXT_MM,
         min_fraction=MIN_FRACTION,
@@ -60,8 +62,9 @@ def final_recipe(sizes: SegmentationSizes, seed: int = 0) -> Recipe:
 
 def train_final(study: Study, seed: int = 0) -> Fitted:
     """Train the final network on the training part of the study."""
-    scans = [coarser(scan, factor_for(scan, study.sizes.final_pixel_mm)) for scan in study.native]
-    return replace(study, scans=tuple(scans)).fit(final_recipe(study.sizes, seed))
+    factor = factor_for(study.native[0], study.sizes.final_pixel_mm)
+    scans = [coarser(scan, factor, to_learn=True) for scan in study.native]
+    return replace(study, scans=tuple(scans)).fit(final_recipe(study.sizes.final_stages, seed))
 
 
 def score_final(fitted: Fitted, study: Study) -> pd.DataFrame:
@@ -78,11 +81,7 @@ def score_final(fitted: Fitted, study: Study) -> pd.DataFrame:
     for number, scan in enumerate(test):
         factor = factor_for(scan, study.sizes.final_pixel_mm)
         for angle in (0.0, rotation_of(number, len(test))):
-            key = ["final", scan.code, scan.checksum, angle]
-            table = remembered_table(
-                fitted, key, partial(_volume_table, fitted, scan, angle, factor)
-            )
-            tables.append(table.assign(angle_deg=angle))
+            tables.append(score_scan(fitted, scan, factor, angle).assign(angle_deg=angle))
     columns = ["subject", "bone", "angle_deg", "dice", "hd95_mm", "assd_mm"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -108,8 +107,30 @@ def final_slices(fitted: Fitted, study: Study, n: int = 4) -> dict[str, list[Sho
     return rows
 
 
-def _volume_table(fitted: Fitted, scan: Scan, angle: float, factor: int) -> pd.DataFrame:
-    shown = turned(scan, angle) if angle else scan
+def score_scan(fitted: Fitted, scan: Scan, factor: int, angle_deg: float = 0.0) -> pd.DataFrame:
+    """Score a network on one whole scan, on its own grid; done once per network.
+
+    Parameters
+    ----------
+    fitted : Fitted
+    scan : Scan
+        On its own grid.
+    factor : int
+        Pixels of the network per pixel of the scan.
+    angle_deg : float
+        By which the foot is turned before.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, bone, dice, hd95_mm, assd_mm.
+    """
+    key = ["final", scan.code, scan.checksum, angle_deg]
+    return remembered_table(fitted, key, partial(_score_scan, fitted, scan, factor, angle_deg))
+
+
+def _score_scan(fitted: Fitted, scan: Scan, factor: int, angle_deg: float) -> pd.DataFrame:
+    shown = turned(scan, angle_deg) if angle_deg else scan
     labels = segment(fitted, shown, factor)
     rows = []
     for number, bone in enumerate(fitted.recipe.bones, start=1):
@@ -123,23 +144,50 @@ def _native_test(study: Study) -> list[Scan]:
 
 
 def save_final(path: Path, fitted: Fitted, study: Study) -> Path:
+    """Write the checkpoint of the final network, see `save_segmenter`."""
+    scan = study.native[0]
+    factor = factor_for(scan, study.sizes.final_pixel_mm)
+    posterior, superior = (round(factor * size, 6) for size in scan.voxel_size_mm[:2])
+    return save_segmenter(
+        path, fitted, (posterior, superior), study.split.train, thickest_mm=THIN_MM
+    )
+
+
+def save_segmenter(
+    path: Path,
+    fitted: Fitted,
+    voxel_mm: tuple[float, float],
+    subjects: Sequence[str],
+    *,
+    thickest_mm: float,
+) -> Path:
     """Write the checkpoint that `ankle segment` takes, with all that is needed to use it.
 
     Its ``training`` holds ``input``: the voxel size within a slice that it wants (``voxel_mm``),
     how intensities are normalised, the axes, whether left feet are mirrored (they are not: the
-    network was shown both), and the slices that it sees at a time (``context_mm``).
+    network was shown both), the slices that it sees at a time (``context_mm``), and the thickest
+    slices that it is for (``thickest_mm``).
+
+    Parameters
+    ----------
+    path : Path
+    fitted : Fitted
+    voxel_mm : two floats
+        Along axes posterior and superior.
+    subjects : sequence of str
+        On whom it was trained.
+    thickest_mm : float
     """
-    scan = study.native[0]
-    factor = factor_for(scan, study.sizes.final_pixel_mm)
     training: dict[str, Any] = {
         "input": {
-            "voxel_mm": [round(factor * size, 6) for size in scan.voxel_size_mm[:2]],
+            "voxel_mm": list(voxel_mm),
             "normalisation": "zscore-foot",
             "axes": "PSR",
             "side": "as is",
             "context_mm": list(fitted.recipe.context_mm),
+            "thickest_mm": thickest_mm,
         },
-        "subjects": list(study.split.train),
+        "subjects": list(subjects),
     }
     return save_checkpoint(
         path,

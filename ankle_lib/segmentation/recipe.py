@@ -1,4 +1,4 @@
-"""How one network of chapter 05 is trained: a recipe, and the training that follows it."""
+"""How one network of chapters 05 and 07 is trained: a recipe, and the training that follows it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pandas as pd
 import torch
 
@@ -24,16 +25,20 @@ from ankle_lib.networks import (
     parameter_count,
     save_checkpoint,
 )
+from ankle_lib.parallel import run_all
 from ankle_lib.patches import Augmentation, Batch, PatchRule, PatchSource, slices_at
 from ankle_lib.presets import BONES
 from ankle_lib.resume import code_digest
 from ankle_lib.segmentation.scans import Scan
 from ankle_lib.training import TrainingSettings, patch_validation, train
 
-__all__ = ["Fitted", "Recipe", "Stage", "fit", "patch_source"]
+__all__ = ["Fitted", "Recipe", "Stage", "Task", "fit", "fit_side_by_side", "patch_source"]
 
 TRIES = 300
 """Positions that the report tries in every slice."""
+
+MOST_AT_ONCE = 4
+"""Networks trained side by side: each process takes most of a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,56 @@ class Fitted:
         return parameter_count(self.network)
 
 
+@dataclass(frozen=True)
+class Task:
+    """One training: a recipe and what it is given; the arguments of `fit`."""
+
+    recipe: Recipe
+    scans: Sequence[Scan]
+    validation: Sequence[Scan] = ()
+    start: SliceNetwork | None = None
+
+
+def fit_side_by_side(
+    tasks: Sequence[Task], folder: Path, *, device: str = "cpu", progress: bool = False
+) -> None:
+    """Train several networks side by side, for `fit` to read.
+
+    Small networks on small patches leave most of a processor idle, so each gets one core. On a
+    GPU nothing happens here: there they are trained one after the other.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    folder, device, progress
+        As for `fit`; the bar counts networks.
+    """
+    if device != "cpu":
+        return
+    for task in tasks:
+        for scan in (*task.scans, *task.validation):
+            _ = scan.checksum  # once, not in every process
+    run_all(
+        partial(_fit_task, folder=folder),
+        tasks,
+        n_jobs=min(MOST_AT_ONCE, joblib.cpu_count()),
+        desc="training",
+        unit="network",
+        progress=progress,
+    )
+
+
+def _fit_task(task: Task, folder: Path) -> None:
+    fit(task.recipe, task.scans, folder, validation=task.validation, start=task.start)
+
+
 def fit(
     recipe: Recipe,
     scans: Sequence[Scan],
     folder: Path,
     *,
     validation: Sequence[Scan] = (),
+    start: SliceNetwork | None = None,
     device: str = "cpu",
     progress: bool = False,
 ) -> Fitted:
@@ -141,15 +190,17 @@ def fit(
         Of all trainings.
     validation : sequence of Scan
         Scored after each epoch, if the recipe keeps the best one.
+    start : SliceNetwork, optional
+        A network of the recipe's size, whose weights are the first ones instead of random ones.
     device : str
         "cpu" or "cuda".
     progress : bool
         Show a bar.
     """
-    place = folder / f"{recipe.network}-{_digest(recipe, scans, validation)}"
+    place = folder / f"{recipe.network}-{_digest(recipe, scans, validation, start)}"
     weights = place / "network.ckpt"
     if not weights.exists():
-        _train_stages(recipe, scans, place, validation, device, progress)
+        _train_stages(recipe, scans, place, validation, start, device, progress)
     network = load_checkpoint(weights).network.to(device)
     losses, epochs = (pd.read_csv(place / f"{table}.csv") for table in ("losses", "epochs"))
     return Fitted(network, recipe, losses, epochs, place)
@@ -163,11 +214,14 @@ def patch_source(
     device: str = "cpu",
     context_mm: Sequence[float] = (0.0,),
 ) -> PatchSource:
-    """Return patches of ``pixels`` x ``pixels`` of the scans, labelled with some of the bones."""
+    """Return patches of ``pixels`` x ``pixels`` of the scans, labelled with some of the bones.
+
+    A bone that a scan has no label of is unknown there, not absent.
+    """
     items = (
         replace(
             scan.item,
-            labels={bone: scan.item.labels[bone] for bone in bones},
+            labels={bone: mask for bone, mask in scan.item.labels.items() if bone in bones},
             context=slices_at(context_mm, scan.voxel_size_mm[2]),
         )
         for scan in scans
@@ -194,12 +248,15 @@ def _train_stages(
     scans: Sequence[Scan],
     place: Path,
     validation: Sequence[Scan],
+    start: SliceNetwork | None,
     device: str,
     progress: bool,
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = build(recipe.network, **recipe.arguments)
+    if start is not None:
+        _take_weights(network, start, recipe)
     losses, epochs = [], []
     for number, stage in enumerate(recipe.stages):
         wanted = (recipe.bones, stage.pixels, recipe.min_fraction, device, recipe.context_mm)
@@ -253,6 +310,16 @@ def _train_stages(
         shutil.rmtree(place / f"stage-{number}", ignore_errors=True)
 
 
+def _take_weights(network: SliceNetwork, start: SliceNetwork, recipe: Recipe) -> None:
+    try:
+        network.load_state_dict(start.state_dict())
+    except RuntimeError:
+        raise AnkleError(
+            f"a {recipe.network} with {recipe.arguments} cannot start from the weights of a "
+            "network of another size: build it alike, or start from random weights"
+        ) from None
+
+
 def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Put the stages' tables below each other, with steps that go on counting."""
     done, parts = 0, []
@@ -262,13 +329,26 @@ def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _digest(recipe: Recipe, scans: Sequence[Scan], validation: Sequence[Scan]) -> str:
+def _digest(
+    recipe: Recipe,
+    scans: Sequence[Scan],
+    validation: Sequence[Scan],
+    start: SliceNetwork | None,
+) -> str:
     """Tell one training from another by all that decides it, the code included."""
     seen = [[scan.code, scan.checksum] for scan in scans]
     if recipe.keep_best:
         seen += [[scan.code, scan.checksum] for scan in validation]
-    text = json.dumps([asdict(recipe), seen, _code()], sort_keys=True, default=str)
+    begun = [] if start is None else [_weights_digest(start)]
+    text = json.dumps([asdict(recipe), seen, _code(), *begun], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _weights_digest(network: SliceNetwork) -> str:
+    digest = hashlib.sha256()
+    for weights in network.state_dict().values():
+        digest.update(weights.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @cache

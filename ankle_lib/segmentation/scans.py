@@ -89,11 +89,20 @@ def factor_for(scan: Scan, pixel_mm: float) -> int:
     return max(1, round(pixel_mm / scan.pixel_mm))
 
 
-def coarser(scan: Scan, factor: int) -> Scan:
+def coarser(scan: Scan, factor: int, *, to_learn: bool = False) -> Scan:
     """Return the scan with ``factor`` x ``factor`` pixels of each slice averaged to one.
 
     Labels and foot by majority. Rows and columns that fill no whole pixel any more are continued
     with the image's border.
+
+    Parameters
+    ----------
+    scan : Scan
+    factor : int
+    to_learn : bool
+        Of the pixels of which exactly half is bone, take every other one, as on a chessboard.
+        Otherwise all of them are bone, and a network that learns from such labels, brought back to
+        small pixels, makes bones larger by a quarter of a large one.
     """
     if factor == 1:
         return scan
@@ -105,12 +114,19 @@ def coarser(scan: Scan, factor: int) -> Scan:
         blocks = whole.reshape(rows // factor, factor, columns // factor, factor, slices)
         return blocks.mean(axis=(1, 3), dtype=np.float32)
 
+    def label(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        part = mean(mask)
+        if not to_learn:
+            return part >= 0.5
+        chosen = np.indices(part.shape, sparse=True)
+        return (part > 0.5) | ((part == 0.5) & (sum(chosen) % 2 == 0))
+
     item = scan.item
     smaller = replace(
         item,
         image=mean(item.image),
         region=mean(item.region) >= 0.5,
-        labels={label: mean(mask) >= 0.5 for label, mask in item.labels.items()},
+        labels={name: label(mask) for name, mask in item.labels.items()},
     )
     posterior, superior, right = scan.voxel_size_mm
     return Scan(smaller, scan.group, (posterior * factor, superior * factor, right))

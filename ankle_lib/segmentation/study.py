@@ -5,25 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 
 from ankle_lib import inference, metrics
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest import CleanSubject
-from ankle_lib.parallel import run_all
 from ankle_lib.patches import STATIC_SEGMENTATION, Split, cross_validation, report_split
 from ankle_lib.patches.split import Part
 from ankle_lib.presets import SegmentationSizes
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.segmentation import evaluation
 from ankle_lib.segmentation.evaluation import patch_scores, volume_scores
-from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, fit
+from ankle_lib.segmentation.recipe import (
+    Fitted,
+    Recipe,
+    Stage,
+    Task,
+    fit,
+    fit_side_by_side,
+)
 from ankle_lib.segmentation.scans import (
     Scan,
     coarser,
@@ -35,9 +40,6 @@ from ankle_lib.segmentation.scans import (
 )
 
 __all__ = ["Study", "read_study", "remembered_table"]
-
-MOST_AT_ONCE = 4
-"""Networks trained side by side: each process takes most of a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,7 @@ class Study:
         )
 
     def fit_all(self, recipes: Iterable[Recipe], splits: Sequence[Split] = ()) -> None:
-        """Train several networks side by side, for `fit` to read.
-
-        Small networks on small patches leave most of a processor idle, so each gets one core. On
-        a GPU nothing happens here: there they are trained one after the other.
+        """Train several networks for `fit` to read, see `fit_side_by_side`.
 
         Parameters
         ----------
@@ -113,20 +112,13 @@ class Study:
         splits : sequence of Split, optional
             Each recipe is trained on each; the study's own by default.
         """
-        if self.device != "cpu":
-            return
         wanted = dict.fromkeys(recipes)
-        tasks = [(recipe, split) for split in splits or [self.split] for recipe in wanted]
-        for scan in self.scans:
-            _ = scan.checksum  # once, not in every process
-        run_all(
-            partial(_fit_one, replace(self, native=(), progress=False)),
-            tasks,
-            n_jobs=min(MOST_AT_ONCE, joblib.cpu_count()),
-            desc="training",
-            unit="network",
-            progress=self.progress,
-        )
+        tasks = [
+            Task(recipe, self.part("train", split), self.part("validation", split))
+            for split in splits or [self.split]
+            for recipe in wanted
+        ]
+        fit_side_by_side(tasks, self.folder, device=self.device, progress=self.progress)
 
     def patch_scores(
         self, fitted: Fitted, part: Part, split: Split | None = None, **options: Any
@@ -183,10 +175,6 @@ class Study:
 
     def _stamp(self, part: Part, split: Split | None = None) -> list[list[Any]]:
         return [[scan.code, scan.checksum] for scan in self.part(part, split)]
-
-
-def _fit_one(study: Study, task: tuple[Recipe, Split]) -> None:
-    study.fit(*task)
 
 
 def read_study(

@@ -1,19 +1,23 @@
 """Interactive views for JupyterLab; all they do can also be done by calling their methods.
 
-``review_board`` is where people judge registrations; ``volume_viewer``, ``sequence_player``,
-``registration_tuner``, ``patch_explorer`` and ``training_monitor`` show what their names say, and
-``volume_3d`` is optional. ``panel`` is one slice on the screen, made of ``pixels`` on a ``canvas``
-that hears the mouse; ``keyboard`` brings keys from the browser, ``picture`` draws for the board,
-``inputs`` and ``message`` turn bad input into a sentence.
+``review_board`` is where people judge registrations (``review_layout`` its controls,
+``review_rows`` the order, ``review_view`` what is looked at); ``volume_viewer``,
+``sequence_player``, ``registration_tuner``, ``patch_explorer`` and ``training_monitor`` show what
+their names say; ``tuning_figure`` and ``training_figure`` show two of them on paper; ``volume_3d``
+is optional. ``panel`` is one slice on the screen, made of ``pixels`` on a ``canvas`` that hears the
+mouse; ``keyboard`` brings keys from the browser, ``picture`` draws for the board, ``inputs`` and
+``message`` turn bad input into a sentence.
 """
 
 from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
 from ankle_lib.widgets.patch_explorer import PatchExplorer
 from ankle_lib.widgets.picture import SlicePicture
 from ankle_lib.widgets.registration_tuner import RegistrationTuner
-from ankle_lib.widgets.review_board import ReviewBoard, View, registered_view
+from ankle_lib.widgets.review_board import ReviewBoard
+from ankle_lib.widgets.review_view import View, registered_view
 from ankle_lib.widgets.sequence_player import SequencePlayer
 from ankle_lib.widgets.training_monitor import TrainingMonitor, training_figure
+from ankle_lib.widgets.tuning_figure import tuning_figure
 from ankle_lib.widgets.volume_3d import volume_3d
 from ankle_lib.widgets.volume_viewer import VolumeViewer
 
@@ -30,5 +34,6 @@ __all__ = [
     "VolumeViewer",
     "registered_view",
     "training_figure",
+    "tuning_figure",
     "volume_3d",
 ]

@@ -15,7 +15,16 @@ from ankle_lib.figures import BONE_COLOURS
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, to_orientation
 
-__all__ = ["SAME_GRID_MM", "Frames", "colours_of", "image_3d", "masks_on", "not_finite", "series"]
+__all__ = [
+    "SAME_GRID_MM",
+    "Frames",
+    "check_grid",
+    "colours_of",
+    "image_3d",
+    "masks_on",
+    "not_finite",
+    "series",
+]
 
 Frames = Volume | Sequence[Volume | None]
 """A 4D image, or one 3D image per frame; None where there is none."""
@@ -78,7 +87,7 @@ def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume
                 f"Frame {number} of the {name} has shape {image.data.shape}: a 3D image is wanted."
             )
         if like is not None:
-            _check_grid(image, like, f"Frame {number} of the {name}")
+            check_grid(image, like, f"Frame {number} of the {name}")
     return [None if image is None else to_orientation(image) for image in images]
 
 
@@ -94,7 +103,7 @@ def masks_on(
     for name, mask in masks.items():
         try:
             turned = image_3d(mask, name)
-            _check_grid(turned, image, f"The mask of {name}")
+            check_grid(turned, image, f"The mask of {name}")
         except AnkleError as error:
             sentences.append(f"{name} is not shown: {error}")
             continue
@@ -102,6 +111,21 @@ def masks_on(
         if not drawn[name].any():
             sentences.append(f"The mask of {name} is empty: no voxel is above 0.")
     return drawn, sentences
+
+
+def check_grid(volume: Volume, like: Volume, what: str, other: str = "the image") -> None:
+    """Refuse a volume that is on another grid; ``what`` and ``other`` name both in the sentence.
+
+    Raises
+    ------
+    AnkleError
+        If shapes differ, or affines by more than a micrometre.
+    """
+    same = volume.shape == like.shape
+    if not (same and np.allclose(volume.affine, like.affine, atol=SAME_GRID_MM)):
+        raise AnkleError(
+            f"{what} {volume.shape} is on another grid than {other} {like.shape}: resample it."
+        )
 
 
 def not_finite(image: Volume, name: str = "image") -> str:
@@ -119,11 +143,3 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
     others = [name for name in names if name not in BONE_COLOURS]
     further = {name: FURTHER_COLOURS[n % len(FURTHER_COLOURS)] for n, name in enumerate(others)}
     return {name: (BONE_COLOURS | further)[name] for name in names}
-
-
-def _check_grid(volume: Volume, like: Volume, what: str) -> None:
-    same = volume.shape == like.shape
-    if not (same and np.allclose(volume.affine, like.affine, atol=SAME_GRID_MM)):
-        raise AnkleError(
-            f"{what} {volume.shape} is on another grid than the image {like.shape}: resample it."
-        )

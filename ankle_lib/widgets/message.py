@@ -13,11 +13,15 @@ __all__ = ["Message"]
 class Message(ipywidgets.HTML):
     """Says in red what is wrong; empty if nothing is."""
 
+    sentences: tuple[str, ...] = ()
+    """What it says, as plain text."""
+
     def say(self, *sentences: str) -> None:
         """Show these sentences, in place of the ones before; none of them is read as HTML."""
         self.show(sentences)
 
     def show(self, sentences: Sequence[str]) -> None:
         """Show a list of sentences, one per line."""
-        lines = "<br>".join(html.escape(sentence) for sentence in sentences if sentence)
+        self.sentences = tuple(sentence for sentence in sentences if sentence)
+        lines = "<br>".join(html.escape(sentence) for sentence in self.sentences)
         self.value = f'<b style="color: #B00000">{lines}</b>' if lines else ""

@@ -34,6 +34,7 @@ class Panel(ipywidgets.VBox):
         self.canvas = PictureCanvas()
         super().__init__([self.title, self.canvas])
         self.layout.margin = "0 8px 0 0"
+        self.layout.flex = "0 0 auto"  # or a narrow window would cut it off
         self.name(title)
 
     def name(self, title: str) -> None:

@@ -90,7 +90,7 @@ class PatchExplorer(ipywidgets.VBox):
         return f"{text}, more than {rule.min_correlation:.2f} is needed: rejected"
 
     def _build(self) -> list[ipywidgets.Widget]:
-        wide = ipywidgets.Layout(width="380px")
+        wide = ipywidgets.Layout(width="360px")  # beside the picture, at 1280 pixels
         names = [(f"{item.subject} {item.name} {item.bone or ''}".strip(), number)
                  for number, item in enumerate(self._items)]  # fmt: skip
         self.chosen = ipywidgets.Dropdown(options=names, description="image", layout=wide)

@@ -57,7 +57,7 @@ class SlicePicture:
         if frame is not None and mask is not None:
             image = slice_of(frame, "sagittal", index)
             bone = slice_of(mask, "sagittal", index)
-            if zoom and np.any(mask.data):
+            if zoom and np.any(mask.data > 0):
                 box = box_around(mask, image)
                 image, bone = image.crop(box), bone.crop(box)
             outlines = {name: bone} if outline else None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ankle_lib.figures import Slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.registration import (
     bone_points,
@@ -50,12 +51,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Cut:
-    """One slice of a frame, as volumes of one slice."""
+    """A part of one sagittal slice of a frame."""
 
-    frame: Volume
-    carried: Volume
+    frame: Slice
+    carried: Slice
     """The static scan there, as thick as the slice."""
-    bone: Volume
+    bone: Slice
     """The carried mask."""
 
 
@@ -130,15 +131,17 @@ class Scene:
         image = self.sequence.frame(frame)
         return moved_mask(self._bones[bone], pose, image.shape, image.affine)
 
-    def cut(self, bone: str, frame: int, index: int, pose: Matrix) -> Cut:
-        """Return a sagittal slice of a frame, and what a pose carries there."""
+    def cut(self, bone: str, frame: int, index: int, box: tuple[slice, slice], pose: Matrix) -> Cut:
+        """Return rows and columns of a sagittal slice of a frame, and what a pose carries there."""
         image = self.sequence.frame(frame)
+        rows, columns = box
         affine = image.affine.copy()
-        affine[:3, 3] += index * affine[:3, 2]
-        shape = (image.shape[0], image.shape[1], 1)
+        affine[:3, 3] += image.affine[:3, :3] @ (columns.start, rows.start, index)
+        part = image.data[columns, rows, index : index + 1]
+        shape = (part.shape[0], part.shape[1], 1)
         carried = moved(self.static, pose, shape, affine, slice_samples=SLICE_SAMPLES)
         mask = moved_mask(self._bones[bone], pose, shape, affine)
-        return Cut(Volume(image.data[:, :, index : index + 1], affine), carried, mask)
+        return Cut(*(slice_of(one, "sagittal", 0) for one in (Volume(part, affine), carried, mask)))
 
 
 def _start(start: NDArray[np.float64] | None, n_frames: int) -> NDArray[np.float64]:

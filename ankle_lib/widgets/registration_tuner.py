@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures import Slice, middle_slice, slice_of
+from ankle_lib.figures import middle_slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.registration import Settings
 from ankle_lib.transforms import Matrix
@@ -20,11 +20,12 @@ from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.picture import box_around
 from ankle_lib.widgets.pixels import Layer, brightness_limits
-from ankle_lib.widgets.registration_scene import Run, Scene
+from ankle_lib.widgets.registration_scene import Cut, Run, Scene
 
-__all__ = ["RegistrationTuner"]
+__all__ = ["START_COLOUR", "RegistrationTuner"]
 
-SIDE_PX = 400
+SIDE_PX = 340
+"""Pictures and controls are seen together at 1280 x 800."""
 MOST_TURN_DEG, MOST_SHIFT_MM = 60.0, 20.0
 START_COLOUR = "#F0E442"
 TURNS = ("left-right", "front-back", "up-down")
@@ -76,9 +77,11 @@ class RegistrationTuner(ipywidgets.VBox):
         self.message = Message()
         self.runs: list[Run] = []
         self._starts: list[str] = []  # where each run began, in words
+        self._given: Scene | None = None
+        self._similar: tuple[Any, float] | None = None
         options = {"settings": settings, "engine": engine, "device": device}
         try:
-            self._scene = Scene(sequence, static, masks, weights, start, options, truth or {})
+            self._given = Scene(sequence, static, masks, weights, start, options, truth or {})
         except AnkleError as error:
             self.message.say(str(error))
             super().__init__([self.message])
@@ -107,10 +110,36 @@ class RegistrationTuner(ipywidgets.VBox):
         self._move({self.side: "end"})
         return run
 
+    def try_turns(self, turns_deg: Sequence[float]) -> list[Run]:
+        """Register from the sliders' pose, turned further about left-right; nothing is listed.
+
+        Raises
+        ------
+        AnkleError
+            If there is nothing to register.
+        """
+        scene = self._scene
+        turn, shift = self._motion()
+        bone, frame = self.bone.value, self.frame.value
+        starts = [scene.pose(bone, frame, (turn[0] + angle, *turn[1:]), shift)
+                  for angle in turns_deg]  # fmt: skip
+        return [scene.run(bone, frame, start) for start in starts]
+
+    def shown(self, pose: Matrix | None = None) -> Cut:
+        """Return what the panels show, for the sliders' pose or another (4, 4) one."""
+        place = self.bone.value, self.frame.value, self.slice.value, self._box
+        return self._scene.cut(*place, self.pose if pose is None else pose)
+
     def reset(self) -> None:
         """Put all sliders back to 0."""
         zeros = dict.fromkeys([*self.turns.values(), *self.shifts.values()], 0.0)
         self._move({**zeros, self.side: "start"})
+
+    @property
+    def _scene(self) -> Scene:
+        if self._given is None:
+            raise AnkleError("; ".join(self.message.sentences))
+        return self._given
 
     # --- building ---
 
@@ -141,6 +170,7 @@ class RegistrationTuner(ipywidgets.VBox):
         sliders = (*self.turns.values(), *self.shifts.values())
         for control in (*sliders, self.slice, self.side):
             control.observe(lambda _: self._draw(), "value")
+        middle = ipywidgets.Layout(align_items="center")
         columns = [
             ipywidgets.VBox([self.bone, self.frame, self.slice]),
             ipywidgets.VBox(list(self.turns.values())),
@@ -150,7 +180,7 @@ class RegistrationTuner(ipywidgets.VBox):
             ipywidgets.HBox(list(self.panels.values())),
             self.similarity,
             ipywidgets.HBox(columns),
-            ipywidgets.HBox([self.runner, self.resetter, self.side]),
+            ipywidgets.HBox([self.runner, self.resetter, self.side], layout=middle),
             self.table,
             self.message,
         ]
@@ -185,22 +215,27 @@ class RegistrationTuner(ipywidgets.VBox):
     def _draw(self) -> None:
         if self._quiet:
             return
-        bone, frame, index = self.bone.value, self.frame.value, self.slice.value
-        start = self._scene.cut(bone, frame, index, self.pose)
-        image, box = slice_of(start.frame, "sagittal", 0), self._box
-        layers = [Layer(_part(start.bone, box).image, START_COLOUR)]
-        carried = start.carried
+        bone, frame = self.bone.value, self.frame.value
+        start = self.shown()
+        layers, carried = [Layer(start.bone.image, START_COLOUR)], start.carried
         run = next((run for run in self.runs[::-1] if (run.bone, run.frame) == (bone, frame)), None)
         if run is not None:
-            end = self._scene.cut(bone, frame, index, run.pose)
-            layers.append(Layer(_part(end.bone, box).image, colours_of([bone])[bone]))
+            end = self.shown(run.pose)
+            layers.append(Layer(end.bone.image, colours_of([bone])[bone]))
             carried = end.carried if self.side.value == "end" else carried
-        of_carried = layers[-1] if carried is not start.carried else layers[0]
-        self.panels["frame"].draw(image.crop(box), self._limits[0], layers)
-        panel = self.panels["static scan, moved"]
-        panel.draw(_part(carried, box), self._limits[1], [of_carried])
-        self._tell(self._scene.agreement(bone, frame, self.pose).correlation, run)
-        self.message.say("" if start.bone.data.any() else "The bone is not in this slice.")
+        self.panels["frame"].draw(start.frame, self._limits[0], layers)
+        of_carried = layers[0] if carried is start.carried else layers[-1]
+        self.panels["static scan, moved"].draw(carried, self._limits[1], [of_carried])
+        self._tell(self._similarity(), run)
+        self.message.say("" if start.bone.image.any() else "The bone is not in this slice.")
+
+    def _similarity(self) -> float:
+        """Return the correlation at the sliders' pose, which no slice and no run changes."""
+        place = self.bone.value, self.frame.value, self.pose
+        seen = place[0], place[1], place[2].tobytes()
+        if self._similar is None or self._similar[0] != seen:
+            self._similar = seen, self._scene.agreement(*place).correlation
+        return self._similar[1]
 
     def _tell(self, correlation: float, run: Run | None) -> None:
         text = f"correlation where the sliders put it: <b>{correlation:.3f}</b>"
@@ -234,7 +269,3 @@ def _slider(text: str, most: float, step: float) -> ipywidgets.FloatSlider:
         style={"description_width": "90px"},
         readout_format=".1f",
     )
-
-
-def _part(volume: Volume, box: tuple[slice, slice]) -> Slice:
-    return slice_of(volume, "sagittal", 0).crop(box)

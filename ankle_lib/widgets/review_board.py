@@ -3,61 +3,35 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
-import pandas as pd
 
 from ankle_lib.figures import BONE_COLOURS, VERDICT_COLOURS, middle_slice
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.quality import AUTOMATIC, KEY, ReviewSheet, frame_path
-from ankle_lib.volume import Volume, load, to_orientation
-from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
-from ankle_lib.widgets.picture import SIDE_PIXELS, SlicePicture
-
-__all__ = ["ReviewBoard", "View", "registered_view"]
-
-View = Callable[[str, str, int, str], tuple[Volume, Volume]]
-"""Maps subject, sequence, frame, bone to the frame's image and the moved mask on its grid."""
-
-KEYS_HELP = (
-    "keys (click on the board first): <b>a</b> accept, <b>r</b> reject, <b>u</b> unsure, "
-    "<b>n</b> next undecided, <b>←</b> <b>→</b> frame, <b>1</b> <b>2</b> <b>3</b> bone, "
-    "<b>o</b> outline, <b>z</b> zoom"
+from ankle_lib.quality import AUTOMATIC, ReviewSheet
+from ankle_lib.volume import Volume
+from ankle_lib.widgets.inputs import not_finite
+from ankle_lib.widgets.picture import SlicePicture
+from ankle_lib.widgets.review_layout import VERDICT_OF, ReviewLayout
+from ankle_lib.widgets.review_rows import (
+    RowKey,
+    bones_of,
+    keys_of,
+    next_undecided,
+    row_of,
+    undecided,
 )
+from ankle_lib.widgets.review_view import View, look
 
-_VERDICT_OF = {"accept": "accepted", "reject": "rejected", "unsure": "unsure"}
-
-
-def registered_view(subjects: Sequence[CleanSubject], folder: Path) -> View:
-    """Return the view of a registration folder for `ReviewBoard`.
-
-    Parameters
-    ----------
-    subjects : sequence of CleanSubject
-        From `manifest.read_clean_cohort`: where the frames are.
-    folder : Path
-        Where the registration chapter wrote the moved masks.
-    """
-    people = {subject.code: subject for subject in subjects}
-
-    def view(subject: str, sequence: str, frame: int, bone: str) -> tuple[Volume, Volume]:
-        try:
-            image = people[subject].sequences[sequence][frame]
-        except (KeyError, IndexError):
-            raise AnkleError(f"the cohort has no frame {frame} of {subject} {sequence}") from None
-        return load(image), load(frame_path(folder, subject, sequence, frame, bone))
-
-    return view
+__all__ = ["ReviewBoard"]
 
 
-class ReviewBoard(ipywidgets.VBox):
+class ReviewBoard(ReviewLayout):
     """Judge registrations one after the other; each verdict is at once in the review sheet.
 
     Shown is a sagittal slice of the frame with the outline of the moved bone, at first through
@@ -89,22 +63,21 @@ class ReviewBoard(ipywidgets.VBox):
         self._picture = SlicePicture()
         self._shown: tuple[Volume, Volume] | None = None
         self._moving = False  # while the board itself sets its controls
-        undecided = self._table[self._table["reviewer"] == AUTOMATIC]
-        self._key = self._keys(self._table if undecided.empty else undecided)[0]
-        super().__init__(self._build())
-        self.add_class(BOARD_CLASS)  # the keyboard listens there
+        self._key = (undecided(self._table) or keys_of(self._table))[0]
+        super().__init__(bones_of(self._table), len(self._table))
+        self._listen()
         self._show()
 
     # --- what one can do ---
 
     @property
-    def current(self) -> tuple[str, str, int, str]:
+    def current(self) -> RowKey:
         """Subject, sequence, frame and bone of the registration that is shown."""
         return self._key
 
     def judge(self, verdict: str) -> None:
         """Write ``accepted``, ``rejected`` or ``unsure`` to the sheet, and go on."""
-        row = self._row(self._key)
+        row = row_of(self._table, self._key)
         try:
             self._table = self._sheet.judge(
                 *self._key,
@@ -115,7 +88,7 @@ class ReviewBoard(ipywidgets.VBox):
             )
         except AnkleError as error:
             self._show_again()
-            self._say(str(error))
+            self.message.say(str(error))
             return
         self._go_to_undecided()
 
@@ -136,7 +109,7 @@ class ReviewBoard(ipywidgets.VBox):
         try:
             self._table = self._sheet.table()
         except AnkleError as error:
-            self._say(str(error))
+            self.message.say(str(error))
             return
         self._go_to_undecided()
 
@@ -157,8 +130,8 @@ class ReviewBoard(ipywidgets.VBox):
     def go_to(self, subject: str, sequence: str, frame: int, bone: str) -> None:
         """Show a registration; if the sheet lacks it, say so."""
         key = (subject, sequence, frame, bone)
-        if self._row(key) is None:
-            self._say(f"The sheet has no row {', '.join(map(str, key))}.")
+        if row_of(self._table, key) is None:
+            self.message.say(f"The sheet has no row {', '.join(map(str, key))}.")
             return
         self._key = key
         self._show()
@@ -169,30 +142,9 @@ class ReviewBoard(ipywidgets.VBox):
         if action is not None:
             action()
 
-    # --- building ---
+    # --- what happens on a change ---
 
-    def _build(self) -> list[ipywidgets.Widget]:
-        wide = ipywidgets.Layout(width="330px")  # beside the picture, at 1280 pixels
-        third = ipywidgets.Layout(width="106px")
-        self.sequence = ipywidgets.Dropdown(description="sequence", layout=wide)
-        self.frame = ipywidgets.SelectionSlider(options=(0,), description="frame", layout=wide)
-        self.slice = ipywidgets.IntSlider(min=0, max=0, description="slice", layout=wide)
-        self.outline = ipywidgets.Checkbox(True, description="outline", indent=False)
-        self.zoom = ipywidgets.Checkbox(True, description="zoom", indent=False)
-        self.bones = {bone: ipywidgets.Button(description=bone, layout=third)
-                      for bone in self._bones()}  # fmt: skip
-        self.verdicts = {name: ipywidgets.Button(description=name.capitalize(), layout=third)
-                         for name in _VERDICT_OF}  # fmt: skip
-        self.next = ipywidgets.Button(description="Next undecided")
-        self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict")
-        self.note.layout = wide
-        self.image = ipywidgets.Image(format="png")
-        self.image.layout = ipywidgets.Layout(width=f"{SIDE_PIXELS}px", height=f"{SIDE_PIXELS}px")
-        self.status, self.message = ipywidgets.HTML(), ipywidgets.HTML()
-        self.progress = ipywidgets.IntProgress(min=0, max=len(self._table), layout=wide)
-        self.count = ipywidgets.Label()
-        self.keyboard = Keyboard()
-
+    def _listen(self) -> None:
         self._actions: dict[str, Callable[[], None]] = {
             "a": self.accept,
             "r": self.reject,
@@ -204,28 +156,10 @@ class ReviewBoard(ipywidgets.VBox):
             "o": partial(_toggle, self.outline),
             "z": partial(_toggle, self.zoom),
         }
-        self._listen()
-        right = ipywidgets.VBox([
-            self.sequence,
-            self.frame,
-            self.slice,
-            ipywidgets.HBox(list(self.bones.values())),
-            ipywidgets.HBox([self.outline, self.zoom]),
-            self.status,
-            self.note,
-            ipywidgets.HBox(list(self.verdicts.values())),
-            self.next,
-            self.progress,
-            self.count,
-            self.message,
-        ])  # fmt: skip
-        return [ipywidgets.HBox([self.image, right]), ipywidgets.HTML(KEYS_HELP), self.keyboard]
-
-    def _listen(self) -> None:
         for number, button in enumerate(self.bones.values(), start=1):
             button.on_click(lambda _, number=number: self.choose_bone(number))
         for name, button in self.verdicts.items():
-            button.on_click(lambda _, verdict=_VERDICT_OF[name]: self.judge(verdict))
+            button.on_click(lambda _, verdict=VERDICT_OF[name]: self.judge(verdict))
         self.next.on_click(lambda _: self.next_undecided())
         self.sequence.observe(self._on_sequence, "value")
         self.frame.observe(self._on_frame, "value")
@@ -234,17 +168,10 @@ class ReviewBoard(ipywidgets.VBox):
         self.keyboard.listened_keys = list(self._actions)
         self.keyboard.on_msg(lambda _, content, buffers: self.press(content.get("key", "")))
 
-    def _bones(self) -> list[str]:
-        """Return the bones of the sheet, those of the course first and in their order."""
-        known = {bone: place for place, bone in enumerate(BONE_COLOURS)}
-        return sorted(set(self._table["bone"]), key=lambda bone: (known.get(bone, 99), bone))
-
-    # --- what happens on a change ---
-
     def _on_sequence(self, change: dict[str, Any]) -> None:
         if self._moving:
             return
-        keys = [key for key in self._keys(self._table) if key[:2] == change["new"]]
+        keys = [key for key in keys_of(self._table) if key[:2] == change["new"]]
         same_bone = [key for key in keys if key[3] == self._key[3]]
         self.go_to(*(same_bone or keys)[0])
 
@@ -264,35 +191,23 @@ class ReviewBoard(ipywidgets.VBox):
             self.frame.value = frames[place]
 
     def _go_to_undecided(self) -> None:
-        undecided = self._keys(self._table[self._table["reviewer"] == AUTOMATIC])
-        if undecided:
-            following = [key for key in undecided if _order(key) > _order(self._key)]
-            self._key = (following or undecided)[0]
+        following = next_undecided(self._table, self._key)
+        self._key = following or self._key
         self._show()
-        if not undecided:
-            self._say(f"All {len(self._table)} registrations are judged.")
-
-    def _keys(self, table: pd.DataFrame) -> list[tuple[str, str, int, str]]:
-        keys = list(table[list(KEY)].itertuples(index=False, name=None))
-        return sorted(keys, key=_order)
-
-    def _row(self, key: tuple[str, str, int, str]) -> dict[str, Any] | None:
-        table = self._table
-        for name, value in zip(KEY, key, strict=True):
-            table = table[table[name] == value]
-        return None if table.empty else dict(table.iloc[0])
+        if following is None:
+            self.message.say(f"All {len(self._table)} registrations are judged.")
 
     # --- showing ---
 
     def _show(self) -> None:
         """Bring all controls and the picture to the current registration."""
         subject, sequence, frame, bone = self._key
-        row = self._row(self._key)
+        row = row_of(self._table, self._key)
         if row is None:  # taken out of the file meanwhile
-            self._say(f"The sheet no longer has a row {', '.join(map(str, self._key))}.")
+            self.message.say(f"The sheet no longer has a row {', '.join(map(str, self._key))}.")
             return
-        self.message.value = ""
-        keys = self._keys(self._table)
+        self.message.say()
+        keys = keys_of(self._table)
         self._moving = True
         try:
             _choose(self.sequence, {f"{k[0]} {k[1]}": k[:2] for k in keys}, (subject, sequence))
@@ -335,20 +250,17 @@ class ReviewBoard(ipywidgets.VBox):
         """Read frame and mask, and choose the slice through the bone's middle."""
         self._shown = None
         try:
-            frame, mask = self._view(*self._key)
-            if frame.shape != mask.shape or not np.allclose(frame.affine, mask.affine, atol=1e-3):
-                raise AnkleError(
-                    f"The mask {mask.shape} is on another grid than the frame {frame.shape}."
-                )
+            self._shown = look(self._view, self._key)
         except (AnkleError, OSError) as error:
-            self._say(str(error))
+            self.message.say(str(error))
             return
-        self._shown = to_orientation(frame), to_orientation(mask)
-        self.slice.max = self._shown[0].shape[2] - 1
-        if np.any(mask.data):
-            self.slice.value = middle_slice(self._shown[1].data)
-        else:
-            self._say("The moved mask is empty: the bone lies outside of this frame.")
+        frame, mask = self._shown
+        self.slice.max = frame.shape[2] - 1
+        there = bool(np.any(mask.data > 0))
+        if there:
+            self.slice.value = middle_slice(mask.data)
+        empty = "" if there else "The moved mask is empty: the bone lies outside of this frame."
+        self.message.say(not_finite(frame, "frame"), empty)
 
     def _draw(self) -> None:
         frame, mask = self._shown or (None, None)
@@ -361,9 +273,6 @@ class ReviewBoard(ipywidgets.VBox):
             zoom=self.zoom.value,
         )
 
-    def _say(self, text: str) -> None:
-        self.message.value = f'<b style="color: #B00000">{html.escape(text)}</b>'
-
 
 def _choose(control: Any, options: Any, value: Any) -> None:
     if control.options != options:  # setting equal ones would make the control jump
@@ -373,10 +282,3 @@ def _choose(control: Any, options: Any, value: Any) -> None:
 
 def _toggle(control: ipywidgets.Checkbox) -> None:
     control.value = not control.value
-
-
-def _order(key: tuple[str, str, int, str]) -> tuple[str, str, int, str, int]:
-    """Order in which a person judges: one bone through all frames of a sequence."""
-    subject, sequence, frame, bone = key
-    known = list(BONE_COLOURS)
-    return subject, sequence, known.index(bone) if bone in known else len(known), bone, frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -10,14 +11,17 @@ from typing import Any
 
 import ipywidgets
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ankle_lib.figures import BONE_COLOURS, new_figure
 from ankle_lib.widgets.message import Message
 
 __all__ = ["TrainingMonitor", "training_figure"]
 
+KEPT_CSV = "losses.csv"
+"""What `segmentation.recipe.fit` keeps of all steps when a training is finished."""
 POLL_S = 1.0
 SMOOTHED = 20
 """The thick line is a mean over this part (1 / 20) of all steps."""
@@ -35,19 +39,23 @@ class TrainingMonitor(ipywidgets.VBox):
     Parameters
     ----------
     folder : Path
-        Of one training, or a folder of many: the one written last is shown.
+        Of one training, or a folder of many: the one written last is shown, and inside a ``with``
+        block only what is written there.
     """
 
     def __init__(self, folder: Path) -> None:
         # here, for a notebook without a training shall not depend on its code
         from ankle_lib.training.history import EPOCHS_CSV, STEPS_CSV
 
-        self._folder, self._names = Path(folder), (STEPS_CSV, EPOCHS_CSV)
+        self._folder, self._names, self._epochs = Path(folder), (STEPS_CSV, KEPT_CSV), EPOCHS_CSV
         self._seen: tuple[Any, ...] = ()
+        self._since = 0  # tables that are older are not looked at
+        self._one_at_a_time = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.message = Message()
         self.image = ipywidgets.Image(format="png")
+        self.image.layout.align_self = "flex-start"  # in its own size, or it would be blurred
         self.status = ipywidgets.HTML()
         self.again = ipywidgets.Button(description="Read again")
         self.again.on_click(lambda _: self.refresh())
@@ -58,6 +66,9 @@ class TrainingMonitor(ipywidgets.VBox):
     def __enter__(self) -> TrainingMonitor:
         from IPython.display import display  # where there is a notebook, it appears at once
 
+        self._since = max((_written(table) for table in self._tables()), default=0)
+        self._clear()
+        self.refresh()
         display(self)
         self.follow()
         return self
@@ -68,7 +79,15 @@ class TrainingMonitor(ipywidgets.VBox):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._since = 0
         self.stop()
+
+    def look_at(self, folder: Path) -> None:
+        """Show the training of another folder, whenever that was."""
+        with self._one_at_a_time:
+            self._folder, self._since = Path(folder), 0
+            self._clear()
+            self._refresh()
 
     def follow(self, poll_s: float = POLL_S) -> None:
         """Look for news every so many seconds until `stop`."""
@@ -92,64 +111,99 @@ class TrainingMonitor(ipywidgets.VBox):
 
     def refresh(self) -> None:
         """Read the tables and draw them, if there are new ones."""
-        steps_csv, epochs_csv = self._names
-        tables = sorted(self._folder.rglob(steps_csv), key=_written)
+        with self._one_at_a_time:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        tables = [table for table in self._tables() if _written(table) > self._since]
         if not tables:
-            self.message.say(f"{self._folder} holds no {steps_csv} yet: no training has ended an "
-                             "epoch there.")  # fmt: skip
+            self.message.say(f"No training in {self._folder} has ended an epoch yet: it has no "
+                             f"new {self._names[0]}.")  # fmt: skip
             return
-        place = tables[-1].parent
-        files = (tables[-1], place / epochs_csv)
+        table = max(tables, key=_written)
+        files = (table, table.parent / self._epochs)
         seen = tuple((str(path), _written(path)) for path in files)
         if seen == self._seen:
             return
-        steps, epochs = _read(files[0], {"step", "loss"}), _read(files[1], {"epoch"})
+        steps, epochs = _read(files[0], {"step", "loss"}), _read(files[1], {"epoch", "step"})
         if steps is None:
-            self.message.say(f"{tables[-1]} is no table of steps and losses.")
+            if table.exists():  # a finished training tidies up
+                self.message.say(f"{table} is no table of steps and losses.")
             return
         self._seen = seen
         self.message.say()
-        name = place.relative_to(self._folder).as_posix()
+        name = table.parent.relative_to(self._folder).as_posix()
         self.image.value = _png(training_figure(steps, epochs, "" if name == "." else name))
         self.status.value = _in_words(steps, epochs)
 
+    def _tables(self) -> list[Path]:
+        """Return all tables of steps; folders may vanish while they are looked for."""
+        return [Path(place) / name for place, _, files in os.walk(self._folder)
+                for name in self._names if name in files]  # fmt: skip
+
+    def _clear(self) -> None:
+        self._seen, self.image.value, self.status.value = (), b"", ""
+
 
 def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str = "") -> Figure:
-    """Show the loss of each step, and the validation's scores after each epoch.
+    """Show the loss of each step, and beside it the validation's scores or the learning rate.
 
     Parameters
     ----------
     steps, epochs : DataFrame
-        As in `training.History`.
+        As in `training.History`, or as `segmentation.recipe.fit` keeps them: where ``stage``
+        changes, the patches grow.
     title : str
     """
-    scores = _scores(epochs)
     figure = new_figure(8.6, 3.2)
-    panels = figure.subplots(1, 2) if scores else [figure.subplots()]
-    axes = panels[0]
+    scores = _scores(epochs)
+    beside = bool(scores) or "learning_rate" in steps
+    panels = list(figure.subplots(1, 2)) if beside else [figure.subplots()]
+    _draw_loss(panels[0], steps)
+    if epochs is not None and scores:
+        _draw_scores(panels[1], epochs, scores)
+    elif beside:
+        panels[1].plot(steps["step"], steps["learning_rate"], color=LOSS_COLOUR, lw=2)
+        panels[1].set_ylabel("learning rate")
+        panels[1].set_ylim(bottom=0)
+    for panel in panels:
+        for step in _new_stages(steps):
+            panel.axvline(step, color="#999999", lw=1, ls=":")
+        panel.set_xlabel("batches seen")
+        panel.spines[["top", "right"]].set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_loss(axes: Axes, steps: pd.DataFrame) -> None:
     axes.plot(steps["step"], steps["loss"], color=LOSS_COLOUR, lw=0.6, alpha=0.35)
     width = max(1, len(steps) // SMOOTHED)
     smooth = steps["loss"].rolling(width, min_periods=1, center=True).mean()
     axes.plot(steps["step"], smooth, color=LOSS_COLOUR, lw=2)
     axes.set_yscale("log")
-    axes.set_xlabel("batches seen")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("loss")
-    if epochs is not None and scores:
-        for column in scores:
-            name = column.removeprefix("dice_")
-            style: dict[str, Any] = {"color": BONE_COLOURS.get(name, "black"), "marker": "o"}
-            panels[1].plot(epochs["epoch"], epochs[column], label=name, **style)
-        panels[1].set_xlabel("epoch")
-        dice = scores[0].startswith("dice_")
-        panels[1].set_ylabel("Dice of validation" if dice else "score of validation")
-        panels[1].set_ylim(min(0.0, float(epochs[scores].min().min())), 1.02)
-        panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        panels[1].legend(frameon=False, loc="lower right")
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+
+
+def _draw_scores(axes: Axes, epochs: pd.DataFrame, scores: list[str]) -> None:
+    for column in scores:
+        name = column.removeprefix("dice_")
+        style: dict[str, Any] = {"color": BONE_COLOURS.get(name, "black"), "marker": "o"}
+        axes.plot(epochs["step"], epochs[column], label=name, **style)
+    dice = scores[0].startswith("dice_")
+    axes.set_ylabel("Dice of validation" if dice else "score of validation")
+    axes.set_ylim(min(0.0, float(epochs[scores].min().min())), 1.02)
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _new_stages(steps: pd.DataFrame) -> list[float]:
+    """Return where each stage but the first begins."""
+    if "stage" not in steps:
+        return []
+    return steps.groupby("stage")["step"].min().tolist()[1:]
 
 
 def _scores(epochs: pd.DataFrame | None) -> list[str]:
@@ -165,7 +219,8 @@ def _in_words(steps: pd.DataFrame, epochs: pd.DataFrame | None) -> str:
     if epochs is None or epochs.empty:
         return text
     last = epochs.iloc[-1]
-    text += f" · epoch {int(last['epoch'])}"
+    text += f" · stage {int(last['stage']) + 1}," if "stage" in epochs else " ·"
+    text += f" epoch {int(last['epoch'])}"
     if "score" in epochs:
         best = epochs.loc[epochs["score"].idxmax()]
         text += f", score {last['score']:.3f} (best {best['score']:.3f}, epoch {best['epoch']:.0f})"
@@ -175,12 +230,13 @@ def _in_words(steps: pd.DataFrame, epochs: pd.DataFrame | None) -> str:
 
 
 def _read(path: Path, columns: set[str]) -> pd.DataFrame | None:
-    """Return a table with some columns; None if it is missing, empty or of something else."""
+    """Return a table with columns of numbers; None if it is missing, empty or of something else."""
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError):
         return None
-    return table if columns <= set(table) and len(table) else None
+    numbers = set(table.select_dtypes("number"))
+    return table if columns <= numbers and len(table) else None
 
 
 def _written(path: Path) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, save
 from ankle_lib.widgets.inputs import colours_of, image_3d, masks_on
+from ankle_lib.widgets.message import Message
 
 __all__ = ["volume_3d"]
 
@@ -34,7 +35,7 @@ def volume_3d(
     """Return a view of a volume and its masks in 3D, for JupyterLab; None under `ankle run`.
 
     The whole image travels to the browser, and stays in a notebook that is saved with its
-    widgets: look at large ones in a `VolumeViewer`.
+    widgets: look at large ones in a `VolumeViewer`. Values that are not finite are black.
 
     Parameters
     ----------
@@ -47,32 +48,37 @@ def volume_3d(
 
     Returns
     -------
-    ipyniivue.NiiVue or None
-
-    Raises
-    ------
-    AnkleError
-        If ipyniivue is not installed, the image has more than 64 MB, or there is no such frame or
-        nothing to draw.
+    ipyniivue.NiiVue, Message or None
+        A message if ipyniivue is not installed, the image has more than 64 MB, or there is no such
+        frame or nothing to draw.
     """
     if os.environ.get(RUN_VARIABLE):
         return None
+    try:
+        return _view(image, overlays or {}, frame)
+    except AnkleError as error:
+        message = Message()
+        message.say(str(error))
+        return message
+
+
+def _view(image: Volume, overlays: Mapping[str, Volume], frame: int) -> Any:
     shown = image.frame(frame) if image.data.ndim == 4 else image
     size_mb = shown.data.size * 2 / 2**20  # as int16
     if size_mb > LARGEST_MB:
         raise AnkleError(
-            f"an image of {shown.shape} has {size_mb:.0f} MB, a view in 3D holds {LARGEST_MB}: "
-            "resample it, or look at it in a VolumeViewer"
+            f"An image of {shown.shape} has {size_mb:.0f} MB, a view in 3D holds {LARGEST_MB}: "
+            "resample it, or look at it in a VolumeViewer."
         )
     turned = image_3d(shown)
-    masks, sentences = masks_on(turned, overlays or {})
+    masks, sentences = masks_on(turned, overlays)
     if sentences:
         raise AnkleError(sentences[0])
     try:
         niivue = importlib.import_module("ipyniivue")
     except ImportError:
         raise AnkleError(
-            f"a view in 3D needs ipyniivue, which is not installed: {COMMAND}"
+            f"A view in 3D needs ipyniivue, which is not installed: {COMMAND}"
         ) from None
     return _constructed(niivue, turned, masks, OPACITY)
 

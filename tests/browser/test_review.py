@@ -1,4 +1,4 @@
-"""A reviewer's whole job in chapter 03, from the open notebook to the rows of the sheet."""
+"""A reviewer's whole job: chapter 03, the rows of the sheet, and what chapter 04 makes of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from ankle_lib.quality import AUTOMATIC, SHEET_NAME, ReviewSheet, read_registered
+from ankle_lib.quality import AUTOMATIC, SHEET_NAME, ReviewSheet
+from ankle_lib.running.execution import execute_notebook
 from ankle_lib.widgets import BOARD_CLASS
 from tests.browser.lab import ROOT, Person, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-CHAPTER = "03_registration"
+CHAPTER, NEXT_CHAPTER = "03_registration", "04_patch_extraction"
 KEYS = ("a", "r", "a", "a", "u", "a")
 KEYS_LATER = ("a", "r", "a", "a")
 PROGRESS = re.compile(r"^\d+ of \d+ judged$")
@@ -86,6 +88,8 @@ def test_ten_registrations_by_keyboard(person: Person, course: Path, tmp_path: P
         person.open(address)
         person.run_all(300)
         assert judged(sheet) == []
+        person.find(".ankle-picture", "widgets.RegistrationTuner(")
+        person.screenshot("chapter_03_tuner")
         first = judge(person, KEYS)
         person.screenshot("review_board")
         assert judged(sheet) == sorted(first)
@@ -102,10 +106,20 @@ def test_ten_registrations_by_keyboard(person: Person, course: Path, tmp_path: P
     table = sheet.table()
     assert set(table.loc[table["reviewer"] != AUTOMATIC, "reviewer"]) == {"Ada"}
 
-    # chapter 04 takes what `read_registered` returns, and no more
-    handed_on = {(one.subject, one.sequence, one.frame, one.bone)
-                 for one in read_registered(sheet.path.parent)}  # fmt: skip
-    assert [one[:4] in handed_on for one in everything] == [
+    assert [one[4] for one in everything].count("rejected") == 2
+    assert patches_are_taken_from(course, everything) == [
         one[4] == "accepted" for one in everything
     ]
-    assert [one[4] for one in everything].count("rejected") == 2
+
+
+def patches_are_taken_from(course: Path, rows: Sequence[Judged]) -> list[bool]:
+    """Run chapter 04; tell for each registration whether it counts patches of it."""
+    values = {"preset": "smoke", "results": "results", "cohort": "phantom", "device": "cpu"}
+    name = f"{NEXT_CHAPTER}.ipynb"
+    notebook = shutil.copy(ROOT / "notebooks" / name, course / "notebooks")
+    execute_notebook(Path(notebook), course / name, dict(values))
+    table = pd.read_csv(course / "results" / "smoke" / NEXT_CHAPTER / "tables" / "images.csv")
+    pairs = table[table["task"] == "reconstruction"]
+    taken = set(zip(pairs["subject"], pairs["image"], pairs["bone"], strict=True))
+    return [(subject, f"{sequence} frame {frame}", bone) in taken
+            for subject, sequence, frame, bone, _ in rows]  # fmt: skip

@@ -11,9 +11,17 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest import load_manifest, verify
-from ankle_lib.phantom.cohort import SUBJECTS, _usable, draw_recipe, simulate, telling_frames
+from ankle_lib.phantom.cohort import (
+    SUBJECTS,
+    _usable,
+    draw_recipe,
+    look_name,
+    simulate,
+    telling_frames,
+)
 from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.presets import BONES, PRESETS
+from ankle_lib.registration.truth import read_looks
 from ankle_lib.volume import load, read_header
 
 TINY = dataclasses.replace(
@@ -73,6 +81,61 @@ def test_usable_sequences_have_a_sharp_truth_of_two_frames(cohort):
                 assert (np.rint(start[:3, 3]) + sharp.shape <= static.shape).all()
                 assert 1000 < np.percentile(sharp.data, 95) < 3000
             assert len(list(truth.glob(f"{name}_frame-*_sharp.nii.gz"))) == len(expected)
+
+
+def test_the_half_way_frame_was_taken_in_other_ways_too(cohort):
+    for code, names in (
+        ("T09", ("active_run-01", "passive_run-01", "passive_run-02")),
+        ("E02", ("active_run-01", "passive_run-01")),
+    ):
+        truth = cohort / "truth" / code
+        expected = set()
+        for name in names:
+            content = json.loads((truth / f"{name}.json").read_text())
+            angles = np.array([entry["dorsiflexion_deg"] for entry in content["frames"]])
+            frame = telling_frames(angles, content["static_dorsiflexion_deg"])[-1]
+            looks = read_looks(cohort / "truth", code, name)
+            assert set(looks) == {(frame, look) for look in ("fat-suppressed", "noisy", "t1")}
+            expected |= {look_name(name, frame, look) for _, look in looks}
+            series = load(next((cohort / "raw" / code).glob(f"*{name}.nii.gz")))
+            header = read_header(truth / look_name(name, frame, "t1"))
+            assert header.dtype == np.int16
+            assert header.slope == pytest.approx(27.29)
+            for volume in looks.values():
+                assert volume.shape == series.shape
+                np.testing.assert_allclose(volume.affine, series.affine, atol=1e-4)
+        assert {path.name for path in truth.glob("*_look-*")} == expected
+
+
+def test_the_other_ways_differ_in_fat_and_noise(cohort):
+    raw = load(next((cohort / "raw" / "T09").glob("*active_run-01.nii.gz")))
+    looks = read_looks(cohort / "truth", "T09", "active_run-01")
+    frame = next(iter(looks))[0]
+    label = load(cohort / "truth" / "T09" / "active_run-01_dseg.nii.gz").data[..., frame]
+    bones = ndimage.binary_erosion((label > 0) & (label < 4), np.ones((3, 3, 1)))
+    soft = ndimage.binary_erosion(label == 4, np.ones((3, 3, 1)))
+    usual, t1, noisy, without_fat = (
+        ndimage.gaussian_filter(image, (1.5, 1.5, 0))
+        for image in (
+            raw.frame(frame).data,
+            *(looks[frame, look].data for look in ("t1", "noisy", "fat-suppressed")),
+        )
+    )
+    fat, muscle = soft & (t1 > 1.05 * usual), soft & (t1 < 0.7 * usual)
+    assert min(fat.sum(), muscle.sum()) > 100
+    assert np.median(without_fat[fat] / usual[fat]) < 0.5
+    assert np.median(without_fat[bones] / usual[bones]) < 0.5
+    assert np.median(without_fat[muscle] / usual[muscle]) > 0.55
+    assert np.median(noisy[bones] / usual[bones]) == pytest.approx(1, abs=0.1)
+    rough = [
+        (image - ndimage.gaussian_filter(image, (2, 2, 0)))[bones].std()
+        for image in (looks[frame, "noisy"].data, raw.frame(frame).data)
+    ]
+    assert 1.5 < rough[0] / rough[1] < 3
+
+
+def test_real_scans_were_taken_once(tmp_path):
+    assert read_looks(tmp_path, "T01", "active_run-01") == {}
 
 
 def test_spoilt_sequences_and_excluded_subjects_have_no_sharp_truth():

@@ -30,11 +30,10 @@ def image_grid() -> np.ndarray:
 
 
 def test_the_sharp_truth_averaged_over_slices_is_the_frame_without_noise(
-    subject: tuple[Recipe, Anatomy], monkeypatch: pytest.MonkeyPatch
+    subject: tuple[Recipe, Anatomy],
 ) -> None:
     recipe, anatomy = subject
     quiet = replace(scanner.DYNAMIC_SCANNER, noise_sd=0.0, rescale_slope=1.0, measured=1.0)
-    monkeypatch.setattr(scanner, "DYNAMIC_SCANNER", quiet)
     pose, place, affine = recipe.pose(-5.0), np.eye(4), image_grid()
 
     def rendered(grid: np.ndarray, shape: tuple[int, int, int]) -> scanner.Rendering:
@@ -44,7 +43,8 @@ def test_the_sharp_truth_averaged_over_slices_is_the_frame_without_noise(
     thick = scanner.thick(rendered(planes, (*SHAPE[:2], SHAPE[2] * 8)), 8)
     generator = torch.Generator().manual_seed(1)
     coil = scanner.draw_coil(thick.inside, VOXEL_MM, quiet, generator)
-    frame = scanner.image_frames([thick] * 3, VOXEL_MM, np.array([0.9]), coil, generator)[..., 0]
+    given = (VOXEL_MM, np.array([0.9]), coil, generator, quiet)
+    frame = scanner.image_frames([thick] * 3, *given)[..., 0]
     # a grid turned against that of the frame, of small voxels
     grid = rigid((-7, 3, 2), (0, 0, 0)) @ np.diag([0.8, 0.8, 0.8, 1.0])
     shape = (60, 150, 130)

@@ -23,7 +23,8 @@ from ankle_lib.registration import (
     sequence,
     sequence_images,
 )
-from ankle_lib.registration.sequence import COLUMNS, LABELS
+from ankle_lib.registration.sequence import COLUMNS
+from ankle_lib.registration.truth import TRUE_LABELS
 from ankle_lib.transforms import read_transforms
 from ankle_lib.volume import Volume, load, save
 from tests.registration.scene import scene, turned
@@ -53,7 +54,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[CleanSubject, Path
         [moved_mask(bone, t, seen.frames.shape, seen.frames.affine).data for t in seen.truth], -1
     )
     truth = root / "truth" / "T01"
-    save(truth / f"{SEQUENCE}_dseg.nii.gz", labels * LABELS["talus"], seen.frames.affine)
+    save(truth / f"{SEQUENCE}_dseg.nii.gz", labels * TRUE_LABELS["talus"], seen.frames.affine)
     poses = [{"frame": n, "poses": {"talus": t.tolist()}} for n, t in enumerate(seen.truth)]
     (truth / f"{SEQUENCE}.json").write_text(json.dumps({"frames": poses}))
     return subject, root

@@ -1,0 +1,156 @@
+"""The frames of a clean cohort: images, accepted labels and, of a phantom, true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ankle_lib.files import AnkleError
+from ankle_lib.manifest import CleanSubject
+from ankle_lib.patches import dynamic_item, zscore
+from ankle_lib.quality import RegisteredFrame
+from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels
+from ankle_lib.segmentation import Scan, coarser, factor_for
+from ankle_lib.volume import Volume, canonical_voxel_size, read_header, to_orientation
+
+__all__ = ["Frame", "read_frames"]
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a sequence; equal to nothing but itself.
+
+    Attributes
+    ----------
+    sequence : str
+        As in ``active_run-01``.
+    number : int
+        From 0.
+    scan : Scan
+        Normalised inside the foot, axes posterior, superior, right. Its labels are the bones
+        whose registration was accepted; others are unknown.
+    affine : (4, 4)
+        Of the scan's grid, to world RAS, mm.
+    truth : mapping of bone to (I, J, K) bool array
+        Empty for real scans.
+    """
+
+    sequence: str
+    number: int
+    scan: Scan
+    affine: NDArray[np.float64]
+    truth: Masks
+
+    @property
+    def code(self) -> str:
+        """Code of the subject."""
+        return self.scan.code
+
+    @cached_property
+    def reference(self) -> Masks:
+        """What a segmentation is compared with: the truth, or what was accepted where none is."""
+        return self.truth or self.scan.item.labels
+
+    def labelled(self, labels: Masks) -> Scan:
+        """Return the scan with other labels."""
+        return replace(self.scan, item=replace(self.scan.item, labels=labels))
+
+    def looking_like(self, image: Volume) -> Frame:
+        """Return the frame with another image of it, normalised inside the same foot."""
+        other = to_orientation(image)
+        item = self.scan.item
+        if other.shape != item.image.shape:
+            raise AnkleError(
+                f"{item}: another image of it has shape {other.shape}, expected {item.image.shape}"
+            )
+        return self.with_image(zscore(other.data, item.region))
+
+    def with_image(self, image: NDArray[np.float32]) -> Frame:
+        """Return the frame with other intensities (I, J, K), normalised already."""
+        return replace(self, scan=replace(self.scan, item=replace(self.scan.item, image=image)))
+
+    def with_pixels(self, pixel_mm: float) -> Frame:
+        """Return the frame with pixels of about this size to learn from; see `coarser`."""
+        factor = factor_for(self.scan, pixel_mm)
+        if factor == 1:
+            return self
+        truth = coarser(self.labelled(self.truth), factor, to_learn=True).item.labels
+        return replace(
+            self,
+            scan=coarser(self.scan, factor, to_learn=True),
+            truth=truth,
+            affine=coarser_affine(self.affine, factor),
+        )
+
+
+def coarser_affine(affine: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Return the affine of a grid of which ``factor`` x ``factor`` pixels became one."""
+    middle = (factor - 1) / 2
+    blocks = np.diag([factor, factor, 1.0, 1.0])
+    blocks[:2, 3] = middle
+    return affine @ blocks
+
+
+def read_frames(
+    subjects: Iterable[CleanSubject],
+    masked: Path,
+    accepted: Sequence[RegisteredFrame],
+    truth: Path | None = None,
+    *,
+    pixel_mm: float | None = None,
+) -> Iterator[Frame]:
+    """Yield every frame of the subjects, labelled or not.
+
+    Parameters
+    ----------
+    subjects : iterable of CleanSubject
+    masked : Path
+        Results of chapter 02.
+    accepted : sequence of RegisteredFrame
+        From `quality.read_registered`.
+    truth : Path, optional
+        Of a simulated cohort.
+    pixel_mm : float, optional
+        Make pixels about this large at once, which saves memory.
+    """
+    for subject in subjects:
+        own = [one for one in accepted if one.subject == subject.code]
+        for sequence, paths in subject.sequences.items():
+            labels = read_true_labels(truth, subject.code, sequence) if truth else None
+            for number, path in enumerate(paths):
+                bones = [one for one in own if (one.sequence, one.frame) == (sequence, number)]
+                item = dynamic_item(subject, sequence, number, masked, bones)
+                affine = _canonical_affine(path)
+                frame = Frame(
+                    sequence,
+                    number,
+                    Scan(item, subject.group, canonical_voxel_size(affine)),
+                    affine,
+                    {} if labels is None else _true_masks(path, labels, number, item.image.shape),
+                )
+                yield frame.with_pixels(pixel_mm) if pixel_mm else frame
+
+
+def _canonical_affine(path: Path) -> NDArray[np.float64]:
+    """Return the affine of a file's grid in canonical axes."""
+    header = read_header(path)
+    empty = np.broadcast_to(np.zeros((), np.uint8), header.shape[:3])
+    return to_orientation(Volume(empty, header.affine)).affine
+
+
+def _true_masks(
+    path: Path, labels: NDArray[np.uint8], number: int, shape: tuple[int, ...]
+) -> dict[str, NDArray[np.bool_]]:
+    if labels.shape[:3] != shape or number >= labels.shape[3]:
+        raise AnkleError(
+            f"{path}: frame {number} of shape {shape}, but true labels of shape {labels.shape}: "
+            "simulate the cohort again"
+        )
+    return {bone: labels[..., number] == label for bone, label in TRUE_LABELS.items()}

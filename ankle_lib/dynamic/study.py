@@ -1,0 +1,185 @@
+"""What all experiments of chapter 07 share: frames, static scans, the split, first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ankle_lib.dynamic.frames import Frame, read_frames
+from ankle_lib.files import AnkleError, atomic_path
+from ankle_lib.manifest import CleanSubject
+from ankle_lib.networks import load_checkpoint
+from ankle_lib.patches import DYNAMIC_SEGMENTATION, Split, report_split
+from ankle_lib.presets import BONES, DynamicSizes
+from ankle_lib.quality import RegisteredFrame
+from ankle_lib.segmentation import (
+    Fitted,
+    Recipe,
+    Scan,
+    Task,
+    final_recipe,
+    fit,
+    fit_side_by_side,
+    read_scans,
+)
+
+__all__ = ["DynamicStudy", "read_dynamic_study"]
+
+BATCH, RATE = 8, 2e-3
+"""Of the experiments' trainings; the rate is the largest of a cycle."""
+
+
+@dataclass(frozen=True)
+class DynamicStudy:
+    """Everything but the recipe.
+
+    Attributes
+    ----------
+    train, validation : tuple of Frame
+        Of the controls, with the pixels that networks see.
+    test : tuple of Frame
+        Of the other group, on the frames' own grid.
+    static_train, static_test : tuple of Scan
+        Static scans of the same subjects, on their own grids.
+    static : Fitted
+        The final network of chapter 05, from which trainings start.
+    split : Split
+    sizes : DynamicSizes
+    folder : Path
+        Where trainings are kept.
+    device : str
+    progress : bool
+    """
+
+    train: tuple[Frame, ...]
+    validation: tuple[Frame, ...]
+    test: tuple[Frame, ...]
+    static_train: tuple[Scan, ...]
+    static_test: tuple[Scan, ...]
+    static: Fitted = field(repr=False)
+    split: Split
+    sizes: DynamicSizes
+    folder: Path
+    device: str = "cpu"
+    progress: bool = False
+
+    @property
+    def labelled(self) -> list[Scan]:
+        """Training frames with at least one accepted bone; the others' labels are unknown."""
+        return [frame.scan for frame in self.train if frame.scan.item.labels]
+
+    def few(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Return every so-many-th frame of each sequence: those of the experiments."""
+        return [frame for frame in frames if frame.number % self.sizes.frame_step == 0]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The final network's recipe of chapter 05, for short trainings on the report's patches."""
+        pixels = DYNAMIC_SEGMENTATION.pixels(self.train[0].scan.pixel_mm)
+        return final_recipe([(pixels, self.sizes.steps, BATCH, RATE)])
+
+    @property
+    def long_recipe(self) -> Recipe:
+        """The same for the network that is to be used."""
+        return final_recipe(self.sizes.final_stages)
+
+    def task(self, recipe: Recipe, scans: Sequence[Scan], *, scratch: bool = False) -> Task:
+        """Return a training that starts from the static scans' network, or from scratch."""
+        return Task(recipe, scans, start=None if scratch else self.static.network)
+
+    def fit_all(self, tasks: Sequence[Task]) -> list[Fitted]:
+        """Train networks, side by side on a CPU, or read what was trained before."""
+        options: dict[str, Any] = {"device": self.device, "progress": self.progress}
+        fit_side_by_side(tasks, self.folder, **options)
+        return [
+            fit(task.recipe, task.scans, self.folder, start=task.start, **options) for task in tasks
+        ]
+
+
+def read_dynamic_study(
+    subjects: Sequence[CleanSubject],
+    masked: Path,
+    accepted: Sequence[RegisteredFrame],
+    static_checkpoint: Path,
+    sizes: DynamicSizes,
+    folder: Path,
+    *,
+    truth: Path | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> DynamicStudy:
+    """Read frames and static scans of all subjects, split as the report did.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+    masked : Path
+        Results of chapter 02.
+    accepted : sequence of RegisteredFrame
+        From `quality.read_registered`.
+    static_checkpoint : Path
+        The final network of chapter 05.
+    sizes : DynamicSizes
+    folder : Path
+        Where trainings are kept.
+    truth : Path, optional
+        Of a simulated cohort; read to evaluate, and for the experiment on labels.
+    device : str
+        "cpu" or "cuda".
+    progress : bool
+        Show bars.
+
+    Raises
+    ------
+    AnkleError
+        If nobody is left to test on, or no frame of a control has an accepted bone.
+    """
+    split = report_split(subjects)
+    if not split.test:
+        raise AnkleError(
+            "there are only controls: networks are tested on the other group, so clean scans of it"
+        )
+    train, validation, test = (split.pick(subjects, p) for p in ("train", "validation", "test"))
+    folders = (masked, accepted, truth)
+    study = DynamicStudy(
+        tuple(read_frames(train, *folders, pixel_mm=sizes.pixel_mm)),
+        tuple(read_frames(validation, *folders, pixel_mm=sizes.pixel_mm)),
+        tuple(read_frames(test, *folders)),
+        read_scans(train, masked),
+        read_scans(test, masked),
+        _static(static_checkpoint, folder / "static", device),
+        split,
+        sizes,
+        folder,
+        device,
+        progress,
+    )
+    if not study.labelled:
+        raise AnkleError(
+            "no registration of a control was accepted, so there is no label to learn from: look "
+            "at the review sheet of chapter 03"
+        )
+    return study
+
+
+def _static(checkpoint: Path, folder: Path, device: str) -> Fitted:
+    """Return the network of chapter 05; a copy of it lies where its scores are remembered."""
+    copy = folder / "network.ckpt"
+    if not copy.exists() or copy.read_bytes() != checkpoint.read_bytes():
+        with atomic_path(copy) as new:
+            new.write_bytes(checkpoint.read_bytes())
+    read = load_checkpoint(copy)
+    recipe = replace(final_recipe([]), bones=tuple(read.labels))
+    context = read.training.get("input", {}).get("context_mm")
+    if tuple(read.labels) != BONES or list(context or ()) != list(recipe.context_mm):
+        raise AnkleError(
+            f"{checkpoint}: segments {', '.join(read.labels)} with slices at {context} mm, "
+            f"expected {', '.join(BONES)} at {recipe.context_mm}: use the final network of "
+            "chapter 05"
+        )
+    nothing = pd.DataFrame({"step": []})
+    return Fitted(read.network.to(device), recipe, nothing, nothing, folder)

@@ -1,0 +1,138 @@
+"""A trained network that says what it wants to see: the checkpoints of `ankle segment`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ankle_lib.files import AnkleError
+from ankle_lib.networks import Checkpoint, SliceNetwork, load_checkpoint
+from ankle_lib.presets import BONES
+from ankle_lib.volume import CANONICAL_CODES
+
+__all__ = ["THIN_MM", "Segmenter", "read_segmenter"]
+
+THIN_MM = 3.0
+"""The talus, 50 x 37 x 28 mm, has nine such slices where it is thinnest: just enough."""
+
+PIXEL_LIMITS_MM = (0.05, 5.0)
+MOST_CONTEXT_MM = 50.0
+THICKEST_LIMITS_MM = (0.1, 20.0)
+
+_INPUT = {"voxel_mm", "normalisation", "axes", "side", "context_mm", "thickest_mm"}
+_USE = "use the final network of chapter 05 or of chapter 07"
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A trained network and what it wants to see."""
+
+    network: SliceNetwork
+    bones: tuple[str, ...]
+    """One for each output channel."""
+    pixel_mm: tuple[float, float]
+    """Size of its pixels along posterior and superior."""
+    context_mm: tuple[float, ...] = (0.0,)
+    """Where the slices lie that it sees at a time, from the one that it labels."""
+    thickest_mm: float = THIN_MM
+    """The thickest sagittal slices that it was trained for."""
+
+
+def read_segmenter(path: Path) -> Segmenter:
+    """Read a checkpoint that says how its input is made.
+
+    Its ``training["input"]`` holds ``voxel_mm`` (along posterior and superior), ``normalisation``
+    ("zscore-foot"), ``axes`` ("PSR"), ``side`` ("as is" or "right"), ``context_mm``: where the
+    slices lie that the network sees at a time, [0] for single ones, and ``thickest_mm``: the
+    thickest slices that it was trained for. Single slices are the same of a foot and its mirror
+    image, and networks that see several were shown both.
+
+    Raises
+    ------
+    AnkleError
+        If it is no checkpoint, does not segment bones, or wants another input.
+    """
+    checkpoint = load_checkpoint(path)
+    if checkpoint.network.head != "probability":
+        raise AnkleError(
+            f"{path}: its network gives intensities, not labels: give one trained to segment"
+        )
+    unknown = [label for label in checkpoint.labels if label not in BONES]
+    if unknown or len(set(checkpoint.labels)) < len(checkpoint.labels):
+        raise AnkleError(
+            f"{path}: segments {', '.join(checkpoint.labels)}: give a network of "
+            f"{', '.join(BONES)}, each once"
+        )
+    wanted = _wanted(path, checkpoint)
+    return Segmenter(
+        checkpoint.network,
+        checkpoint.labels,
+        _pixel_mm(path, wanted["voxel_mm"]),
+        _context_mm(path, wanted["context_mm"], checkpoint.network.in_channels),
+        _thickest_mm(path, wanted["thickest_mm"]),
+    )
+
+
+def _wanted(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the description of the input; refuse another one than this library makes."""
+    wanted = checkpoint.training.get("input")
+    if not isinstance(wanted, dict) or set(wanted) != _INPUT:
+        raise AnkleError(
+            f"{path}: does not say how its input is made (training['input'] with "
+            f"{', '.join(sorted(_INPUT))}): {_USE}"
+        )
+    known: dict[str, Sequence[Any]] = {
+        "normalisation": ("zscore-foot",),
+        "axes": (CANONICAL_CODES,),
+        "side": ("as is", "right"),
+    }
+    for entry, values in known.items():
+        if not any(type(wanted[entry]) is type(one) and wanted[entry] == one for one in values):
+            raise AnkleError(
+                f"{path}: wants an input with {entry} {wanted[entry]!r}, this ankle_lib makes "
+                f"{' or '.join(map(repr, values))}: update it, or {_USE}"
+            )
+    return wanted
+
+
+def _context_mm(path: Path, context: Any, n_slices: int) -> tuple[float, ...]:
+    if (
+        not isinstance(context, list | tuple)
+        or len(context) != n_slices
+        or not all(_is_number(mm) and abs(mm) <= MOST_CONTEXT_MM for mm in context)
+    ):
+        raise AnkleError(
+            f"{path}: its network takes {n_slices} slices at a time, its input has them at "
+            f"{context!r} mm: train the network again"
+        )
+    return tuple(map(float, context))
+
+
+def _pixel_mm(path: Path, sizes: Any) -> tuple[float, float]:
+    low, high = PIXEL_LIMITS_MM
+    if (
+        not isinstance(sizes, list | tuple)
+        or len(sizes) != 2
+        or not all(_is_number(size) and low <= size <= high for size in sizes)
+    ):
+        raise AnkleError(
+            f"{path}: wants pixels of {sizes!r} mm, expected two numbers from {low:g} to "
+            f"{high:g}: train the network again"
+        )
+    return float(sizes[0]), float(sizes[1])
+
+
+def _thickest_mm(path: Path, thickest: Any) -> float:
+    low, high = THICKEST_LIMITS_MM
+    if not _is_number(thickest) or not low <= thickest <= high:
+        raise AnkleError(
+            f"{path}: wants slices of at most {thickest!r} mm, expected a number from {low:g} to "
+            f"{high:g}: train the network again"
+        )
+    return float(thickest)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
