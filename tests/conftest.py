@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ from benchmarks.kill import undisturbed
 
 @pytest.fixture(scope="session")
 def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``results/smoke`` of one run of all chapters; look, do not write."""
-    return undisturbed("smoke", tmp_path_factory.mktemp("undisturbed"))[0]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests that look at the smoke run in one worker, so that it runs once."""
-    for item in items:
-        if "smoke_results" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("smoke"))
+    """``results/smoke`` of one run of all chapters, for all workers; look, do not write."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait for the first
+        if not (folder / "done").exists():
+            undisturbed("smoke", folder)
+            (folder / "done").touch()
+    return folder / "results" / "smoke"

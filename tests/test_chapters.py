@@ -54,7 +54,7 @@ TABLES = {
     ],
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_every_chapter_ran(smoke_results: Path) -> None:

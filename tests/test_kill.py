@@ -14,7 +14,7 @@ KILLS = int(os.environ.get("ANKLE_KILLS", "3"))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600 + 200 * KILLS)
+@pytest.mark.timeout(1800 + 400 * KILLS)
 def test_a_run_that_was_killed_gives_the_same_tables(smoke_results: Path, tmp_path: Path) -> None:
     draw = random.Random(2020)
     results = tmp_path / "results"

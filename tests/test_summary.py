@@ -149,7 +149,7 @@ def test_the_committed_summary_has_every_line_of_the_course() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_chapters_leave_what_is_compared(smoke_results: Path) -> None:
     course = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb")]
     found = summary.summarise(smoke_results, course)

@@ -116,7 +116,8 @@ def robustness_chart(table: pd.DataFrame, goal: float | None = None) -> Figure:
             axes.plot(mean, height, "|", ms=14, mew=2.6, color=colour, label=label)
     if goal is not None:
         axes.axvline(goal, color="0.5", lw=0.8, ls="--")
-        axes.text(goal, -0.62, f" {goal:.2f}", color="0.4", fontsize=8, va="bottom")
+        axes.text(goal, 1.01, f"{goal:.2f}", color="0.4", fontsize=8, ha="center",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
     axes.set_yticks(range(len(images)), images)
     axes.invert_yaxis()
     axes.set_xlim(min(0.5, float(table["dice_mean"].min()) - 0.02), 1)

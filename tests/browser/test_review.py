@@ -16,7 +16,7 @@ from ankle_lib.running.execution import execute_notebook
 from ankle_lib.widgets import BOARD_CLASS
 from tests.browser.lab import ROOT, Person, serve
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 CHAPTER, NEXT_CHAPTER = "03_registration", "04_patch_extraction"
 KEYS = ("a", "r", "a", "a", "u", "a")
