@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ __all__ = ["Head", "SliceNetwork", "convolution_norm_relu", "parameter_count"]
 Head = Literal["probability", "intensity"]
 
 
-class SliceNetwork(nn.Module):
+class SliceNetwork(nn.Module, ABC):
     """A fully convolutional network for 2D slices.
 
     A subclass writes `body`. Inputs whose height or width is no multiple of ``multiple`` are
@@ -68,9 +69,9 @@ class SliceNetwork(nn.Module):
             images = functional.pad(images, (0, right, 0, below), mode="replicate")
         return self.body(images)[..., :height, :width]
 
+    @abstractmethod
     def body(self, images: Tensor) -> Tensor:
         """Map images whose sides are multiples of ``multiple`` to logits of the same size."""
-        raise NotImplementedError
 
 
 def convolution_norm_relu(
