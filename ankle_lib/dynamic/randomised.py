@@ -51,7 +51,7 @@ class Looks:
     """Thickness of the cortex."""
     alike_cortex_mm: tuple[float, float] = (0.8, 2.0)
     """The same where all else is alike: then the cortex, which is dark, alone draws the bones."""
-    bone_texture: tuple[float, float] = (-0.35, 0.2)
+    bone_texture: tuple[float, float] = (-0.6, 0.3)
     """Brightness per unit of the marrow's texture; turned over, growth plates are bright."""
     soft_texture: tuple[float, float] = (0.0, 0.25)
     """The same for everything else."""
@@ -71,7 +71,7 @@ class Looks:
     """Share of k-space that is measured, along each axis of a slice."""
     shading: tuple[float, float] = (0.0, 0.5)
     """How much brighter than the middle the coil makes what lies nearest to it."""
-    noise: tuple[float, float] = (0.01, 0.1)
+    noise: tuple[float, float] = (0.01, 0.15)
     """Standard deviation of the noise over the mean brightness of the foot."""
     black_air: float = 0.5
     """Share of scans in which the air far from the foot was set to zero."""

@@ -54,7 +54,8 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
     """Train the network for everything, and the specialist for frames.
 
     Both start from the static scans' network. The one sees frames, static scans and scans with
-    random looks; the specialist sees frames only, in half as many steps: no fewer than the other.
+    random looks; the static scans, of which there are few, count twice. The specialist sees frames
+    only, in a third of the steps: no fewer frames than the other is shown.
 
     Parameters
     ----------
@@ -70,14 +71,15 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
     still = [
         coarser(scan, factor_for(scan, pixel_mm), to_learn=True) for scan in study.static_train
     ]
-    everything = [*study.labelled, *still, *random]
     long = study.long_recipe
     shorter = replace(
-        long, stages=tuple(replace(one, steps=max(1, one.steps // 2)) for one in long.stages)
+        long, stages=tuple(replace(one, steps=max(1, one.steps // 3)) for one in long.stages)
     )
-    one, specialist = study.fit_all(
-        [study.task(long, everything), study.task(shorter, study.labelled)]
-    )
+    tasks = [
+        study.task(long, [*study.labelled, *still, *still, *random]),
+        study.task(shorter, study.labelled),
+    ]
+    one, specialist = study.fit_all(tasks, side_by_side=False)
     return one, specialist
 
 

@@ -32,6 +32,9 @@ __all__ = ["DynamicStudy", "read_dynamic_study"]
 BATCH, RATE = 8, 2e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""
 
+MORE_NOISE = 0.35
+"""For frames of other scanners, see `patches.Augmentation`."""
+
 
 @dataclass(frozen=True)
 class DynamicStudy:
@@ -84,17 +87,23 @@ class DynamicStudy:
 
     @property
     def long_recipe(self) -> Recipe:
-        """The same for the network that is to be used."""
-        return final_recipe(self.sizes.final_stages)
+        """The same for the network that is to be used, for other scanners' frames too."""
+        recipe = final_recipe(self.sizes.final_stages)
+        return replace(recipe, augmentation=replace(recipe.augmentation, noise=MORE_NOISE))
 
     def task(self, recipe: Recipe, scans: Sequence[Scan], *, scratch: bool = False) -> Task:
         """Return a training that starts from the static scans' network, or from scratch."""
         return Task(recipe, scans, start=None if scratch else self.static.network)
 
-    def fit_all(self, tasks: Sequence[Task]) -> list[Fitted]:
-        """Train networks, side by side on a CPU, or read what was trained before."""
+    def fit_all(self, tasks: Sequence[Task], *, side_by_side: bool = True) -> list[Fitted]:
+        """Train networks, or read what was trained before.
+
+        Side by side, each on a core, is faster for short trainings of small networks; one after
+        the other for a few of which one takes longest. A GPU does one after the other.
+        """
         options: dict[str, Any] = {"device": self.device, "progress": self.progress}
-        fit_side_by_side(tasks, self.folder, **options)
+        if side_by_side:
+            fit_side_by_side(tasks, self.folder, **options)
         return [
             fit(task.recipe, task.scans, self.folder, start=task.start, **options) for task in tasks
         ]

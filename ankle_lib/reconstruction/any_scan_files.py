@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ankle_lib.files import FIGURE_DPI, AnkleError, atomic_path, nifti_stem
+from ankle_lib.files import FIGURE_DPI, atomic_path, check_replaceable, nifti_stem
 from ankle_lib.reconstruction.any_scan import COLUMNS, ScanReconstruction
 from ankle_lib.volume import save
 
@@ -52,15 +52,10 @@ def check_outputs(out: Path, *inputs: Path) -> Outputs:
         out.with_name(f"{stem}_residual.nii.gz"),
         out.with_name(f"{stem}_filmstrip.png"),
     )
-    for path in inputs:
-        for file in (outputs.series, outputs.residual):
-            if path.exists() and file.resolve() == path.resolve():
-                raise AnkleError(f"{file}: is what is read: name another file for the series")
-    if out.exists() and not _is_ours(outputs.table):
-        raise AnkleError(
-            f"{out}: exists and is no result of `ankle reconstruct` ({outputs.table.name} is "
-            "missing or of another program): name another file, or move it away"
-        )
+    written, sign = [out, outputs.residual], outputs.table
+    check_replaceable(
+        written, inputs, sign, ours=_is_ours(sign), thing="series", by="ankle reconstruct"
+    )
     return outputs
 
 

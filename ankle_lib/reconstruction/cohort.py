@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.manifest import CleanSubject
+from ankle_lib.parallel import run_all
 from ankle_lib.quality import RegisteredFrame
 from ankle_lib.reconstruction.guided import guided
 from ankle_lib.reconstruction.polyrigid import MovingFoot, moved_static
@@ -56,34 +58,55 @@ def read_scenes(
     list of Scene
         Empty for real scans.
     """
+    read = partial(
+        _scenes_of,
+        accepted=accepted,
+        truth=truth,
+        most=most,
+        with_guided=with_guided,
+        device=device,
+    )
+    jobs = None if device == "cpu" else 1  # processes would each hold a part of the GPU's memory
+    found = run_all(read, subjects, n_jobs=jobs, progress=False)
+    return [scene for scenes in found for scene in scenes]
+
+
+def _scenes_of(
+    subject: CleanSubject,
+    *,
+    accepted: Sequence[RegisteredFrame],
+    truth: Path,
+    most: int | None,
+    with_guided: bool,
+    device: str,
+) -> list[Scene]:
+    chosen = list(_sharp_frames(subject, accepted, truth))[:most]
+    if not chosen:
+        return []
+    static = to_orientation(load(subject.static))
+    masks = {bone: to_orientation(load(path)) for bone, path in subject.masks.items()}
+    foot = MovingFoot.prepare(static, {b: m.data > 0 for b, m in masks.items()}, device)
     scenes = []
-    for subject in subjects:
-        chosen = list(_sharp_frames(subject, accepted, truth))[:most]
-        if not chosen:
-            continue
-        static = to_orientation(load(subject.static))
-        masks = {bone: to_orientation(load(path)) for bone, path in subject.masks.items()}
-        foot = MovingFoot.prepare(static, {b: m.data > 0 for b, m in masks.items()}, device)
-        for sequence, frame, sharp, poses in chosen:
-            found = moved_static(foot, poses, sharp.shape, sharp.affine)
-            scene = make_scene(
-                subject.code,
-                f"{sequence} frame {frame}",
-                subject.group,
-                to_orientation(load(subject.sequences[sequence][frame])),
-                static,
-                masks,
-                poses,
-                sharp.shape,
-                sharp.affine,
-                truth=sharp.data,
-                move=lambda *_, found=found: found.volume.data,
-            )
-            if with_guided:
-                seen = scanning(sequence_images(subject, sequence)[0])
-                sure = guided(found, scene.frame, seen=seen, device=device).volume.data
-                scene = replace(scene, guided=sure, covered=found.covered, scanning=seen)
-            scenes.append(scene)
+    for sequence, frame, sharp, poses in chosen:
+        found = moved_static(foot, poses, sharp.shape, sharp.affine)
+        scene = make_scene(
+            subject.code,
+            f"{sequence} frame {frame}",
+            subject.group,
+            to_orientation(load(subject.sequences[sequence][frame])),
+            static,
+            masks,
+            poses,
+            sharp.shape,
+            sharp.affine,
+            truth=sharp.data,
+            move=lambda *_, found=found: found.volume.data,
+        )
+        if with_guided:
+            seen = scanning(sequence_images(subject, sequence)[0])
+            sure = guided(found, scene.frame, seen=seen, device=device).volume.data
+            scene = replace(scene, guided=sure, covered=found.covered, scanning=seen)
+        scenes.append(scene)
     return scenes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.image_metrics import ImageScores, image_scores, intensity_range
 from ankle_lib.metrics import bootstrap_interval
+from ankle_lib.parallel import run_all
 from ankle_lib.reconstruction.consistency import consistency
 from ankle_lib.reconstruction.guided import with_the_measured
 from ankle_lib.reconstruction.scenes import Scene, on_grid
@@ -79,22 +81,32 @@ def score_scenes(
             raise AnkleError(f"{scene}: there is no truth to compare with")
         data_range = intensity_range(scene.truth, scene.region)
         boxes = {bone: _box(mask, step) for bone, mask in scene.regions.items() if mask.any()}
+        posterior, superior, right = scene.voxel_size_mm
+        spacing = (posterior, superior, right if step == 1 else math.inf)
+        names, tasks = [], []
         for method, answer in answers.items():
             image = answer(scene)
             for bone, box in boxes.items():
-                posterior, superior, right = scene.voxel_size_mm
-                scores = image_scores(
-                    image[box],
-                    scene.truth[box],
-                    scene.regions[bone][box],
-                    data_range=data_range,
-                    spacing=(posterior, superior, right if step == 1 else math.inf),
-                )
-                if step > 1:
-                    scores = scores._replace(shifted_psnr_db=math.nan)
-                name = {"subject": scene.subject, "scene": scene.name}
-                rows.append({**name, "method": method, "bone": bone, **scores._asdict()})
-    return pd.DataFrame(rows)
+                names.append((scene.subject, scene.name, method, bone))
+                tasks.append((image[box], scene.truth[box], scene.regions[bone][box]))
+        score = partial(_scores, data_range=data_range, spacing=spacing)
+        for name, scores in zip(names, run_all(score, tasks, progress=False), strict=True):
+            if step > 1:
+                scores = scores._replace(shifted_psnr_db=math.nan)
+            rows.append((*name, *scores))
+    columns = ["subject", "scene", "method", "bone", *ImageScores._fields]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _scores(
+    images: tuple[NDArray, NDArray, NDArray[np.bool_]],
+    *,
+    data_range: float,
+    spacing: tuple[float, float, float],
+) -> ImageScores:
+    """Score an image beside the truth in a region."""
+    image, truth, region = images
+    return image_scores(image, truth, region, data_range=data_range, spacing=spacing)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

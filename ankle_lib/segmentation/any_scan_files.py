@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 from matplotlib.figure import Figure
 
-from ankle_lib.files import FIGURE_DPI, AnkleError, atomic_path, nifti_stem
+from ankle_lib.files import FIGURE_DPI, AnkleError, atomic_path, check_replaceable, nifti_stem
 from ankle_lib.scan_checks import check_scan, size_in_words
 from ankle_lib.segmentation.any_scan import Segmentation
 from ankle_lib.segmentation.segmenter import THIN_MM
@@ -111,14 +111,8 @@ def check_outputs(out: Path, *inputs: Path) -> Outputs:
         out.with_name(f"{stem}_confidence.csv"),
         out.with_name(f"{stem}_overlay.png"),
     )
-    for path in inputs:
-        if path.exists() and out.resolve() == path.resolve():
-            raise AnkleError(f"{out}: is what is read: name another file for the labels")
-    if out.exists() and not _is_ours(outputs.description):
-        raise AnkleError(
-            f"{out}: exists and is no result of `ankle segment` ({outputs.description.name} is "
-            "missing or of another program): name another file, or move it away"
-        )
+    sign = outputs.description
+    check_replaceable([out], inputs, sign, ours=_is_ours(sign), thing="labels", by="ankle segment")
     return outputs
 
 
