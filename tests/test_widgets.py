@@ -256,6 +256,18 @@ def test_the_outline_is_drawn_in_the_bones_colour(board: ReviewBoard) -> None:
     assert green(board) > 100
 
 
+def test_the_picture_has_letters_a_bar_and_its_own_size(board: ReviewBoard) -> None:
+    shown = pixels(board)
+    assert shown.shape == (490, 490, 3)
+    assert board.image.layout.width == board.image.layout.height == "498px"  # 4 for each border
+    _, of_green, blue = np.moveaxis(shown, 2, 0)
+    yellow = (of_green > 150) & (blue < of_green - 60)
+    assert yellow[:, :20].sum() > 10  # anterior
+    assert yellow[:, -20:].sum() > 10  # posterior
+    bar = (shown[-9:-7, 8:-8] == 255).all(axis=2)  # 88 mm are 490 pixels, so 20 mm are 111
+    assert 100 < bar.sum(axis=1).max() < 125
+
+
 def test_zooming_keeps_the_bone_in_the_picture(board: ReviewBoard) -> None:
     def big_view(subject: str, sequence: str, frame: int, bone: str) -> tuple[Volume, Volume]:
         data = np.full((200, 220, 3), 100.0)
@@ -329,6 +341,10 @@ def test_images_that_are_no_images_are_said(board: ReviewBoard) -> None:
             mask,
         ),
         "The moved mask is empty": (image, Volume(np.full(SHAPE, np.nan), AFFINE)),
+        "In the moved mask, voxels are not numbers but NaN or infinite: taken as outside (1)": (
+            image,
+            Volume(np.where(image.data == image.data[0, 0, 0], np.nan, mask.data), AFFINE),
+        ),
     }
     for sentence, shown in cases.items():
         board._view = lambda *key, shown=shown: shown

@@ -10,6 +10,7 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -168,6 +169,13 @@ def test_a_bone_out_of_sight_is_said(tuner: RegistrationTuner) -> None:
     assert "not in the field of view" in tuner.similarity.value
 
 
+def holed(volume: Volume) -> Volume:
+    """Make one voxel no number."""
+    data = volume.data.astype(float)
+    data[0, 0, 0] = np.nan
+    return Volume(data, volume.affine)
+
+
 def test_what_cannot_be_registered_is_a_sentence(two_frames: Scene) -> None:
     one = two_frames
     bone = {"talus": Volume(one.bone, one.static.affine)}
@@ -177,12 +185,27 @@ def test_what_cannot_be_registered_is_a_sentence(two_frames: Scene) -> None:
     empty = {"talus": Volume(np.zeros_like(one.bone), one.static.affine)}
     cut = {"talus": Volume(one.bone[:-1], one.static.affine)}
     cases = [
-        ((Volume(nan, one.frames.affine), one.static, bone, soft), "A registration needs numbers"),
+        (
+            (Volume(nan, one.frames.affine), one.static, bone, soft),
+            "a registration needs numbers (1)",
+        ),
         ((one.frames, one.static, empty, soft), "mask of talus is empty"),
         ((one.frames, one.static, cut, soft), "on another grid"),
         ((one.frames, one.static, bone, {"talus": 0 * one.weights}), "weights of talus are empty"),
         ((one.frames, one.static, bone, {"tibia": one.weights}), "each bone needs both"),
         ((one.frames, one.frames, bone, soft), "one 3D image is wanted"),
+        (
+            (one.frames, one.static, {"talus": holed(bone["talus"])}, soft),
+            "In the mask of talus, voxels are not numbers but NaN or infinite: a registration",
+        ),
+        (
+            (one.frames, one.static, bone, {"talus": np.where(one.weights > 0.5, np.nan, 0)}),
+            "In the weights of talus, voxels are not numbers",
+        ),
+        (
+            (Volume(one.frames.data[..., :0], one.frames.affine), one.static, bone, soft),
+            "The sequence has shape (52, 50, 9, 0): it has no voxels",
+        ),
     ]
     for arguments, sentence in cases:
         view = RegistrationTuner(*arguments)
@@ -192,6 +215,14 @@ def test_what_cannot_be_registered_is_a_sentence(two_frames: Scene) -> None:
     assert "Start poses have shape (3, 4, 4)" in view.message.value
     with pytest.raises(AnkleError, match="Start poses have shape"):
         tuning_figure(view)
+    view = RegistrationTuner(
+        one.frames, one.static, bone, soft, start=np.stack([np.eye(4), np.full((4, 4), np.nan)])
+    )
+    assert "The start pose of frame 1 is no rotation and shift" in view.message.value
+    view = RegistrationTuner(
+        one.frames, one.static, bone, soft, truth={"talus": np.array(one.truth)[:1]}
+    )
+    assert "True poses of talus have shape (1, 4, 4)" in view.message.value
     flat = Volume(np.full((*FRAME_SHAPE, 1), 7.0), one.frames.affine)
     view = RegistrationTuner(flat, one.static, bone, soft, settings=QUICK)
     view.runner.click()
@@ -278,6 +309,13 @@ def test_images_without_patches_are_a_sentence() -> None:
     broken = item()
     broken.image[3, 3, 2] = np.nan
     assert "not numbers: shown black (1)" in PatchExplorer([broken], RULE).message.value
+    pair = item(pair=True)
+    assert pair.target is not None
+    pair.target[3, 3, 2] = np.nan
+    said = PatchExplorer([pair], RULE).message.sentences
+    assert said == ("Voxels of its target are not numbers: compared as 0 (1).",)
+    nothing = Item("T01", "static", np.zeros((40, 50, 0)), np.zeros((40, 50, 0), dtype=bool))
+    assert "has no voxels to take patches from" in PatchExplorer([nothing], RULE).message.value
 
 
 # --- a training ---
@@ -401,7 +439,36 @@ def test_other_tables_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("step,loss\n1,0.5\n2,\n")  # not a number
     monitor = TrainingMonitor(tmp_path)
     assert "step 2, loss nan" in monitor.status.value
+    assert "NaN or infinite at 1 of 2 steps, first at step 2: not drawn" in monitor.message.value
     assert monitor.image.value
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        ("epoch,step,score\n1,2,\n", "epoch 1"),  # a bone that validation does not show
+        ("epoch,step,dice_talus,score\n1,1,,\n2,2,0.5,0.5\n", "epoch 2, score 0.500 (best 0.500"),
+        ("epoch,step,dice_talus,score\n1,2,-inf,inf\n", "epoch 1, score inf"),
+        ("epoch,step,dice_talus,stage\n1,2,x,first\n", "epoch 1"),
+        ("epoch,step,score\n,2,0.5\n", "step 2, loss -0.4"),  # no epoch that has a number
+    ],
+)
+def test_scores_that_are_no_numbers_are_not_drawn(tmp_path: Path, epochs: str, said: str) -> None:
+    (tmp_path / "steps.csv").write_text("step,loss\n1,0.5\n,0.3\n2,-0.4\n")
+    (tmp_path / "epochs.csv").write_text(epochs)
+    monitor = TrainingMonitor(tmp_path)
+    assert said in monitor.status.value
+    assert monitor.message.value == ""
+    assert monitor.image.value
+
+
+def test_losses_below_zero_are_drawn(tmp_path: Path) -> None:
+    steps = pd.DataFrame({"step": [1, 2, 3], "loss": [0.5, -0.5, np.inf]})
+    (axes,) = training_figure(steps, None).axes
+    assert axes.get_yscale() == "linear"
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [0.5, -0.5, np.nan])
+    (axes,) = training_figure(steps.iloc[:1], None).axes
+    assert axes.get_yscale() == "log"
 
 
 # --- the view in 3D ---
@@ -422,8 +489,9 @@ class Recorder(types.ModuleType):
             def set_colormap_label(self, colours: dict) -> None:
                 self.options["colours"] = colours
 
-        class NiiVue:
+        class NiiVue(ipywidgets.Box):
             def __init__(self, **options: object) -> None:
+                super().__init__()
                 self.opts = types.SimpleNamespace()
 
             def load_volumes(self, volumes: list[Volume]) -> None:
@@ -453,20 +521,41 @@ def test_volume_and_labels_go_to_niivue(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_cannot_be_seen_in_3d_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
     monkeypatch.setitem(sys.modules, "ipyniivue", None)  # not installed
-    other = Volume(SMALL.data[:-1], SMALL.affine)
-    empty = Volume(SMALL.data < 0, SMALL.affine)
     huge = Volume(np.broadcast_to(np.float32(1), (600, 600, 110)), SMALL.affine)
     single = Volume(np.stack([SMALL.data], axis=3), SMALL.affine)
     cases = [
         (volume_3d(SMALL), "pip install 'ankle-lib[viewer]'"),
-        (volume_3d(SMALL, {"talus": other}), "on another grid"),
-        (volume_3d(SMALL, {"talus": empty}), "The mask of talus is empty"),
         (volume_3d(huge), "76 MB, a view in 3D holds 64"),
         (volume_3d(single, frame=1), "no frame 1"),
     ]
     for message, sentence in cases:
         assert isinstance(message, Message)
         assert sentence in message.sentences[0]
+
+
+def test_what_is_left_out_in_3d_is_said_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "ipyniivue", recorder)
+    monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
+    masks = {
+        "calcaneus": Volume(SMALL.data[:-1], SMALL.affine),
+        "talus": Volume(SMALL.data < 0, SMALL.affine),
+        "tibia": holed(SMALL),
+    }
+    box = volume_3d(holed(SMALL), masks)
+    assert box is not None
+    _, message = box.children
+    assert [one["name"] for one in recorder.loaded] == ["image.nii", "tibia.nii"]
+    where = "voxels are not numbers but NaN or infinite"
+    assert message.sentences == (
+        f"In the image, {where}: shown black (1).",
+        "calcaneus is not shown: The mask of calcaneus (9, 4, 7) is on another grid than the image "
+        "(9, 4, 8): resample it.",
+        "The mask of talus is empty: no voxel is above 0.",
+        f"In the mask of tibia, {where}: taken as outside (1).",
+    )
+    assert isinstance(volume_3d(SMALL, {"tibia": masks["tibia"]}), ipywidgets.VBox)
+    assert not isinstance(volume_3d(SMALL), ipywidgets.VBox)
 
 
 def test_nobody_looks_under_ankle_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,8 +243,8 @@ def test_one_plane_is_larger() -> None:
     viewer = VolumeViewer(image(), planes=["coronal"])
     assert list(viewer.panels) == ["coronal"]
     width, height = viewer.panels["coronal"].canvas.size_px
-    assert width == 560
-    assert height == round(560 * 40 / 48)
+    assert width == 480
+    assert height == round(480 * 40 / 48)
 
 
 def test_bad_volumes_are_a_sentence() -> None:
@@ -272,6 +272,57 @@ def test_bad_volumes_are_a_sentence() -> None:
     assert len(four.children) == 1
     assert "choose from sagittal" in VolumeViewer(scan, planes=["oblique"]).message.value
     assert VolumeViewer(Volume(np.full(SHAPE, np.nan), AFFINE)).panels["axial"].canvas.picture
+    none = VolumeViewer(Volume(np.zeros((0, 40, 6)), AFFINE))
+    assert none.message.sentences == ("The image has shape (0, 40, 6): it has no voxels.",)
+    turning = VolumeViewer(Volume(scan.data * 1j, AFFINE))
+    assert "values of type complex128: real numbers are wanted" in turning.message.value
+
+
+def test_files_that_were_not_read_are_a_sentence() -> None:
+    film, path = sequence(), "scan.nii.gz"
+    of_path = "is of type str: a Volume is wanted, such as ankle_lib.volume.load reads from a file."
+    for view in (VolumeViewer(path), VolumeViewer(film.data), SequencePlayer([film])):  # type: ignore[arg-type]
+        assert "a Volume is wanted" in view.message.value
+        assert len(view.children) == 1
+    viewer = VolumeViewer(image(), {"talus": path})  # type: ignore[dict-item]
+    assert viewer.message.sentences == (f"talus is not shown: The mask of talus {of_path}",)
+    player = SequencePlayer(film, path, {"talus": [path] * 4})  # type: ignore[arg-type, list-item]
+    assert player.message.sentences == (
+        f"Not shown: The moved static scan {of_path}",
+        f"Not shown: The mask of talus in frame 0 {of_path}",
+    )
+
+
+def holed(scan: Volume, *values: float) -> Volume:
+    """Put values that are not finite into the middle of what the views show."""
+    data = scan.data.astype(float)
+    for number, value in enumerate(values):
+        data[7 + number, 12, 2] = value
+    return Volume(data, scan.affine)
+
+
+def test_masks_with_values_that_are_not_numbers_are_a_sentence() -> None:
+    viewer = VolumeViewer(image(), {"talus": holed(MASK, np.nan, np.inf)})
+    assert viewer.message.sentences == (
+        "In the mask of talus, voxels are not numbers but NaN or infinite: taken as outside (2).",
+    )
+    assert "talus" not in viewer.describe((7, 12, 2))
+    assert "talus" not in viewer.describe((8, 12, 2))
+    assert "talus" in viewer.describe((9, 12, 2))
+    nothing = VolumeViewer(image(), {"talus": Volume(np.full(SHAPE, np.nan), AFFINE)})
+    assert len(nothing.message.sentences) == 2
+    assert "The mask of talus is empty" in nothing.message.value
+    four = VolumeViewer(image(), {"talus": Volume(np.zeros((*SHAPE, 2)), AFFINE)})
+    assert "talus is not shown: The mask of talus has shape (30, 40, 6, 2)" in four.message.value
+
+
+def test_grids_of_one_shape_are_said_to_lie_apart() -> None:
+    elsewhere = AFFINE.copy()
+    elsewhere[0, 3] += 5
+    viewer = VolumeViewer(image(), {"talus": Volume(MASK.data, elsewhere)})
+    assert "than the image (30, 40, 6), up to 5 mm away: resample it" in viewer.message.value
+    player = SequencePlayer(sequence(), Volume(sequence().data, elsewhere))
+    assert "than the sequence (30, 40, 6), up to 5 mm away" in player.message.value
 
 
 # --- the player ---
@@ -344,7 +395,47 @@ def test_bad_sequences_are_a_sentence() -> None:
     empty = SequencePlayer(sequence(), None, {"talus": [MASK, box_mask(slice(0, 0)), MASK, MASK]})
     empty.frame.value = 1
     assert "The mask of talus is empty" in empty.message.value
+    gaps = SequencePlayer(
+        sequence(), None, {"talus": [None, MASK, MASK, MASK], "tibia": [None] * 4}
+    )
+    assert gaps.message.sentences == ("There is no mask of talus, tibia for frame 0.",)
+    gaps.frame.value = 1
+    assert gaps.message.sentences == ("There is no mask of tibia for frame 1.",)
     data = sequence().data
     data[0, 0, 0, 1] = np.nan
     said = SequencePlayer(Volume(data, AFFINE)).message.value
     assert "In the sequence, voxels are not numbers but NaN or infinite: shown black (1)." in said
+    none = SequencePlayer(Volume(np.zeros((*SHAPE, 0)), AFFINE))
+    assert none.message.sentences == ("The sequence has shape (30, 40, 6, 0): it has no voxels.",)
+
+
+def test_every_series_says_what_is_not_a_number() -> None:
+    moved = [holed(image(), np.nan), None, holed(image(), np.inf, np.nan), image()]
+    masks = {
+        "talus": [holed(MASK, np.inf), MASK, MASK, holed(MASK, np.nan)],
+        "tibia": [MASK, MASK, MASK, MASK],
+    }
+    player = SequencePlayer(sequence(), moved, masks)
+    of_moved, of_talus = player.message.sentences
+    where = "voxels are not numbers but NaN or infinite"
+    assert of_moved == f"In the moved static scan, {where}: shown black (3)."
+    assert of_talus == f"In the mask of talus, {where}: taken as outside (2)."
+    player.slice.value = 2
+    mouse(player.panels["frame"], "move", *place_in((40, 30), 12, 7))
+    assert "talus" not in player.read_out.value
+    assert "moved static: nan · tibia" in player.read_out.value
+    y, x = (int(part * n) for part, n in zip(
+        place_in((40, 30), 12, 7)[::-1], pixels(player.panels["frame"]).shape, strict=False
+    ))  # fmt: skip
+    for name in ("moved static", "difference"):
+        assert pixels(player.panels[name])[y, x].max() < 30, name
+    player.frame.value = 3  # it stays, for it is about the whole series
+    assert player.message.sentences == (of_moved, of_talus)
+    whole = Volume(np.full((*SHAPE, 4), np.nan), AFFINE)
+    player = SequencePlayer(whole, whole, {"talus": whole})
+    assert [sentence.split(",")[0] for sentence in player.message.sentences] == [
+        "In the sequence",
+        "In the moved static scan",
+        "In the mask of talus",
+        "The mask of talus is empty: no voxel is above 0.",
+    ]

@@ -6,21 +6,25 @@ can, and says in one sentence what it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.figures import BONE_COLOURS
 from ankle_lib.files import AnkleError
-from ankle_lib.volume import Volume, to_orientation
+from ankle_lib.volume import Volume, to_orientation, voxel_to_world
 
 __all__ = [
+    "OUTSIDE",
     "SAME_GRID_MM",
     "Frames",
     "check_grid",
+    "check_values",
     "colours_of",
     "image_3d",
+    "inside",
     "masks_on",
     "not_finite",
     "series",
@@ -32,6 +36,10 @@ Frames = Volume | Sequence[Volume | None]
 SAME_GRID_MM = 1e-3
 """Affines of files that lie on one grid differ by less: they are stored in float32."""
 
+SHOWN_BLACK = "shown black"
+OUTSIDE = "taken as outside"
+"""What a view makes of values that are not finite, in an image and in a mask."""
+
 FURTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 """Okabe-Ito, for what is no bone."""
 
@@ -42,8 +50,9 @@ def image_3d(volume: Volume, name: str = "image") -> Volume:
     Raises
     ------
     AnkleError
-        If it has frames.
+        If it has frames, or as in `check_values`.
     """
+    check_values(volume, name)
     if volume.data.ndim != 3:
         raise AnkleError(
             f"The {name} has shape {volume.data.shape}: one 3D image is wanted; give one frame, "
@@ -66,28 +75,32 @@ def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume
     Raises
     ------
     AnkleError
-        If there is no series, or it does not belong to ``like``.
+        If there is no series, it does not belong to ``like``, or as in `check_values`.
     """
     if isinstance(frames, Volume):
+        check_values(frames, name)
         if frames.data.ndim != 4:
             raise AnkleError(
                 f"The {name} has shape {frames.data.shape}: a 4D series of frames is wanted; look "
                 "at one image in a VolumeViewer."
             )
         images: list[Volume | None] = [frames.frame(n) for n in range(frames.n_frames)]
-    else:
+    elif isinstance(frames, list | tuple):
         images = list(frames)
+    else:
+        raise _no_volume(frames, name)
     if like is not None and len(images) != like.n_frames:
         raise AnkleError(f"The {name} has {len(images)} frames, the sequence {like.n_frames}.")
     for number, image in enumerate(images):
         if image is None:
             continue
+        check_values(image, f"{name} in frame {number}")
         if image.data.ndim != 3:
             raise AnkleError(
                 f"Frame {number} of the {name} has shape {image.data.shape}: a 3D image is wanted."
             )
         if like is not None:
-            check_grid(image, like, f"Frame {number} of the {name}")
+            check_grid(image, like, f"Frame {number} of the {name}", "the sequence")
     return [None if image is None else to_orientation(image) for image in images]
 
 
@@ -96,21 +109,29 @@ def masks_on(
 ) -> tuple[dict[str, NDArray[np.bool_]], list[str]]:
     """Return the masks that can be drawn on an image, axes P, S, R, and a sentence for the others.
 
-    An empty mask can be drawn, but gets a sentence.
+    An empty mask can be drawn, but gets a sentence; so does one with values that are not finite.
     """
     drawn: dict[str, NDArray[np.bool_]] = {}
     sentences = []
     for name, mask in masks.items():
         try:
-            turned = image_3d(mask, name)
+            turned = image_3d(mask, f"mask of {name}")
             check_grid(turned, image, f"The mask of {name}")
         except AnkleError as error:
             sentences.append(f"{name} is not shown: {error}")
             continue
-        drawn[name] = turned.data if turned.data.dtype == bool else turned.data > 0
+        drawn[name] = inside(turned.data)
         if not drawn[name].any():
             sentences.append(f"The mask of {name} is empty: no voxel is above 0.")
-    return drawn, sentences
+        sentences.append(not_finite(turned, f"mask of {name}", OUTSIDE))
+    return drawn, [sentence for sentence in sentences if sentence]
+
+
+def inside(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where a mask is above 0; values that are not finite are outside."""
+    if mask.dtype == bool:
+        return mask
+    return (mask > 0) & np.isfinite(mask) if mask.dtype.kind == "f" else mask > 0
 
 
 def check_grid(volume: Volume, like: Volume, what: str, other: str = "the image") -> None:
@@ -123,19 +144,49 @@ def check_grid(volume: Volume, like: Volume, what: str, other: str = "the image"
     """
     same = volume.shape == like.shape
     if not (same and np.allclose(volume.affine, like.affine, atol=SAME_GRID_MM)):
+        apart = f", up to {_apart_mm(volume, like):.3g} mm away" if same else ""
         raise AnkleError(
-            f"{what} {volume.shape} is on another grid than {other} {like.shape}: resample it."
+            f"{what} {volume.shape} is on another grid than {other} {like.shape}{apart}: "
+            "resample it."
         )
 
 
-def not_finite(image: Volume, name: str = "image") -> str:
-    """Return a sentence if an image holds NaN or infinite values, else an empty one."""
-    if image.data.dtype.kind != "f":
-        return ""
-    missing = image.data.size - int(np.count_nonzero(np.isfinite(image.data)))
+def check_values(volume: Any, name: str) -> None:
+    """Refuse what is no `Volume`, has no voxels, or values that are no real numbers.
+
+    Raises
+    ------
+    AnkleError
+        In these cases.
+    """
+    if not isinstance(volume, Volume):
+        raise _no_volume(volume, name)
+    if not volume.data.size:
+        raise AnkleError(f"The {name} has shape {volume.data.shape}: it has no voxels.")
+    if volume.data.dtype.kind not in "biuf":
+        raise AnkleError(f"The {name} has values of type {volume.data.dtype}: real numbers are "
+                         "wanted.")  # fmt: skip
+
+
+def not_finite(
+    images: Volume | Iterable[Volume | None], name: str = "image", what: str = SHOWN_BLACK
+) -> str:
+    """Return a sentence if an image or a series holds NaN or infinite values, else an empty one.
+
+    Parameters
+    ----------
+    images : Volume or iterable of Volume
+        None where a series has no image.
+    name : str
+        For the sentence.
+    what : str
+        What becomes of these voxels, for the sentence.
+    """
+    of_all = [images] if isinstance(images, Volume) else images
+    missing = sum(_missing(image.data) for image in of_all if image is not None)
     if not missing:
         return ""
-    return f"In the {name}, voxels are not numbers but NaN or infinite: shown black ({missing})."
+    return f"In the {name}, voxels are not numbers but NaN or infinite: {what} ({missing})."
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
@@ -143,3 +194,24 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
     others = [name for name in names if name not in BONE_COLOURS]
     further = {name: FURTHER_COLOURS[n % len(FURTHER_COLOURS)] for n, name in enumerate(others)}
     return {name: (BONE_COLOURS | further)[name] for name in names}
+
+
+def _missing(data: NDArray[Any]) -> int:
+    """Count values that are not finite."""
+    if data.dtype.kind != "f":
+        return 0
+    return data.size - int(np.count_nonzero(np.isfinite(data)))
+
+
+def _apart_mm(one: Volume, other: Volume) -> float:
+    """Return how far apart the corners of two grids of one shape are at most."""
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in one.shape]), axis=-1).reshape(-1, 3)
+    both = [voxel_to_world(volume.affine, corners) for volume in (one, other)]
+    return float(np.linalg.norm(both[0] - both[1], axis=1).max())
+
+
+def _no_volume(given: object, name: str) -> AnkleError:
+    return AnkleError(
+        f"The {name} is of type {type(given).__name__}: a Volume is wanted, such as "
+        "ankle_lib.volume.load reads from a file."
+    )

@@ -55,6 +55,9 @@ class PatchExplorer(ipywidgets.VBox):
             self._items = list(items)
             if not self._items:
                 raise AnkleError("There is no image to take patches from.")
+            for item in self._items:
+                if not item.image.size:
+                    raise AnkleError(f"{item}: has no voxels to take patches from.")
             self._rules = [rule_of(item, rules) for item in self._items]
         except AnkleError as error:
             self.message.say(str(error))
@@ -191,11 +194,16 @@ class PatchExplorer(ipywidgets.VBox):
             "click on the picture for one patch"
         )  # fmt: skip
         missing = int(np.count_nonzero(~np.isfinite(image)))
+        unknown = 0
+        if item.target is not None:
+            unknown = int(np.count_nonzero(~np.isfinite(item.target[:, :, k])))
         sentences = []
         if not item.region[:, :, k].any():
             sentences.append("The region is empty in this slice: every patch is rejected.")
         if missing:
             sentences.append(f"Voxels of this slice are not numbers: shown black ({missing}).")
+        if unknown:
+            sentences.append(f"Voxels of its target are not numbers: compared as 0 ({unknown}).")
         self.message.show(sentences)
 
     def _centres(self, positions: NDArray[np.bool_]) -> NDArray[np.bool_]:

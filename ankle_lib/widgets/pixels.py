@@ -123,13 +123,14 @@ def window_slider(limits: tuple[float, float], width_px: int) -> ipywidgets.Floa
     """Return a slider for the intensities shown as black and white, up to twice the white one."""
     low, high = limits
     top = high + (high - low)
+    decimals = next((n for n, span in enumerate((40, 4)) if top - low > span), 2)
     return ipywidgets.FloatRangeSlider(
         value=limits,
         min=low,
         max=top,
         step=(top - low) / 400,
         description="window",
-        readout_format=".0f" if top - low > 40 else ".2f",
+        readout_format=f".{decimals}f",  # what fits beside the slider
         layout=ipywidgets.Layout(width=f"{width_px}px"),
     )
 

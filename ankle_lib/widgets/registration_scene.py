@@ -21,14 +21,16 @@ from ankle_lib.registration import (
     tre_mm,
 )
 from ankle_lib.registration.one_by_one import Agreement, agreement, cut_region
-from ankle_lib.transforms import Matrix, apply, compose, rigid
+from ankle_lib.transforms import Matrix, apply, compose, is_rigid, rigid
 from ankle_lib.volume import Volume, to_orientation
-from ankle_lib.widgets.inputs import image_3d, masks_on, not_finite
+from ankle_lib.widgets.inputs import check_values, image_3d, masks_on, not_finite
 
 __all__ = ["Cut", "Run", "Scene"]
 
 SLICE_SAMPLES = 5
 """Across a slice of the frame, for pictures."""
+
+NEEDED = "a registration needs numbers"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Scene:
     Raises
     ------
     AnkleError
-        If something is missing, empty, not finite, or on another grid.
+        If something is missing, empty, not finite, or on another grid, or a pose is not rigid.
     """
 
     def __init__(
@@ -85,15 +87,24 @@ class Scene:
                 "needs both."
             )
         for volume, name in ((sequence, "sequence"), (static, "static scan")):
-            if not_finite(volume, name):
-                raise AnkleError(f"{not_finite(volume, name)} A registration needs numbers.")
-        _, sentences = masks_on(image_3d(static, "static scan"), masks)
-        if sentences:
-            raise AnkleError(sentences[0])
+            check_values(volume, name)
+        for bone, mask in masks.items():
+            check_values(mask, f"mask of {bone}")
+        turned = image_3d(static, "static scan")
+        given = {"sequence": sequence, "static scan": static}
+        given |= {f"mask of {bone}": mask for bone, mask in masks.items()}
+        given |= {f"weights of {bone}": Volume(np.asarray(soft), static.affine)
+                  for bone, soft in weights.items()}  # fmt: skip
+        sentences = [not_finite(volume, name, NEEDED) for name, volume in given.items()]
+        for sentence in (*sentences, *masks_on(turned, masks)[1]):
+            if sentence:
+                raise AnkleError(sentence)
         self.sequence = to_orientation(sequence)
         self.static = Volume(static.data.astype(np.float32), static.affine)
         self.weights = dict(weights)
-        self._options, self._truth = dict(options), dict(truth)
+        self._options = dict(options)
+        self._truth = {bone: _per_frame(known, sequence.n_frames, f"True poses of {bone}")
+                       for bone, known in truth.items()}  # fmt: skip
         thickness = slice_direction(sequence.affine).thickness_mm
         self._regions = {bone: cut_region(self.static, soft, bone, thickness)
                          for bone, soft in weights.items()}  # fmt: skip
@@ -146,8 +157,22 @@ class Scene:
 
 def _start(start: NDArray[np.float64] | None, n_frames: int) -> NDArray[np.float64]:
     given = np.eye(4) if start is None else np.asarray(start, dtype=np.float64)
-    if given.shape not in ((4, 4), (n_frames, 4, 4)):
+    if given.shape == (4, 4):
+        given = np.broadcast_to(given, (n_frames, 4, 4))
+    poses = _per_frame(given, n_frames, "Start poses")
+    for frame, pose in enumerate(poses):
+        if not is_rigid(pose):
+            raise AnkleError(
+                f"The start pose of frame {frame} is no rotation and shift: {pose.tolist()}."
+            )
+    return poses
+
+
+def _per_frame(poses: NDArray[Any], n_frames: int, name: str) -> NDArray[np.float64]:
+    given = np.asarray(poses, dtype=np.float64)
+    if given.shape != (n_frames, 4, 4):
         raise AnkleError(
-            f"Start poses have shape {given.shape}: expected (4, 4) or ({n_frames}, 4, 4)."
+            f"{name} have shape {given.shape}: one (4, 4) matrix for each of {n_frames} frames is "
+            "wanted."
         )
-    return np.broadcast_to(given, (n_frames, 4, 4))
+    return given

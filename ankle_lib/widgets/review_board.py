@@ -15,9 +15,9 @@ from ankle_lib.figures import BONE_COLOURS, VERDICT_COLOURS, middle_slice
 from ankle_lib.files import AnkleError
 from ankle_lib.quality import AUTOMATIC, ReviewSheet
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.inputs import not_finite
+from ankle_lib.widgets.inputs import OUTSIDE, inside, not_finite
 from ankle_lib.widgets.picture import SlicePicture
-from ankle_lib.widgets.review_layout import VERDICT_OF, ReviewLayout
+from ankle_lib.widgets.review_layout import BORDER_PX, VERDICT_OF, ReviewLayout
 from ankle_lib.widgets.review_rows import (
     RowKey,
     bones_of,
@@ -234,7 +234,8 @@ class ReviewBoard(ReviewLayout):
     def _show_verdict(self, row: dict[str, Any]) -> None:
         colour = VERDICT_COLOURS[row["verdict"]]
         person = row["reviewer"] != AUTOMATIC
-        self.image.layout.border = f"4px {'solid' if person else 'dashed'} {colour}"
+        line = "solid" if person else "dashed"
+        self.image.layout.border = f"{BORDER_PX}px {line} {colour}"
         who = html.escape(f"{row['reviewer']}, {row['time']}" if person else "by the gate")
         number = "none" if np.isnan(row["correlation"]) else f"{row['correlation']:.2f}"
         self.status.value = (
@@ -254,13 +255,16 @@ class ReviewBoard(ReviewLayout):
         except (AnkleError, OSError) as error:
             self.message.say(str(error))
             return
-        frame, mask = self._shown
+        frame, given = self._shown
+        mask = Volume(inside(given.data), given.affine)
+        self._shown = frame, mask
         self.slice.max = frame.shape[2] - 1
-        there = bool(np.any(mask.data > 0))
+        there = bool(mask.data.any())
         if there:
             self.slice.value = middle_slice(mask.data)
         empty = "" if there else "The moved mask is empty: the bone lies outside of this frame."
-        self.message.say(not_finite(frame, "frame"), empty)
+        odd = not_finite(given, "moved mask", OUTSIDE)
+        self.message.say(not_finite(frame, "frame"), odd, empty)
 
     def _draw(self) -> None:
         frame, mask = self._shown or (None, None)

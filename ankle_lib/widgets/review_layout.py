@@ -10,7 +10,10 @@ from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.picture import SIDE_PIXELS
 
-__all__ = ["VERDICT_OF", "ReviewLayout"]
+__all__ = ["BORDER_PX", "VERDICT_OF", "ReviewLayout"]
+
+BORDER_PX = 4
+"""Around the picture, in the verdict's colour."""
 
 VERDICT_OF = {"accept": "accepted", "reject": "rejected", "unsure": "unsure"}
 """What a button writes to the sheet."""
@@ -48,7 +51,8 @@ class ReviewLayout(ipywidgets.VBox):
         self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict")
         self.note.layout = wide
         self.image = ipywidgets.Image(format="png")
-        self.image.layout = ipywidgets.Layout(width=f"{SIDE_PIXELS}px", height=f"{SIDE_PIXELS}px")
+        side = f"{SIDE_PIXELS + 2 * BORDER_PX}px"  # or the browser would shrink the picture
+        self.image.layout = ipywidgets.Layout(width=side, height=side)
         self.status, self.message = ipywidgets.HTML(), Message()
         self.progress = ipywidgets.IntProgress(min=0, max=n_rows, layout=wide)
         self.count = ipywidgets.Label()

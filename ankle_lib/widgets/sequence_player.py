@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from ankle_lib.figures import slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, to_orientation
-from ankle_lib.widgets.inputs import Frames, colours_of, masks_on, not_finite, series
+from ankle_lib.widgets.inputs import (
+    OUTSIDE,
+    Frames,
+    check_values,
+    colours_of,
+    inside,
+    masks_on,
+    not_finite,
+    series,
+)
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import SIGNED, Layer, brightness_limits, window_slider
@@ -21,8 +30,8 @@ from ankle_lib.widgets.volume_viewer import voxel_at
 
 __all__ = ["SequencePlayer", "matched_difference"]
 
-SIDE_PX = {1: 560, 2: 400, 3: 268, 4: 200}
-"""Of a panel's longer side, by the number of panels."""
+SIDE_PX = {1: 480, 2: 400, 3: 268, 4: 200}
+"""Of a panel's longer side, by the number of panels; with the controls it fits on 1280 x 800."""
 PLANE = "sagittal"
 STEP_MS = 200
 """Between frames that are played; the browser waits for the kernel if that is slower."""
@@ -32,7 +41,8 @@ class SequencePlayer(ipywidgets.VBox):
     """Play a dynamic scan beside the moved static scan, their difference and the segmentation.
 
     All panels show the same sagittal slice of the same frame. Panels without data are left out.
-    The line below says what is under the mouse. Bad input is said in the view.
+    The line below says what is under the mouse. Bad input is said in the view: series that do not
+    belong to the sequence are left out, values that are not finite are black, in masks outside.
 
     Parameters
     ----------
@@ -61,6 +71,7 @@ class SequencePlayer(ipywidgets.VBox):
         self._masks: dict[str, list[Volume | None]] = {}
         sentences: list[str] = []
         try:
+            check_values(sequence, "sequence")
             self._frames = [frame for frame in series(sequence, "sequence") if frame is not None]
             sentences.append(not_finite(sequence, "sequence"))
         except AnkleError as error:
@@ -71,10 +82,15 @@ class SequencePlayer(ipywidgets.VBox):
             return
         if moved is not None:
             self._moved = _kept(moved, "moved static scan", sequence, sentences)
+            sentences.append(not_finite(self._moved, "moved static scan"))
         for name, masks in (segmentation or {}).items():
             found = _kept(masks, f"mask of {name}", sequence, sentences)
+            sentences.append(not_finite(found, f"mask of {name}", OUTSIDE))
             if found:
-                self._masks[name] = found
+                self._masks[name] = [
+                    None if mask is None else Volume(inside(mask.data), mask.affine)
+                    for mask in found
+                ]
         self._sentences = sentences
         self._limits_of_moved: dict[int, tuple[float, float]] = {}
         super().__init__(self._build(side_px))
@@ -144,7 +160,7 @@ class SequencePlayer(ipywidgets.VBox):
             parts.append(f"moved static: {moved.data[voxel]:.4g}")
         for name, masks in self._masks.items():
             mask = masks[number]
-            if mask is not None and mask.data[voxel] > 0:
+            if mask is not None and mask.data[voxel]:
                 parts.append(name)
         self.read_out.value = html.escape(" · ".join(parts))
 
@@ -157,18 +173,7 @@ class SequencePlayer(ipywidgets.VBox):
         if self._moved:
             self._draw_moved(number, index, frame, sentences)
         if self._masks:
-            there = {name: masks[number] for name, masks in self._masks.items()}
-            drawn, missing = masks_on(frame, {n: m for n, m in there.items() if m is not None})
-            sentences += missing
-            layers = [
-                Layer(
-                    slice_of(Volume(mask, frame.affine), PLANE, index).image,
-                    self.colours[name],
-                    self.opacity.value,
-                )
-                for name, mask in drawn.items()
-            ]
-            self.panels["segmentation"].draw(shown, self.window.value, layers)
+            self._draw_masks(number, index, frame, sentences)
         self.message.show(sentences)
 
     def _draw_moved(self, number: int, index: int, frame: Volume, sentences: list[str]) -> None:
@@ -189,6 +194,25 @@ class SequencePlayer(ipywidgets.VBox):
         self.panels["difference"].draw(
             type(shown)(difference, shown.size_mm, shown.letters), (-reach, reach), palette=SIGNED
         )
+
+    def _draw_masks(self, number: int, index: int, frame: Volume, sentences: list[str]) -> None:
+        masks = {name: of_frames[number] for name, of_frames in self._masks.items()}
+        there = {name: mask for name, mask in masks.items() if mask is not None}
+        drawn, missing = masks_on(frame, there)
+        sentences += missing
+        absent = ", ".join(name for name in masks if name not in there)
+        if absent:
+            sentences.append(f"There is no mask of {absent} for frame {number}.")
+        layers = [
+            Layer(
+                slice_of(Volume(mask, frame.affine), PLANE, index).image,
+                self.colours[name],
+                self.opacity.value,
+            )
+            for name, mask in drawn.items()
+        ]
+        shown = slice_of(frame, PLANE, index)
+        self.panels["segmentation"].draw(shown, self.window.value, layers)
 
 
 def matched_difference(frame: NDArray[Any], moved: NDArray[Any]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ POLL_S = 1.0
 SMOOTHED = 20
 """The thick line is a mean over this part (1 / 20) of all steps."""
 DPI = 80
+COUNTED = ("step", "epoch", "stage")
 LOSS_COLOUR = "#0072B2"
 
 
@@ -131,7 +133,7 @@ class TrainingMonitor(ipywidgets.VBox):
                 self.message.say(f"{table} is no table of steps and losses.")
             return
         self._seen = seen
-        self.message.say()
+        self.message.say(_odd_losses(steps))
         name = table.parent.relative_to(self._folder).as_posix()
         self.image.value = _png(training_figure(steps, epochs, "" if name == "." else name))
         self.status.value = _in_words(steps, epochs)
@@ -177,15 +179,18 @@ def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str
 
 
 def _draw_loss(axes: Axes, steps: pd.DataFrame) -> None:
-    axes.plot(steps["step"], steps["loss"], color=LOSS_COLOUR, lw=0.6, alpha=0.35)
+    loss = steps["loss"].where(np.isfinite(steps["loss"]))
+    axes.plot(steps["step"], loss, color=LOSS_COLOUR, lw=0.6, alpha=0.35)
     width = max(1, len(steps) // SMOOTHED)
-    smooth = steps["loss"].rolling(width, min_periods=1, center=True).mean()
+    smooth = loss.rolling(width, min_periods=1, center=True).mean()
     axes.plot(steps["step"], smooth, color=LOSS_COLOUR, lw=2)
+    axes.set_ylabel("loss")
+    if not loss.min() > 0:  # some losses may fall below 0
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("loss")
 
 
 def _draw_scores(axes: Axes, epochs: pd.DataFrame, scores: list[str]) -> None:
@@ -195,7 +200,8 @@ def _draw_scores(axes: Axes, epochs: pd.DataFrame, scores: list[str]) -> None:
         axes.plot(epochs["step"], epochs[column], label=name, **style)
     dice = scores[0].startswith("dice_")
     axes.set_ylabel("Dice of validation" if dice else "score of validation")
-    axes.set_ylim(min(0.0, float(epochs[scores].min().min())), 1.02)
+    lowest = float(epochs[scores].where(np.isfinite(epochs[scores])).min().min())
+    axes.set_ylim(min(0.0, lowest), 1.02)  # 0 where there is none but NaN
     axes.legend(frameon=False, loc="lower right")
 
 
@@ -221,7 +227,7 @@ def _in_words(steps: pd.DataFrame, epochs: pd.DataFrame | None) -> str:
     last = epochs.iloc[-1]
     text += f" · stage {int(last['stage']) + 1}," if "stage" in epochs else " ·"
     text += f" epoch {int(last['epoch'])}"
-    if "score" in epochs:
+    if "score" in epochs and epochs["score"].notna().any():
         best = epochs.loc[epochs["score"].idxmax()]
         text += f", score {last['score']:.3f} (best {best['score']:.3f}, epoch {best['epoch']:.0f})"
     if "samples_per_s" in epochs:
@@ -229,14 +235,31 @@ def _in_words(steps: pd.DataFrame, epochs: pd.DataFrame | None) -> str:
     return text
 
 
+def _odd_losses(steps: pd.DataFrame) -> str:
+    """Return a sentence if a loss is NaN or infinite, else an empty one."""
+    odd = steps.loc[~np.isfinite(steps["loss"]), "step"]
+    if odd.empty:
+        return ""
+    return (
+        f"The loss is no number but NaN or infinite at {len(odd)} of {len(steps)} steps, first at "
+        f"step {int(odd.iloc[0])}: not drawn."
+    )
+
+
 def _read(path: Path, columns: set[str]) -> pd.DataFrame | None:
-    """Return a table with columns of numbers; None if it is missing, empty or of something else."""
+    """Return the columns of numbers; None if a table is missing, empty or of something else.
+
+    Rows that do not tell their step, epoch or stage are left out.
+    """
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path).select_dtypes("number")
     except (OSError, ValueError):
         return None
-    numbers = set(table.select_dtypes("number"))
-    return table if columns <= numbers and len(table) else None
+    if not columns <= set(table):
+        return None
+    counted = [column for column in COUNTED if column in table]
+    table = table[np.isfinite(table[counted]).all(axis=1)]
+    return None if table.empty else table
 
 
 def _written(path: Path) -> int:

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import numpy as np
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, save
-from ankle_lib.widgets.inputs import colours_of, image_3d, masks_on
+from ankle_lib.widgets.inputs import check_values, colours_of, image_3d, masks_on, not_finite
 from ankle_lib.widgets.message import Message
+from ankle_lib.widgets.volume_viewer import CROSS_COLOUR
 
 __all__ = ["volume_3d"]
 
@@ -35,7 +37,8 @@ def volume_3d(
     """Return a view of a volume and its masks in 3D, for JupyterLab; None under `ankle run`.
 
     The whole image travels to the browser, and stays in a notebook that is saved with its
-    widgets: look at large ones in a `VolumeViewer`. Values that are not finite are black.
+    widgets: look at large ones in a `VolumeViewer`. Bad input is said below the view: masks that
+    are empty or on another grid are left out, values that are not finite are black.
 
     Parameters
     ----------
@@ -48,9 +51,9 @@ def volume_3d(
 
     Returns
     -------
-    ipyniivue.NiiVue, Message or None
-        A message if ipyniivue is not installed, the image has more than 64 MB, or there is no such
-        frame or nothing to draw.
+    ipyniivue.NiiVue, ipywidgets.VBox, Message or None
+        In a box if there is something to say; a message alone if ipyniivue is not installed, the
+        image has more than 64 MB, or there is no such frame.
     """
     if os.environ.get(RUN_VARIABLE):
         return None
@@ -63,6 +66,7 @@ def volume_3d(
 
 
 def _view(image: Volume, overlays: Mapping[str, Volume], frame: int) -> Any:
+    check_values(image, "image")
     shown = image.frame(frame) if image.data.ndim == 4 else image
     size_mb = shown.data.size * 2 / 2**20  # as int16
     if size_mb > LARGEST_MB:
@@ -72,15 +76,18 @@ def _view(image: Volume, overlays: Mapping[str, Volume], frame: int) -> Any:
         )
     turned = image_3d(shown)
     masks, sentences = masks_on(turned, overlays)
-    if sentences:
-        raise AnkleError(sentences[0])
+    sentences.insert(0, not_finite(turned))
     try:
         niivue = importlib.import_module("ipyniivue")
     except ImportError:
         raise AnkleError(
             f"A view in 3D needs ipyniivue, which is not installed: {COMMAND}"
         ) from None
-    return _constructed(niivue, turned, masks, OPACITY)
+    there = {name: mask for name, mask in masks.items() if mask.any()}
+    view = _constructed(niivue, turned, there, OPACITY)
+    message = Message()
+    message.show(sentences)
+    return ipywidgets.VBox([view, message]) if message.sentences else view
 
 
 def _constructed(
@@ -89,6 +96,9 @@ def _constructed(
     colours = colours_of(list(masks))
     view = niivue.NiiVue(height=HEIGHT_PX)
     view.opts.multiplanar_show_render = niivue.ShowRender.ALWAYS  # the body beside its planes
+    view.opts.sagittal_nose_left = True  # toes to the left, as in all other pictures
+    view.opts.is_corner_orientation_text = True  # beside the cross, not on it
+    view.opts.crosshair_color = (*to_rgb(CROSS_COLOUR), 1.0)
     data = np.nan_to_num(image.data.astype(np.float32))
     volumes = [niivue.Volume(name="image.nii", data=_nifti(data, image.affine), colormap="gray")]
     for name, mask in masks.items():

@@ -22,8 +22,8 @@ from ankle_lib.widgets.pixels import Layer, Mark, brightness_limits, window_slid
 
 __all__ = ["VolumeViewer", "voxel_at"]
 
-SIDE_PX = {1: 560, 2: 400, 3: 268}
-"""Of a plane's longer side, by the number of planes; three fit into a notebook at 1280 pixels."""
+SIDE_PX = {1: 480, 2: 400, 3: 268}
+"""Of a plane's longer side, by the number of planes; with the sliders it fits on 1280 x 800."""
 
 CROSS_COLOUR = "#F0E442"
 AXIS_OF_PLANE = {"coronal": 0, "axial": 1, "sagittal": 2}

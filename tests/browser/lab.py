@@ -169,8 +169,19 @@ class Person:
         wanted.scroll_into_view_if_needed()
         found = wanted.locator(selector).first
         found.wait_for(timeout=30_000)
-        found.scroll_into_view_if_needed()
+        self._settle(found)
         return found
+
+    def _settle(self, found: Locator) -> None:
+        """Scroll until it stays where it is: cells above may still grow, and the page be empty."""
+        before = None
+        for _ in range(40):
+            found.scroll_into_view_if_needed()
+            box = found.bounding_box()
+            if box is not None and box == before and 0 <= box["y"] < SCREEN["height"]:
+                return
+            before = box
+            self.page.wait_for_timeout(250)
 
     def slide(self, control: Locator, key: str, times: int = 1) -> None:
         """Move an ipywidgets slider by keyboard."""

@@ -189,6 +189,8 @@ def test_register_by_hand_explore_patches_and_follow_a_training(
         kept.filter(has_not_text=before).wait_for()
         person.slide(explorer.locator('.widget-hslider:has(label:text-is("tries"))'), "PageUp")
         explorer.locator('.widget-readout:text-is("5")').wait_for()
+        page.wait_for_timeout(300)
+        person.wait_until_idle()  # the picture follows the sliders
         person.screenshot("patch_explorer")
 
         # the training: another process writes its tables
