@@ -105,7 +105,8 @@ def test_a_failure_names_chapter_cell_error_and_notebook(tmp_path: Path) -> None
     os.environ["ANKLE_CHAPTER"] = "03_third"
     try:
         chapter = _opened(root, "03_third")
-        with pytest.raises(AnkleError, match="ankle run --preset smoke --only 02"):
+        command = "ankle run --preset smoke --only 02 --cohort toy --results .*/results`"
+        with pytest.raises(AnkleError, match=command):
             chapter.previous("02_second")
     finally:
         del os.environ["ANKLE_CHAPTER"]

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -206,6 +207,7 @@ def joint_angles(angles: pd.DataFrame) -> Figure:
             )
         axes.axhline(0, color="0.6", lw=1)
         axes.set_xlabel("frame")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(group, fontsize=11)
     panels[0].set_ylabel("dorsiflexion (°)")
     handles = [

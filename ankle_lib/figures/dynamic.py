@@ -82,7 +82,8 @@ def contest_scores(scores: pd.DataFrame) -> Figure:
                 height = row + 0.22 * (number - 1)
                 axes.plot(values, np.full(len(values), height), ".", color=colour, alpha=0.35)
                 bar = {"color": colour, "label": bone if row == 0 else None}
-                axes.plot(np.nanmean(values), height, "|", ms=13, mew=2.4, **bar)
+                middle = part.loc[part["method"] == method, measure].mean()  # NaN of none
+                axes.plot(middle, height, "|", ms=13, mew=2.4, **bar)
         axes.set_xlabel(_MEASURES[measure])
         _light_grid(axes)
     panels[0].set_yticks(range(len(methods)), methods)

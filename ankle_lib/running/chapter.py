@@ -93,10 +93,20 @@ class Chapter:
         if not records.has_results(folder):
             raise AnkleError(
                 f"{self.name} reads {chapter}, which has no finished results in {folder}: run "
-                f"`ankle run --preset {self.preset.name} --only {chapter[:2]}`, then this again"
+                f"`{self._command(chapter)}`, then this again"
             )
         kernel_side.note_input(chapter)
         return folder
+
+    def _command(self, chapter: str) -> str:
+        """Return the command that runs another chapter at the same place."""
+        words = ["ankle run", f"--preset {self.preset.name}", f"--only {chapter[:2]}"]
+        if self.cohort_records.name != DEFAULT_COHORT:
+            words.append(f"--cohort {self.cohort_records.name}")
+        results = self.folder.parents[1]
+        if results != find_root() / "results":
+            words.append(f"--results {results}")
+        return " ".join(words)
 
     def show(self, figure: Figure, name: str) -> Figure:
         """Save ``figure`` as ``figures/<name>.png`` and ``.svg``, and return it for display."""
