@@ -189,6 +189,31 @@ def test_notebooks_are_numbered_without_gaps() -> None:
     assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_sections_are_numbered_and_solutions_hidden(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    sections = [int(number) for number in re.findall(r"^## (\d+) · ", text, re.MULTILINE)]
+    assert sections == list(range(1, len(sections) + 1))
+    for linked in re.findall(r"\((\d\d_\w+\.ipynb)\)", text):
+        assert (path.parent / linked).exists(), linked
+    for cell in cells:
+        if cell.source.startswith("# Solution:"):
+            assert cell.metadata.jupyter.source_hidden
+            assert cell.metadata.tags == ["solution"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_every_figure_is_seen(path: Path) -> None:
+    # Jupyter shows the value of a cell's last line; what stands before it or inside a block is lost
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            body = ast.parse(cell.source).body
+            for node in ast.walk(ast.Module(body, [])):
+                if isinstance(node, ast.Expr) and ast.unparse(node).startswith("chapter.show("):
+                    assert node is body[-1], f"wrap in display(): {ast.unparse(node)}"
+
+
 # --- texts ---
 
 
