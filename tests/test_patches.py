@@ -439,6 +439,10 @@ def test_the_reports_split_and_its_cross_validation() -> None:
     assert all(set(fold.train + fold.validation) == {"T01", "T02", "T05"} for fold in folds)
     with pytest.raises(AnkleError, match="1 control subjects"):
         report_split(people[:2])
+    controls = [one for one in people if one.group == "control"]
+    assert report_split(controls).test == ()
+    with pytest.raises(AnkleError, match="there are only controls"):
+        report_split(controls, tested=True)
 
 
 def test_no_subject_is_in_two_parts() -> None:

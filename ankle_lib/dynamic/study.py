@@ -147,11 +147,7 @@ def read_dynamic_study(
     AnkleError
         If nobody is left to test on, or no frame of a control has an accepted bone.
     """
-    split = report_split(subjects)
-    if not split.test:
-        raise AnkleError(
-            "there are only controls: networks are tested on the other group, so clean scans of it"
-        )
+    split = report_split(subjects, tested=True)
     train, validation, test = (split.pick(subjects, p) for p in ("train", "validation", "test"))
     folders = (masked, accepted, truth)
     study = DynamicStudy(

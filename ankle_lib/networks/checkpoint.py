@@ -132,6 +132,7 @@ def _check_archive(path: Path) -> None:
             # torch stores without compression: a compressed entry could unfold to any size
             foreign = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
             damaged = None if foreign else archive.testzip()
+    # what zipfile raises of archives that are cut, encrypted or packed by a method it lacks
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
         foreign, damaged = True, None
     if foreign:

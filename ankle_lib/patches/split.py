@@ -77,17 +77,27 @@ class Split:
             raise AnkleError(f"{', '.join(strangers)} must not be seen here: only the {part} part")
 
 
-def report_split(subjects: Iterable[CleanSubject]) -> Split:
+def report_split(subjects: Iterable[CleanSubject], *, tested: bool = False) -> Split:
     """Return the report's split: equinus tests, the last control validates, the others train.
 
     Chapter 6 of the report: six controls, the last control, and seven subjects with equinus.
 
+    Parameters
+    ----------
+    subjects : iterable of CleanSubject
+    tested : bool
+        Refuse a cohort with nobody to test on.
+
     Raises
     ------
     AnkleError
-        If there are fewer than two controls.
+        If there are fewer than two controls, or nobody to test on and ``tested``.
     """
     controls, test = _groups(subjects)
+    if tested and not test:
+        raise AnkleError(
+            "there are only controls: networks are tested on the other group, so clean scans of it"
+        )
     return Split(tuple(controls[:-1]), (controls[-1],), tuple(test))
 
 

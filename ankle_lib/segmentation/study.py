@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib import inference, metrics
-from ankle_lib.files import AnkleError
 from ankle_lib.manifest import CleanSubject
 from ankle_lib.patches import STATIC_SEGMENTATION, Split, cross_validation, report_split
 from ankle_lib.patches.split import Part
@@ -208,11 +207,7 @@ def read_study(
     AnkleError
         If the cohort has fewer than two controls, or nobody to test on.
     """
-    split, folds = report_split(subjects), tuple(cross_validation(subjects))
-    if not split.test:
-        raise AnkleError(
-            "there are only controls: networks are tested on the other group, so clean scans of it"
-        )
+    split, folds = report_split(subjects, tested=True), tuple(cross_validation(subjects))
     native = read_scans(subjects, masked)
     scans = tuple(coarser(scan, factor_for(scan, sizes.pixel_mm)) for scan in native)
     return Study(scans, native, split, folds, sizes, folder, device, progress)

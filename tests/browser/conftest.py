@@ -9,6 +9,7 @@ import pytest
 
 from tests.browser.lab import CHROMIUM, CHROMIUM_OPTIONS, SCREEN, Person
 
+# a developer may do without a browser, `.ci/run` may not
 REQUIRED = bool(os.environ.get("CI") or os.environ.get("ANKLE_REQUIRE_BROWSER"))
 
 
