@@ -4,9 +4,9 @@
 
 As in 2020: patches extracted beforehand and stored, read by a DataLoader, probabilities into the
 binary cross-entropy. Ours: patches drawn from the volumes on the training device, channels last,
-bfloat16 on a GPU. Same subjects, same distribution of patches, same number of steps and batches,
-same first weights; both are judged on the same patches of the validation subject. Wall time of the
-training steps alone: extraction is printed apart.
+bfloat16 where the device is fast in it. Same subjects, same distribution of patches, same number of
+steps and batches, same first weights; both are judged on the same patches of the validation
+subject. Wall time of the training steps alone: extraction is printed apart.
 """
 
 from __future__ import annotations

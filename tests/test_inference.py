@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
 from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices, whole_volume
-from ankle_lib.networks import SliceNetwork, build
+from ankle_lib.networks import SliceNetwork, build, precision
 
 SHAPE = (45, 38, 6)
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in bfloat16, so that answers can be compared digit by digit."""
+    monkeypatch.setattr(precision, "is_fast_in_bfloat16", lambda kind: False)
 
 
 @pytest.fixture
@@ -88,6 +94,26 @@ def test_slices_beside_are_seen_too(image: NDArray, batch: int) -> None:
         with torch.inference_mode():
             wanted = network.eval()(torch.from_numpy(np.stack(seen)[None]))[0]
         np.testing.assert_allclose(found[..., k], wanted.numpy(), atol=1e-3)
+
+
+def test_in_bfloat16_the_labels_are_nearly_the_same(
+    network: SliceNetwork, image: NDArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = whole_slices(network, image)
+    monkeypatch.setattr(precision, "is_fast_in_bfloat16", lambda kind: True)
+    fast = whole_slices(network, image)
+    assert fast.dtype == exact.dtype
+    assert 0 < np.abs(fast - exact).max() < 0.2
+    threshold = float(np.median(exact.max(axis=0)))
+    assert (labels_from(fast, threshold) != labels_from(exact, threshold)).mean() < 0.03
+
+
+def test_a_ready_network_is_used_itself(network: SliceNetwork, image: NDArray) -> None:
+    calls: list[tuple[int, ...]] = []
+    network.eval().to(memory_format=torch.channels_last)
+    network.register_forward_hook(lambda module, given, found: calls.append(tuple(found.shape)))
+    whole_slices(network, image, batch=2)
+    assert calls == [(2, 3, *SHAPE[:2])] * 3
 
 
 def test_the_memory_order_of_the_image_does_not_matter(

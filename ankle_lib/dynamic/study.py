@@ -12,7 +12,7 @@ import pandas as pd
 from ankle_lib.dynamic.frames import Frame, read_frames
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.manifest import CleanSubject
-from ankle_lib.networks import load_checkpoint
+from ankle_lib.networks import load_checkpoint, ready_to_predict
 from ankle_lib.patches import DYNAMIC_SEGMENTATION, Split, report_split
 from ankle_lib.presets import BONES, DynamicSizes
 from ankle_lib.quality import RegisteredFrame
@@ -187,4 +187,5 @@ def _static(checkpoint: Path, folder: Path, device: str) -> Fitted:
             "chapter 05"
         )
     nothing = pd.DataFrame({"step": []})
-    return Fitted(read.network.to(device), recipe, nothing, nothing, folder)
+    network = ready_to_predict(read.network, device)
+    return Fitted(network, recipe, nothing, nothing, folder)

@@ -17,7 +17,13 @@ import torch
 
 from ankle_lib import networks, patches, training
 from ankle_lib.files import write_csv
-from ankle_lib.networks import SliceNetwork, build, load_checkpoint, parameter_count
+from ankle_lib.networks import (
+    SliceNetwork,
+    build,
+    load_checkpoint,
+    parameter_count,
+    ready_to_predict,
+)
 from ankle_lib.networks import save_checkpoint as save
 from ankle_lib.reconstruction import pairs
 from ankle_lib.resume import code_digest
@@ -159,7 +165,8 @@ def read_kept(place: Path, device: str = "cpu") -> Trained:
     checkpoint = load_checkpoint(place / WEIGHTS)
     losses = pd.read_csv(place / "losses.csv")
     speed = float(checkpoint.training["samples_per_s"])
-    return Trained(checkpoint.network.to(device), losses, speed, checkpoint.training, place)
+    network = ready_to_predict(checkpoint.network, device)
+    return Trained(network, losses, speed, checkpoint.training, place)
 
 
 @cache

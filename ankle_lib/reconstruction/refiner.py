@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import Checkpoint
+from ankle_lib.networks import Checkpoint, fast_autocast, ready_to_predict
 from ankle_lib.reconstruction.pairs import CHANNELS, Channel, channels_of, restored
 from ankle_lib.reconstruction.scenes import Scene
 
@@ -105,7 +105,8 @@ def refine(
             if not np.isfinite(seen).all():
                 raise AnkleError(f"slice {k} holds values that are not finite: clean the scans")
             images = torch.from_numpy(seen[None, ..., 0]).to(device)
-            with torch.inference_mode():
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode(), fast_autocast(device):
                 output = refiner.network(images)[0, 0].float().cpu().numpy()[:, :, None]
             result[part] = restored(
                 output, measured_on_grid[part], scales, residual=refiner.residual
@@ -136,7 +137,8 @@ def refiner_of(checkpoint: Checkpoint) -> Refiner:
     channels = tuple(names)
     if not set(channels) <= set(CHANNELS) or len(channels) != checkpoint.network.in_channels:
         raise AnkleError(f"the checkpoint's network sees {names}: known are {', '.join(CHANNELS)}")
-    return Refiner(checkpoint.network, channels, bool(known.get("residual", True)))
+    network = ready_to_predict(checkpoint.network)
+    return Refiner(network, channels, bool(known.get("residual", True)))
 
 
 def _scale(name: str, image: NDArray, region: NDArray[np.bool_]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices
 from ankle_lib.metrics import bootstrap_interval, mask_scores, patch_dice
+from ankle_lib.networks import fast_autocast
 from ankle_lib.patches import slices_at
 from ankle_lib.segmentation.recipe import Fitted, patch_source
 from ankle_lib.segmentation.scans import Scan, coarser
@@ -74,7 +75,7 @@ def patch_scores(
     for scan in scans:
         bones, size = fitted.recipe.bones, pixels or fitted.recipe.pixels
         images, targets = _drawn(scan, bones, size, n_patches, seed, str(device))
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_autocast(device):
             parts = [network(part) for part in images.split(at_once)]
         predicted = (torch.cat(parts) > THRESHOLD).cpu().numpy()
         true = (targets > THRESHOLD).cpu().numpy()

@@ -23,6 +23,7 @@ from ankle_lib.networks import (
     build,
     load_checkpoint,
     parameter_count,
+    ready_to_predict,
     save_checkpoint,
 )
 from ankle_lib.parallel import run_all
@@ -201,7 +202,7 @@ def fit(
     weights = place / "network.ckpt"
     if not weights.exists():
         _train_stages(recipe, scans, place, validation, start, device, progress)
-    network = load_checkpoint(weights).network.to(device)
+    network = ready_to_predict(load_checkpoint(weights).network, device)
     losses, epochs = (pd.read_csv(place / f"{table}.csv") for table in ("losses", "epochs"))
     return Fitted(network, recipe, losses, epochs, place)
 

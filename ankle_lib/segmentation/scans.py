@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -110,9 +111,11 @@ def coarser(scan: Scan, factor: int, *, to_learn: bool = False) -> Scan:
     def mean(array: NDArray) -> NDArray[np.float32]:
         missing = [(0, -length % factor) for length in array.shape[:2]]
         whole = np.pad(array, [*missing, (0, 0)], mode="edge")
-        rows, columns, slices = whole.shape
-        blocks = whole.reshape(rows // factor, factor, columns // factor, factor, slices)
-        return blocks.mean(axis=(1, 3), dtype=np.float32)
+        # several times as fast as the mean over the axes of blocks
+        total = np.zeros([n // factor for n in whole.shape[:2]] + [whole.shape[2]], np.float32)
+        for row, column in itertools.product(range(factor), repeat=2):
+            total += whole[row::factor, column::factor]
+        return total / np.float32(factor**2)
 
     def label(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         part = mean(mask)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import SliceNetwork, load_checkpoint
+from ankle_lib.networks import SliceNetwork, is_fast_in_bfloat16, load_checkpoint
 from ankle_lib.patches import Batch
 from ankle_lib.training.checkpoints import BEST, TrainingFolder
 from ankle_lib.training.history import History, Progress
@@ -202,13 +202,8 @@ def _fabric(device: str, settings: TrainingSettings) -> Fabric:
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16-mixed" if _is_fast_in_bf16(kind) else "32-true"
+        precision = "bf16-mixed" if is_fast_in_bfloat16(kind) else "32-true"
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
-
-
-def _is_fast_in_bf16(kind: str) -> bool:
-    """Tell whether the device multiplies bfloat16 itself; elsewhere it is slower than float32."""
-    return kind == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _seed_step(generator: torch.Generator, seed: int, step: int, rank: int) -> None:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ankle_lib.networks import (
+    build,
+    fast_autocast,
+    is_ready_to_predict,
+    precision,
+    ready_to_predict,
+)
+
+
+def test_a_network_is_made_ready_in_place() -> None:
+    network = build("unet", depth=2, width=4)
+    images = torch.randn(2, 1, 16, 16)
+    wanted = network.eval()(images)
+    network.train()
+    assert not is_ready_to_predict(network)
+    assert ready_to_predict(network, "cpu") is network
+    assert is_ready_to_predict(network)
+    assert is_ready_to_predict(network, "cpu")
+    torch.testing.assert_close(network(images), wanted)
+
+
+def test_one_part_that_trains_is_not_ready() -> None:
+    network = ready_to_predict(build("fcn", depth=2, width=4))
+    last = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+    last.train()
+    assert not is_ready_to_predict(network)
+
+
+def test_elsewhere_is_not_ready() -> None:
+    network = ready_to_predict(build("fcn", depth=2, width=4))
+    assert not is_ready_to_predict(network, "meta")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_where_it_is_fast(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "is_fast_in_bfloat16", lambda kind: fast)
+    with fast_autocast(torch.device("cpu")):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == (torch.bfloat16 if fast else torch.float32)
