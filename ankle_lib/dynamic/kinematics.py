@@ -255,7 +255,7 @@ def _long_axis(points: Array) -> tuple[Array, float]:
 
 def _contact(proximal: Array, distal: Array) -> Array:
     """Return the middle (3,) of the gap where two bones are near each other."""
-    distance, nearest = KDTree(proximal).query(distal)
+    distance, nearest = KDTree(proximal).query(distal, workers=-1)
     near = distance <= distance.min() + CONTACT_MM
     middle: Array = ((distal[near] + proximal[nearest[near]]) / 2).mean(axis=0)
     return middle

@@ -86,10 +86,10 @@ def joint_tables(
     courses : mapping of (subject, sequence) to SequencePoses
     """
     by_code = {subject.code: subject for subject in subjects}
+    feet = {code: foot_of(by_code[code], bones[code]) for code in {code for code, _ in courses}}
     angles, axes = [], []
     for (code, sequence), poses in courses.items():
-        subject = by_code[code]
-        given = (poses, foot_of(subject, bones[code]), code, sequence, subject.group)
+        given = (poses, feet[code], code, sequence, by_code[code].group)
         angles.append(angle_table(*given))
         axes.append(helical_table(*given))
     return pd.concat(angles, ignore_index=True), pd.concat(axes, ignore_index=True)

@@ -222,42 +222,43 @@ class PatchSource:
         turn = turns[:, :, :, None, None]
         rows = turn[:, 0, 0] * y + turn[:, 0, 1] * x + (where[:, 1, None, None] + middle[0])
         columns = turn[:, 1, 0] * y + turn[:, 1, 1] * x + (where[:, 2, None, None] + middle[1])
-        black = self._black[slices]
-        image = torch.stack(
-            [
-                self._linear(self._images, seen[:, 0], rows, columns, black)
-                for seen in self._channels(where)
-            ],
-            dim=1,
-        )
+        shown = self._shown[slices]
+        image = self._linear(self._images, shown, rows, columns, self._black[slices])
         if self.of_labels:
             index, inside = self._index(slices, rows.round().long(), columns.round().long())
-            return image, self._targets.take(index) * inside
+            return image, self._targets.take(index + self._base(slices)) * inside
         # the target's air is not stored: where a turned patch leaves the image, its edge goes on
-        return image, self._linear(self._targets, slices, rows, columns, None)
+        target = self._linear(self._targets, slices[:, None], rows, columns, None)
+        return image, target[:, 0]
 
     def _linear(
         self, values: Tensor, slices: Tensor, rows: Tensor, columns: Tensor, outside: Tensor | None
     ) -> Tensor:
+        """Interpolate at one place in several slices of an image, (n, channels), alike."""
         top, left = rows.floor(), columns.floor()
         down, right = rows - top, columns - left
-        result = torch.zeros_like(rows)
+        first = self._base(slices)
+        result = torch.zeros((*slices.shape, *rows.shape[1:]), device=self.device)
         for row, weight_row in ((top, 1 - down), (top + 1, down)):
             for column, weight_column in ((left, 1 - right), (left + 1, right)):
-                index, inside = self._index(slices, row.long(), column.long())
-                value = values.take(index).float()
+                index, inside = self._index(slices[:, 0], row.long(), column.long())
+                value = values.take(index[:, None] + first).float()
                 if outside is not None:
-                    value = torch.where(inside, value, outside[:, None, None])
-                result += weight_row * weight_column * value
+                    value = torch.where(inside[:, None], value, outside[:, None, None, None])
+                result += (weight_row * weight_column)[:, None] * value
         return result
 
+    def _base(self, slices: Tensor) -> Tensor:
+        """Return where slices begin in the long tensor, as (..., 1, 1)."""
+        return self._bases[slices][..., None, None]
+
     def _index(self, slices: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the index of pixels, moved into the slice, and whether they were in it."""
+        """Return the place of pixels in their slice, moved into it, and whether they were in it."""
         heights, widths = (table[slices][:, None, None] for table in (self._heights, self._widths))
         inside = (rows >= 0) & (rows < heights) & (columns >= 0) & (columns < widths)
         rows = rows.clamp_min(0).minimum(heights - 1)
         columns = columns.clamp_min(0).minimum(widths - 1)
-        return self._bases[slices][:, None, None] + rows * widths + columns, inside
+        return rows * widths + columns, inside
 
 
 @dataclass(frozen=True)
