@@ -113,7 +113,7 @@ def value_of_labels(
 
     Labels are the true ones, those of the accepted registrations, and the static masks carried
     by poses with an error put in: another one in every frame (``random``), or the same one in all
-    frames of all subjects (``systematic``).
+    frames of all subjects (``systematic``, of every other size down from the largest).
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ def value_of_labels(
         ("truth", 0.0, truth),
         ("registration", registration_error(accepted, bones, poses), registered),
     ]
-    largest = max(study.sizes.errors_mm)
-    wanted = [("random", size) for size in study.sizes.errors_mm]
-    wanted += [("systematic", size) for size in (largest / 2, largest)]
+    sizes = sorted(study.sizes.errors_mm)
+    wanted = [("random", size) for size in sizes]
+    wanted += [("systematic", size) for size in sizes[::-2][::-1]]
     for kind, size in wanted:
         wrong = with_errors(frames, bones, poses, size, systematic=kind == "systematic")
         kinds.append((kind, size, wrong))

@@ -28,6 +28,9 @@ from ankle_lib.segmentation.study import remembered_table
 
 __all__ = ["compare_specialists", "random_looks", "save_one", "train_last"]
 
+STILL_TIMES = 3
+"""So often static scans count: there is one of a subject, and dozens of frames and random looks."""
+
 THICKEST_MM = 10.0
 """Slices that `ankle segment` lets the network see: those of the frames, and some more."""
 
@@ -54,8 +57,8 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
     """Train the network for everything, and the specialist for frames.
 
     Both start from the static scans' network. The one sees frames, static scans and scans with
-    random looks; the static scans, of which there are few, count twice. The specialist sees frames
-    only, in a third of the steps: no fewer frames than the other is shown.
+    random looks; the static scans, of which there are few, count three times. The specialist sees
+    frames only, in a third of the steps: no fewer frames than the other is shown.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
         long, stages=tuple(replace(one, steps=max(1, one.steps // 3)) for one in long.stages)
     )
     tasks = [
-        study.task(long, [*study.labelled, *still, *still, *random]),
+        study.task(long, [*study.labelled, *still * STILL_TIMES, *random]),
         study.task(shorter, study.labelled),
     ]
     one, specialist = study.fit_all(tasks, side_by_side=False)
