@@ -217,7 +217,7 @@ PRESETS = {
                 errors_mm=(4.0, 8.0),
                 n_random=20,
                 n_template=12,
-                final_stages=((64, 2200, 8, 5e-3),),
+                final_stages=((64, 3000, 8, 3e-3),),
             ),
         ),
         Preset(
