@@ -175,6 +175,10 @@ def test_fewer_slices() -> None:
     np.testing.assert_array_equal(
         alone.item.labels["tibia"][..., 0], scan.item.labels["tibia"][..., 3]
     )
+    last = scan.item.image.shape[2] - 1
+    between = one_slice(scan, last - 1, beside=2)
+    wanted = scan.item.image[:, :, [last - 3, last - 2, last - 1, last, last]]
+    np.testing.assert_array_equal(between.item.image, wanted)
 
 
 def test_a_checksum_notices_every_voxel() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ankle_lib.metrics import mask_scores
 from ankle_lib.networks import save_checkpoint
-from ankle_lib.patches import Augmentation
+from ankle_lib.patches import Augmentation, slices_at
 from ankle_lib.segmentation.evaluation import segment
 from ankle_lib.segmentation.examples import Shown, middle_slice_of
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage
@@ -97,13 +97,15 @@ def final_slices(fitted: Fitted, study: Study, n: int = 4) -> dict[str, list[Sho
     test = _native_test(study)
     rows: dict[str, list[Shown]] = {"as scanned": [], "turned": []}
     for number, scan in enumerate(test[:n]):
-        alone = one_slice(scan, middle_slice_of(scan))
+        context = slices_at(fitted.recipe.context_mm, scan.voxel_size_mm[2])
+        beside = max(abs(one) for one in context)
+        alone = one_slice(scan, middle_slice_of(scan), beside)
         for title, angle in (("as scanned", 0.0), ("turned", rotation_of(number, len(test)))):
             shown = turned(alone, angle) if angle else alone
             factor = factor_for(scan, study.sizes.final_pixel_mm)
-            labels = segment(fitted, shown, factor)[:, :, 0]
+            labels = segment(fitted, shown, factor)[:, :, beside]
             masks = {bone: labels == 1 + n for n, bone in enumerate(fitted.recipe.bones)}
-            rows[title].append((shown.item.image[:, :, 0], masks))
+            rows[title].append((shown.item.image[:, :, beside], masks))
     return rows
 
 

@@ -203,14 +203,23 @@ def every(scan: Scan, step: int) -> Scan:
     return Scan(fewer, scan.group, (posterior, superior, right * step))
 
 
-def one_slice(scan: Scan, k: int) -> Scan:
-    """Return the scan with its sagittal slice ``k`` alone."""
+def one_slice(scan: Scan, k: int, beside: int = 0) -> Scan:
+    """Return the scan with its sagittal slice ``k`` alone, or in the middle of its neighbours.
+
+    Parameters
+    ----------
+    scan : Scan
+    k : int
+    beside : int
+        Neighbours on each side, for networks that see them; beyond the scan its last slice goes on.
+    """
     item = scan.item
+    ks = np.arange(k - beside, k + beside + 1).clip(0, item.image.shape[2] - 1)
     alone = replace(
         item,
-        image=item.image[:, :, k : k + 1],
-        region=item.region[:, :, k : k + 1],
-        labels={label: mask[:, :, k : k + 1] for label, mask in item.labels.items()},
+        image=item.image[:, :, ks],
+        region=item.region[:, :, ks],
+        labels={label: mask[:, :, ks] for label, mask in item.labels.items()},
     )
     return Scan(alone, scan.group, scan.voxel_size_mm)
 
