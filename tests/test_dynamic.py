@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ankle_lib import dynamic, segmentation
 from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.contest import GATED, METHODS, NETWORK, OVER_TIME, REGISTRATION
-from ankle_lib.dynamic.frames import Frame, coarser_affine
+from ankle_lib.dynamic.frames import Frame, coarser_affine, read_frames
 from ankle_lib.dynamic.mask_poses import poses_from_masks
 from ankle_lib.dynamic.prediction import Prediction
 from ankle_lib.dynamic.wrong_labels import misplacement, with_errors
@@ -24,6 +25,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.manifest import CleanSubject
 from ankle_lib.patches import Item
 from ankle_lib.presets import BONES
+from ankle_lib.quality import RegisteredFrame
 from ankle_lib.registration import bone_points, cut_to_mask, tre_mm
 from ankle_lib.segmentation import Fitted, Recipe, Scan, Stage
 from ankle_lib.segmentation.recipe import fit, patch_source
@@ -73,6 +75,51 @@ def seen_of(frame: Frame) -> Prediction:
 
 
 # --- frames --------------------------------------------------------------------------------------
+
+
+def test_frames_to_learn_from_end_where_the_static_scan_ends(tmp_path: Path) -> None:
+    grid = np.zeros((4, 4))  # posterior, superior, right; 2 mm
+    grid[1, 0], grid[2, 1], grid[0, 2], grid[3, 3] = -2, 2, 2, 1
+    masks = {bone: np.zeros((20, 30, 12), np.uint8) for bone in ("talus", "tibia")}
+    masks["talus"][5:15, 2:8, 3:9] = 1
+    masks["tibia"][5:15, 10:, 3:9] = 1  # goes on above the scan
+    up = np.eye(4)
+    up[2, 3] = 4.0
+    files = {"frame": np.random.default_rng(0).normal(size=(20, 40, 12)).astype(np.float32)}
+    files |= {f"static_{bone}": mask for bone, mask in masks.items()}
+    for bone, mask in masks.items():
+        files[f"moved_{bone}"] = np.pad(mask, [(0, 0), (2, 8), (0, 0)])
+    for name, data in files.items():
+        save(tmp_path / f"{name}.nii.gz", data, grid)
+    foot = tmp_path / "sub-T01" / "sub-T01_task-active_run-01_frame-00_desc-foot_mask.nii.gz"
+    foot.parent.mkdir()
+    save(foot, np.ones((20, 40, 12), np.uint8), grid)
+    subject = CleanSubject(
+        code="T01",
+        group="control",
+        side=None,
+        static=tmp_path / "static_tibia.nii.gz",
+        masks={bone: tmp_path / f"static_{bone}.nii.gz" for bone in masks},
+        sequences={"active_run-01": [tmp_path / "frame.nii.gz"]},
+    )
+    accepted = [
+        RegisteredFrame(
+            *("T01", "active_run-01", 0, bone, up, 1.0),
+            *(tmp_path / f"moved_{bone}.nii.gz", tmp_path / "frame.nii.gz"),
+        )
+        for bone in masks
+    ]
+
+    def read(known: Sequence[RegisteredFrame], **options: bool) -> Frame:
+        return next(read_frames([subject], tmp_path, known, **options))
+
+    whole, cut = read(accepted), read(accepted, to_learn=True)
+    assert whole.scan.item.image.shape == (20, 40, 12)
+    assert cut.scan.item.image.shape == cut.scan.item.region.shape == (20, 31, 12)
+    assert cut.scan.item.labels["tibia"][5:15, 12:, 3:9].all()
+    assert np.array_equal(cut.scan.item.image, whole.scan.item.image[:, :31])
+    # the talus ends by itself
+    assert read(accepted[:1], to_learn=True).scan.item.image.shape == (20, 40, 12)
 
 
 def test_coarser_grids_keep_their_world() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from scipy import ndimage
+from torch import nn
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
@@ -32,9 +33,10 @@ from ankle_lib.training import (
     train,
 )
 from ankle_lib.training.losses import LOSSES, compute_loss
+from ankle_lib.training.optimisers import OPTIMIZERS, FilterMuon, adam
 
 LABELS = ("calcaneus", "talus")
-ARGUMENTS = {"out_channels": 2, "depth": 2, "width": 4}
+ARGUMENTS = {"out_channels": 2, "depth": 2, "width": 16}
 RULE = PatchRule((16, 16), tries=50, min_fraction=0.75)
 QUICK = TrainingSettings(steps_per_epoch=4, epochs=3, learning_rate=2e-3)
 
@@ -95,9 +97,12 @@ def trained(
 # --- learning ------------------------------------------------------------------------------------
 
 
-def test_one_batch_is_learnt_by_heart(source: PatchSource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_batch_is_learnt_by_heart(source: PatchSource, tmp_path: Path, optimizer: str) -> None:
     batch = source.draw(4, torch.Generator().manual_seed(0))
-    settings = TrainingSettings(steps_per_epoch=80, epochs=1, learning_rate=2e-2, loss="dice+bce")
+    settings = TrainingSettings(
+        steps_per_epoch=80, epochs=1, learning_rate=2e-2, loss="dice+bce", optimizer=optimizer
+    )
     net = network()
     history = trained(net, lambda n, generator: batch, tmp_path, settings)
     losses = history.steps.loss
@@ -153,12 +158,15 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("save_every", [None, 3])
 @pytest.mark.parametrize("kill_at", [2, 6, 7, 11])
 def test_a_killed_training_ends_as_if_it_had_never_stopped(
-    source: PatchSource, tmp_path: Path, kill_at: int, save_every: int | None
+    source: PatchSource, tmp_path: Path, kill_at: int, save_every: int | None, optimizer: str
 ) -> None:
-    settings = dataclasses.replace(QUICK, save_every=save_every, schedule="one-cycle")
+    settings = dataclasses.replace(
+        QUICK, save_every=save_every, schedule="one-cycle", optimizer=optimizer
+    )
     augmentation = Augmentation(rotation_deg=90, noise=0.1)
     validate = patch_validation(source, 20)
     calls = itertools.count()
@@ -323,6 +331,64 @@ def test_a_score_must_be_finite(source: PatchSource, tmp_path: Path) -> None:
         trained(network(), source.draw, tmp_path, validate=lambda net: {"score": float("nan")})
 
 
+# --- optimisers ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[torch.contiguous_format, torch.channels_last])
+def filters(request: pytest.FixtureRequest) -> nn.Parameter:
+    random = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    return nn.Parameter(random.contiguous(memory_format=request.param))
+
+
+def test_muon_moves_filters_in_all_directions_alike(filters: nn.Parameter) -> None:
+    before, optimizer = filters.detach().clone(), FilterMuon([filters], 0.01)
+    one_direction = torch.ones_like(filters) + 0.2 * torch.randn_like(filters)
+    filters.grad = one_direction
+    optimizer.step()
+    moved = (before - filters.detach()).flatten(1)
+    flat = torch.linalg.svdvals(one_direction.flatten(1))
+    found = torch.linalg.svdvals(moved)
+    assert flat[0] > 20 * flat[-1]
+    assert found[0] < 5 * found[-1]
+    assert 0.1 < float(moved.square().mean().sqrt()) / 0.01 < 0.3  # as large as Adam's
+    assert (moved * one_direction.flatten(1)).sum() > 0
+
+
+def test_muon_leaves_what_is_no_wide_filter_to_adam() -> None:
+    random = torch.Generator().manual_seed(0)
+    shapes = [(16,), (3, 16, 1, 1), (16, 1, 3, 3)]
+    ours = [nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
+    theirs = [nn.Parameter(one.detach().clone()) for one in ours]
+    optimizers = FilterMuon(ours, 0.01), adam(theirs, 0.01)
+    for parameters in (ours, theirs):
+        for one in parameters:
+            one.grad = torch.ones_like(one)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+        assert one.grad is None
+
+
+def test_muon_follows_filters_that_were_moved(filters: nn.Parameter) -> None:
+    optimizer = FilterMuon([filters], 0.01)
+    filters.data = filters.data.clone()  # as to a GPU
+    before = filters.detach().clone()
+    filters.grad = torch.randn_like(filters)
+    optimizer.step()
+    assert not torch.equal(before, filters)
+
+
+def test_muon_takes_the_rate_that_the_schedule_sets(filters: nn.Parameter) -> None:
+    optimizer = FilterMuon([filters], 0.01)
+    optimizer.param_groups[0]["lr"] = 0.0
+    before = filters.detach().clone()
+    filters.grad = torch.randn_like(filters)
+    optimizer.step()
+    assert torch.equal(before, filters)
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 
@@ -336,6 +402,7 @@ def test_settings_that_do_not_exist_are_refused() -> None:
         settings_from({})
     for wrong in (
         {"loss": "mse"},
+        {"optimizer": "sgd"},
         {"schedule": "falling"},
         {"batch_size": 0},
         {"epochs": 2.0},

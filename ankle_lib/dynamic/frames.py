@@ -16,11 +16,22 @@ from ankle_lib.patches import dynamic_item, zscore
 from ankle_lib.quality import RegisteredFrame
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels
 from ankle_lib.segmentation import Scan, coarser, factor_for
-from ankle_lib.volume import Volume, canonical_voxel_size, read_header, to_orientation
+from ankle_lib.transforms import apply
+from ankle_lib.volume import (
+    Volume,
+    canonical_voxel_size,
+    load,
+    read_header,
+    to_orientation,
+    world_to_voxel,
+)
 
 __all__ = ["Frame", "read_frames"]
 
 Masks = Mapping[str, NDArray[np.bool_]]
+
+CUT_MM = 2.0
+"""A bone that ends so close to the static scan's upper border does not end there: it is cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +87,18 @@ class Frame:
         """Return the frame with other intensities (I, J, K), normalised already."""
         return replace(self, scan=replace(self.scan, item=replace(self.scan.item, image=image)))
 
+    def below(self, row: int) -> Frame:
+        """Return the first so many rows of the frame, which are its lowest."""
+        item = self.scan.item
+        lower = replace(
+            item,
+            image=item.image[:, :row],
+            region=item.region[:, :row],
+            labels={bone: mask[:, :row] for bone, mask in item.labels.items()},
+        )
+        truth = {bone: mask[:, :row] for bone, mask in self.truth.items()}
+        return replace(self, scan=replace(self.scan, item=lower), truth=truth)
+
     def with_pixels(self, pixel_mm: float) -> Frame:
         """Return the frame with pixels of about this size to learn from; see `coarser`."""
         factor = factor_for(self.scan, pixel_mm)
@@ -105,6 +128,7 @@ def read_frames(
     truth: Path | None = None,
     *,
     pixel_mm: float | None = None,
+    to_learn: bool = False,
 ) -> Iterator[Frame]:
     """Yield every frame of the subjects, labelled or not.
 
@@ -119,8 +143,12 @@ def read_frames(
         Of a simulated cohort.
     pixel_mm : float, optional
         Make pixels about this large at once, which saves memory.
+    to_learn : bool
+        Without the rows above the static scan. There the tibia goes on, but its label, which is
+        the static mask moved, does not: a network would learn that legs end.
     """
     for subject in subjects:
+        ends = _cut_ends(subject) if to_learn else {}
         own = [one for one in accepted if one.subject == subject.code]
         for sequence, paths in subject.sequences.items():
             labels = read_true_labels(truth, subject.code, sequence) if truth else None
@@ -135,7 +163,26 @@ def read_frames(
                     affine,
                     {} if labels is None else _true_masks(path, labels, number, item.image.shape),
                 )
+                rows = [
+                    world_to_voxel(affine, apply(one.pose, ends[one.bone]))[:, 1].min()
+                    for one in bones
+                    if one.bone in ends
+                ]
+                if rows:
+                    frame = frame.below(max(1, int(np.floor(min(rows) + 0.5))))
                 yield frame.with_pixels(pixel_mm) if pixel_mm else frame
+
+
+def _cut_ends(subject: CleanSubject) -> dict[str, NDArray[np.float64]]:
+    """Return points (N, 3) in world mm of each bone that the static scan cuts off above."""
+    ends = {}
+    for bone, path in subject.masks.items():
+        mask = to_orientation(load(path))
+        filled = np.argwhere(mask.data > 0)
+        top = filled[:, 1].max()
+        if (mask.shape[1] - 1 - top) * mask.voxel_size_mm[1] <= CUT_MM:
+            ends[bone] = apply(mask.affine, filled[filled[:, 1] == top])
+    return ends
 
 
 def _canonical_affine(path: Path) -> NDArray[np.float64]:

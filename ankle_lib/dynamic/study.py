@@ -29,7 +29,7 @@ from ankle_lib.segmentation import (
 
 __all__ = ["DynamicStudy", "read_dynamic_study"]
 
-BATCH, RATE = 8, 2e-3
+BATCH, RATE = 8, 5e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""
 
 MORE_NOISE = 0.35
@@ -151,7 +151,7 @@ def read_dynamic_study(
     train, validation, test = (split.pick(subjects, p) for p in ("train", "validation", "test"))
     folders = (masked, accepted, truth)
     study = DynamicStudy(
-        tuple(read_frames(train, *folders, pixel_mm=sizes.pixel_mm)),
+        tuple(read_frames(train, *folders, pixel_mm=sizes.pixel_mm, to_learn=True)),
         tuple(read_frames(validation, *folders, pixel_mm=sizes.pixel_mm)),
         tuple(read_frames(test, *folders)),
         read_scans(train, masked),

@@ -77,6 +77,7 @@ def trained(
     batch_size: int,
     learning_rate: float,
     loss: str,
+    optimizer: str = "adam",
     schedule: str = "constant",
     seed: int = 0,
     device: str = "cpu",
@@ -94,7 +95,7 @@ def trained(
         Of `networks.build`.
     draw : callable
         Returns what draws batches (see `training.train`); called only if there is something to do.
-    steps, batch_size, learning_rate, loss, schedule, seed
+    steps, batch_size, learning_rate, loss, optimizer, schedule, seed
         See `TrainingSettings`.
     device : str
         "cpu" or "cuda".
@@ -112,6 +113,7 @@ def trained(
             batch_size=batch_size,
             learning_rate=learning_rate,
             loss=loss,
+            optimizer=optimizer,
             schedule=schedule,  # type: ignore[arg-type]
             seed=seed,
         )

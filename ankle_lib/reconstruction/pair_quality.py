@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +12,8 @@ import pandas as pd
 import torch
 
 from ankle_lib.manifest import CleanSubject
-from ankle_lib.patches import RECONSTRUCTION, PatchSource
+from ankle_lib.parallel import run_all
+from ankle_lib.patches import RECONSTRUCTION, Item, PatchSource
 from ankle_lib.presets import BONES
 from ankle_lib.quality import RegisteredFrame
 from ankle_lib.reconstruction.report_pairs import Pairs, Target, patch_items, places_of
@@ -20,6 +22,11 @@ from ankle_lib.reconstruction.weighting import LOWEST_R, LearntWeight, flatness,
 __all__ = ["flat_weights", "price_of_no_profile", "weights_and_truth", "what_a_shift_costs"]
 
 SHIFTS_MM = (0.0, 0.5, 1.0, 2.0, 4.0)
+_Shift = tuple[float, float, float]
+_Kind = tuple[Target, _Shift]
+"""A target and by how much the static scan is moved wrongly, mm."""
+
+NOT_SHIFTED: _Shift = (0.0, 0.0, 0.0)
 EVERY = 4
 """Of the first control's registrations, so many-th are looked at: all bones get their turn."""
 
@@ -48,12 +55,10 @@ def price_of_no_profile(
     DataFrame
         Columns target, bone, correlation (mean), kept (part of the pairs above 0.6).
     """
-    tables = [
-        pd.DataFrame(_unselected(subjects, accepted, pairs, target, n_patches)).assign(
-            target=target
-        )
-        for target in get_args(Target)
-    ]
+    targets = get_args(Target)
+    kinds = [(target, NOT_SHIFTED) for target in targets]
+    scored = _unselected(subjects, accepted, pairs, kinds, n_patches)
+    tables = [table.assign(target=target) for target, table in zip(targets, scored, strict=True)]
     columns = ["target", "bone", "correlation", "kept"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -74,12 +79,9 @@ def what_a_shift_costs(
     DataFrame
         Columns shift_mm, bone, correlation (mean), kept (part of the pairs above 0.6).
     """
-    tables = [
-        pd.DataFrame(
-            _unselected(subjects, accepted, pairs, "averaged", n_patches, (0.0, shift, 0.0))
-        ).assign(shift_mm=shift)
-        for shift in shifts_mm
-    ]
+    kinds: list[_Kind] = [("averaged", (0.0, shift, 0.0)) for shift in shifts_mm]
+    scored = _unselected(subjects, accepted, pairs, kinds, n_patches)
+    tables = [table.assign(shift_mm=shift) for shift, table in zip(shifts_mm, scored, strict=True)]
     columns = ["shift_mm", "bone", "correlation", "kept"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -113,14 +115,28 @@ def _unselected(
     subjects: Sequence[CleanSubject],
     accepted: Sequence[RegisteredFrame],
     pairs: Pairs,
-    target: Target,
+    kinds: Sequence[_Kind],
     n_patches: int,
-    shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
-) -> Iterator[dict[str, object]]:
-    """Yield the correlations of pairs of the first control that no correlation has selected."""
+) -> list[pd.DataFrame]:
+    """Return correlations of pairs of the first control that no correlation has selected.
+
+    One table, with columns bone, correlation and kept, for each kind of target.
+    """
     people = pairs.split.pick(subjects, "train")[:1]
     some = [one for one in accepted if one.subject == people[0].code][::EVERY]
-    items = list(patch_items(people, some, target, shift_mm))
+    found = run_all(partial(_items, people, some), kinds, progress=False)
+    return [pd.DataFrame(_correlations(items, pairs, n_patches)) for items in found]
+
+
+def _items(
+    people: Sequence[CleanSubject], accepted: Sequence[RegisteredFrame], kind: _Kind
+) -> list[Item]:
+    return list(patch_items(people, accepted, *kind))
+
+
+def _correlations(
+    items: Sequence[Item], pairs: Pairs, n_patches: int
+) -> Iterator[dict[str, object]]:
     for bone in BONES:
         own = [item for item in items if item.bone == bone]
         if own:

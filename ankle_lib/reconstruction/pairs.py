@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.patches import Batch
@@ -114,7 +115,7 @@ class SceneSource:
         self._reach = (self.size[0] // 2, self.size[1] // 2)
         self._names: list[tuple[str, int]] = []
         self._scenes: list[tuple[Tensor, Tensor]] = []
-        places: list[NDArray[np.int_]] = []
+        places: list[NDArray[np.int16]] = []
         for number, (scene, box) in enumerate(zip(scenes, boxes, strict=True)):
             image, target = self._laid_out(scene, box, channels, residual)
             self._scenes.append((image, target))
@@ -125,9 +126,8 @@ class SceneSource:
             else:  # the slice's middle, as often as the slice shows bone
                 k = np.nonzero(np.moveaxis(inside, 2, 0))[0]
                 row, column = (np.full_like(k, side // 2) for side in inside.shape[:2])
-            places.append(np.stack([np.full_like(k, number), k, row, column]))
-        joined = np.concatenate(places, axis=1).astype(np.int16)
-        self._places = torch.from_numpy(joined).to(self.device)
+            places.append(np.stack([np.full_like(k, number), k, row, column]).astype(np.int16))
+        self._places = torch.from_numpy(np.concatenate(places, axis=1)).to(self.device)
 
     @property
     def n_positions(self) -> int:
@@ -185,10 +185,10 @@ class SceneSource:
 
         def laid(array: NDArray) -> Tensor:
             after = [n - b - s for n, b, s in zip(needed, before, array.shape[1:3], strict=True)]
-            pad = [(0, 0), *((b, max(a, 0)) for b, a in zip(before, after, strict=True)), (0, 0)]
-            whole = np.pad(array, pad, mode="edge")[:, : needed[0], : needed[1]]
-            slices = np.ascontiguousarray(np.moveaxis(whole, 3, 0), dtype=np.float16)
-            return torch.from_numpy(slices).to(self.device)
+            rows, columns = ((b, max(a, 0)) for b, a in zip(before, after, strict=True))
+            slices = torch.from_numpy(array).to(self.device).permute(3, 0, 1, 2)
+            whole = functional.pad(slices, (*columns, *rows), mode="replicate")
+            return whole[..., : needed[0], : needed[1]].half().contiguous()
 
         return laid(seen), laid(lacking[None])
 

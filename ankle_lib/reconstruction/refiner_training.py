@@ -32,7 +32,8 @@ class RefineRecipe:
     """Rows and columns of its patches; None: whole slices."""
     steps: int = 900
     batch_size: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
+    optimizer: str = "muon"
     schedule: str = "one-cycle"
     network: str = "unet"
     depth: int | None = None
@@ -90,6 +91,7 @@ def fit_refiner(
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         loss=recipe.loss,
+        optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         seed=recipe.seed,
         device=device,

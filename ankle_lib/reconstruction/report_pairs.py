@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ import pandas as pd
 import torch
 
 from ankle_lib.manifest import CleanSubject
+from ankle_lib.parallel import run_all
 from ankle_lib.patches import (
     RECONSTRUCTION,
     Batch,
@@ -105,8 +107,12 @@ def read_pairs(
     rules = RECONSTRUCTION.rules(side_mm)
     sources: dict[Target, PatchSource] = {}
     scored: dict[tuple[str, Target, str], Batch] = {}
+    people = [one for part in PARTS for one in used[part]]
     for target in get_args(Target):
-        items = {part: list(patch_items(used[part], chosen, target)) for part in PARTS}
+        read = partial(_items_of, accepted=chosen, target=target)
+        listed = zip(people, run_all(read, people, progress=False), strict=True)
+        found = {one.code: items for one, items in listed}
+        items = {part: [item for one in used[part] for item in found[one.code]] for part in PARTS}
         sources[target] = PatchSource(items["train"], rules, device=device)
         for part in PARTS:
             for bone in BONES:
@@ -120,6 +126,12 @@ def read_pairs(
         if one.subject in (*split.train, *split.validation)
     ]
     return Pairs(sources, scored, side_mm, split, sizes, stamp, folder, device)
+
+
+def _items_of(
+    subject: CleanSubject, *, accepted: Sequence[RegisteredFrame], target: Target
+) -> list[Item]:
+    return list(patch_items([subject], accepted, target))
 
 
 def patch_items(

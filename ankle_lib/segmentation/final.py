@@ -53,6 +53,7 @@ def final_recipe(stages: Sequence[tuple[int, int, int, float]], seed: int = 0) -
             for number, (pixels, n_steps, batch, rate) in enumerate(stages)
         ),
         loss="dice+bce",
+        optimizer="muon",
         context_mm=CONTEXT_MM,
         min_fraction=MIN_FRACTION,
         augmentation=FINAL_AUGMENTATION,

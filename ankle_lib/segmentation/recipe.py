@@ -66,6 +66,7 @@ class Recipe:
     depth: int | None = None
     width: int | None = None
     loss: str = "bce"
+    optimizer: str = "adam"
     context_mm: tuple[float, ...] = (0.0,)
     """Where the slices lie that the network sees at a time, from the one that it labels."""
     min_fraction: float = 0.75
@@ -278,6 +279,7 @@ def _train_stages(
             epochs=min(recipe.epochs, stage.steps),
             batch_size=stage.batch_size,
             learning_rate=stage.learning_rate,
+            optimizer=recipe.optimizer,
             loss=recipe.loss,
             schedule=stage.schedule,  # type: ignore[arg-type]
             keep="best" if validate else "last",

@@ -24,6 +24,7 @@ from ankle_lib.patches import Batch
 from ankle_lib.training.checkpoints import BEST, TrainingFolder
 from ankle_lib.training.history import History, Progress
 from ankle_lib.training.losses import SEGMENTATION_LOSSES, compute_loss
+from ankle_lib.training.optimisers import OPTIMIZERS
 from ankle_lib.training.settings import TrainingSettings
 from ankle_lib.training.validation import Validate
 from ankle_lib.training.watching import Window, short
@@ -164,7 +165,7 @@ def _set_up(
     model: nn.Module = _Trained(network, logits=settings.loss in SEGMENTATION_LOSSES)
     if settings.compile:
         model = cast(nn.Module, torch.compile(model))
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings.learning_rate)
     model, wrapped = fabric.setup(model, optimizer)
     return model, wrapped
 

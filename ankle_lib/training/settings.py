@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ankle_lib.files import AnkleError
 from ankle_lib.training.losses import LOSSES
+from ankle_lib.training.optimisers import OPTIMIZERS
 
 __all__ = [
     "REPORT_RECONSTRUCTION",
@@ -43,7 +44,9 @@ class TrainingSettings:
     batch_size: int = 8
     """Patches per step and device."""
     learning_rate: float = 5e-4
-    """Of Adam; the largest one, where a schedule changes it."""
+    """The largest one, where a schedule changes it."""
+    optimizer: str = "adam"
+    """One of `optimisers.OPTIMIZERS`."""
     loss: str = "bce"
     """One of `losses.LOSSES`."""
     schedule: Schedule = "constant"
@@ -76,6 +79,7 @@ class TrainingSettings:
             raise AnkleError(f"learning_rate is {rate!r}: give a positive number")
         choices = {
             "loss": tuple(LOSSES),
+            "optimizer": tuple(OPTIMIZERS),
             "schedule": get_args(Schedule),
             "keep": get_args(Keep),
             "precision": get_args(Precision),
