@@ -58,7 +58,7 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
 
     Both start from the static scans' network. The one sees frames, static scans and scans with
     random looks; the static scans, of which there are few, count three times. The specialist sees
-    frames only, in a quarter of the steps: no fewer frames than the other is shown.
+    frames only, in a third of the steps: no fewer frames than the other is shown.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
     ]
     long = study.long_recipe
     shorter = replace(
-        long, stages=tuple(replace(one, steps=max(1, one.steps // 4)) for one in long.stages)
+        long, stages=tuple(replace(one, steps=max(1, one.steps // 3)) for one in long.stages)
     )
     tasks = [
         study.task(long, [*study.labelled, *still * STILL_TIMES, *random]),
