@@ -13,7 +13,6 @@ from ankle_lib.files import AnkleError
 
 # What a command needs is imported when it runs: `ankle --help` must not wait for torch.
 
-__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="ankle",
@@ -112,14 +111,14 @@ def register_command(
 
     Writes transforms.json, FLIRT and ITK exports, moved masks and images, and contact_sheet.png.
     """
-    from ankle_lib import pipeline
-    from ankle_lib.figures import contact_sheet
+    from ankle_lib.figures.contact_sheet import contact_sheet
     from ankle_lib.registration import scans
     from ankle_lib.registration.result_folder import check_result_folder, result_folder
     from ankle_lib.registration.scan_files import read_scans
+    from ankle_lib.running.chapter import resolve_device
     from ankle_lib.running.lock import alone
 
-    masks, chosen = _masks(mask), pipeline.resolve_device(device)
+    masks, chosen = _masks(mask), resolve_device(device)
     check_result_folder(out)
     found = read_scans(static, dynamic, masks)
     for note in found.notes:
@@ -173,9 +172,10 @@ def segment_command(
     grid, their names and colours for ITK-SNAP (SEG_labels.txt), how far to trust each frame and
     bone (SEG_confidence.csv) and a picture (SEG_overlay.png).
     """
-    from ankle_lib import pipeline
-    from ankle_lib.figures import BONE_COLOURS, segmentation_overlay
+    from ankle_lib.figures.overlay import segmentation_overlay
     from ankle_lib.figures.segmentation_series import segmentation_sheet
+    from ankle_lib.figures.style import BONE_COLOURS
+    from ankle_lib.running.chapter import resolve_device
     from ankle_lib.segmentation.any_scan import segment_scan
     from ankle_lib.segmentation.any_scan_files import check_outputs, read_scan, write_outputs
     from ankle_lib.segmentation.frame_table import listed, summary
@@ -183,7 +183,7 @@ def segment_command(
 
     if side not in SIDES:
         raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
-    chosen, outputs = pipeline.resolve_device(device), check_outputs(out, image, checkpoint)
+    chosen, outputs = resolve_device(device), check_outputs(out, image, checkpoint)
     segmenter = read_segmenter(checkpoint)
     scan = read_scan(image, segmenter.thickest_mm)
     documented = None if side == "auto" else side
@@ -236,7 +236,6 @@ def reconstruct_command(
     Writes the series (4D), beside it OUT_consistency.csv (does averaging it over the slices give
     the frames back?), OUT_residual.nii.gz and OUT_filmstrip.png.
     """
-    from ankle_lib import pipeline
     from ankle_lib.figures.reconstruction import reconstruction_filmstrip
     from ankle_lib.reconstruction.any_scan import read_poses, read_refine, reconstruct
     from ankle_lib.reconstruction.any_scan_files import (
@@ -245,8 +244,9 @@ def reconstruct_command(
         written_together,
     )
     from ankle_lib.registration.scan_files import read_scans
+    from ankle_lib.running.chapter import resolve_device
 
-    masks, chosen = _masks(mask), pipeline.resolve_device(device)
+    masks, chosen = _masks(mask), resolve_device(device)
     outputs = check_outputs(out, dynamic, static, transforms, *masks.values())
     refine = None if checkpoint is None else read_refine(checkpoint, chosen)
     scans = read_scans(static, [dynamic], masks)
@@ -287,10 +287,11 @@ def summary_command(
 
     Writes summary/results.csv, and from it the table in README.md.
     """
-    from ankle_lib import pipeline, summary
+    from ankle_lib import summary
     from ankle_lib.presets import get_preset
+    from ankle_lib.running.chapter import find_root
 
-    root = pipeline.find_root()
+    root = find_root()
     if not readme_only:
         folder = (results or root / "results").absolute() / get_preset(preset).name
         print(summary.write_summary(folder, root))
@@ -305,12 +306,12 @@ def simulate(
     device: DeviceOption = "auto",
 ) -> None:
     """Write the simulated cohort: what a scanner and a reader would have left."""
-    from ankle_lib import pipeline
     from ankle_lib.phantom import cohort
     from ankle_lib.presets import get_preset
+    from ankle_lib.running.chapter import resolve_device
     from ankle_lib.running.lock import alone
 
-    sizes, chosen = get_preset(preset), pipeline.resolve_device(device)
+    sizes, chosen = get_preset(preset), resolve_device(device)
     with alone(out):
         print(cohort.simulate(sizes, out, seed=seed, device=chosen))
 
@@ -321,7 +322,7 @@ def manifest(
     out: Annotated[Path, typer.Option("-o", "--out", help="Manifest to write.")],
 ) -> None:
     """Write a manifest of the scans in a folder; add its cohort to data_manifest.yaml to use it."""
-    from ankle_lib.manifest import manifest_from_folder, save_manifest
+    from ankle_lib.manifest.document import manifest_from_folder, save_manifest
 
     found = manifest_from_folder(folder)
     save_manifest(out, found)
@@ -334,14 +335,12 @@ def manifest(
 @data.command("verify")
 def verify(file: ManifestArgument = None) -> None:
     """Check existence, checksum and geometry of everything a manifest names."""
-    from ankle_lib import manifest as manifests
+    from ankle_lib.manifest.document import load_manifest, verify
 
     path = file or _default_manifest()
-    loaded = manifests.load_manifest(path)
+    loaded = load_manifest(path)
     findings = [
-        finding
-        for cohort in loaded.cohorts
-        for finding in manifests.verify(loaded.cohort(cohort.name))
+        finding for cohort in loaded.cohorts for finding in verify(loaded.cohort(cohort.name))
     ]
     for finding in findings:
         subject = f"{finding.cohort}, {finding.subject}" if finding.subject else finding.cohort
@@ -360,17 +359,18 @@ def fetch(
     file: Annotated[Path | None, typer.Option("--manifest", help="The manifest.")] = None,
 ) -> None:
     """Download a remote cohort; interrupted downloads resume, checksums are compared."""
-    from ankle_lib import manifest as manifests
+    from ankle_lib.manifest.document import load_manifest
+    from ankle_lib.manifest.downloads import fetch
 
-    cohort = manifests.load_manifest(file or _default_manifest()).cohort(name)
-    for path in manifests.fetch(cohort, out, progress=True):
+    cohort = load_manifest(file or _default_manifest()).cohort(name)
+    for path in fetch(cohort, out, progress=True):
         print(path)
 
 
 def _default_manifest() -> Path:
-    from ankle_lib import pipeline
+    from ankle_lib.running.chapter import MANIFEST, find_root
 
-    return pipeline.find_root() / pipeline.MANIFEST
+    return find_root() / MANIFEST
 
 
 def _masks(assignments: list[str]) -> dict[str, Path]:

@@ -13,18 +13,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-__all__ = [
-    "NIFTI_SUFFIXES",
-    "AnkleError",
-    "atomic_path",
-    "check_replaceable",
-    "nifti_stem",
-    "write_csv",
-    "write_figure",
-    "write_json",
-    "write_text",
-]
-
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 PARTIAL_PREFIX = ".partial-"

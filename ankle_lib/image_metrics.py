@@ -17,19 +17,6 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "ImageScores",
-    "correlation",
-    "detail",
-    "image_scores",
-    "intensity_range",
-    "nrmse",
-    "psnr_db",
-    "sharpness",
-    "shifted_psnr_db",
-    "ssim",
-]
-
 RANGE_PERCENTILES = (0.5, 99.5)
 """Between them lies the data range: single bright voxels must not decide."""
 

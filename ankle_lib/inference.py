@@ -16,9 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import fast_autocast, is_ready_to_predict, ready_to_predict
-
-__all__ = ["labels_from", "tidy_labels", "tiles", "whole_slices", "whole_volume"]
+from ankle_lib.networks.precision import fast_autocast, is_ready_to_predict, ready_to_predict
 
 REPORT_TILE = 128
 """Side of the patches that the report trained with, in pixels."""

@@ -18,18 +18,6 @@ from scipy.spatial import KDTree
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "Interval",
-    "MaskScores",
-    "assd_mm",
-    "bootstrap_interval",
-    "dice",
-    "hd95_mm",
-    "mask_scores",
-    "patch_dice",
-    "surface_distances",
-]
-
 HD_PERCENTILE = 95.0
 
 

@@ -16,16 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "FIRST_DATA_BYTE",
-    "HEADER_BYTES",
-    "Header",
-    "Layout",
-    "checked_affine",
-    "parse_header",
-    "voxel_size",
-]
-
 MAX_BYTES = 2 * 1024**3
 """Largest image that is read; the report's largest static scan has 0.08 GB."""
 VOXEL_SIZE_LIMITS_MM = (0.01, 100.0)

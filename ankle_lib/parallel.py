@@ -18,8 +18,6 @@ from tqdm.auto import tqdm
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["SCHEDULER_VARIABLE", "run_all"]
-
 SCHEDULER_VARIABLE = "ANKLE_DASK_SCHEDULER"
 """Environment variable with the address of a scheduler, as in ``tcp://10.0.0.1:8786``."""
 

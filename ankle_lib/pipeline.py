@@ -23,28 +23,15 @@ from ankle_lib.running import records
 from ankle_lib.running.chapter import (
     CHAPTER_VARIABLE,
     DEFAULT_COHORT,
-    MANIFEST,
-    Chapter,
     Place,
-    find_root,
-    open_chapter,
-    resolve_device,
 )
+from ankle_lib.running.chapter import Chapter as Chapter
+from ankle_lib.running.chapter import find_root as find_root
+from ankle_lib.running.chapter import open_chapter as open_chapter
 from ankle_lib.running.lock import alone
 
 if TYPE_CHECKING:
     from ankle_lib.running.execution import Execution
-
-__all__ = [
-    "MANIFEST",
-    "Chapter",
-    "ChapterRun",
-    "find_root",
-    "list_chapters",
-    "open_chapter",
-    "resolve_device",
-    "run",
-]
 
 
 @dataclass

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform
 from torch import Tensor
 
-__all__ = ["flow_back", "jacobian_determinant", "pointwise_fusion"]
-
 Distances = Callable[[int, Tensor], Tensor]
 """Maps the number of a bone and points (..., 3) mm where the bones are at s = 0 to the distance
 (...) in mm from that bone."""

@@ -6,16 +6,6 @@ from dataclasses import dataclass, field
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "BONES",
-    "PRESETS",
-    "DynamicSizes",
-    "Preset",
-    "ReconstructionSizes",
-    "SegmentationSizes",
-    "get_preset",
-]
-
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
 

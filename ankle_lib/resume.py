@@ -11,8 +11,6 @@ from typing import Any
 
 from ankle_lib.files import write_json
 
-__all__ = ["code_digest", "remembered"]
-
 
 def remembered(
     record: Path,

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume
 
-__all__ = ["check_scan", "size_in_words", "values_in_words"]
-
 FEWEST_SLICES = 2
 LARGEST_SIDE_MM = (40.0, 1000.0)
 """Longest side of a field of view: a child's ankle fills 80 mm, a scanner's bore 600 mm."""

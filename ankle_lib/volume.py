@@ -41,23 +41,6 @@ from ankle_lib.nifti_header import (
     voxel_size,
 )
 
-__all__ = [
-    "CANONICAL_CODES",
-    "Header",
-    "Volume",
-    "canonical_voxel_size",
-    "flip_left_right",
-    "left_right_axis",
-    "load",
-    "read_header",
-    "resample",
-    "save",
-    "save_series",
-    "to_orientation",
-    "voxel_to_world",
-    "world_to_voxel",
-]
-
 CANONICAL_CODES = "PSR"
 """Orientation used by the whole course: axis 0 runs to posterior, 1 to superior, 2 to right."""
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.manifest import load_manifest
+from ankle_lib.manifest.document import load_manifest
 from ankle_lib.phantom.cohort import simulate
 from ankle_lib.phantom.tissues import FFE, TISSUES, signal
 from ankle_lib.presets import PRESETS

@@ -33,8 +33,10 @@ import torch
 from numpy.typing import NDArray
 
 from ankle_lib.inference import labels_from, whole_volume
-from ankle_lib.masking import CODE_STATIC_THRESHOLD, foot_mask
-from ankle_lib.networks import SliceNetwork, build, load_checkpoint
+from ankle_lib.masking.foot import CODE_STATIC_THRESHOLD, foot_mask
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import load_checkpoint
 from ankle_lib.volume import load
 
 SHAPE = (576, 576, 110)

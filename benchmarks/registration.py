@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib import registration
-from ankle_lib.masking import bone_weights, in_mm
+from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.phantom import cohort
 from ankle_lib.presets import get_preset
-from ankle_lib.registration import RADIUS_VOXELS, SIGMA_VOXELS, Settings, register
-from ankle_lib.transforms import apply, rigid
+from ankle_lib.registration.register import register
+from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Settings
+from ankle_lib.transforms.poses import apply, rigid
 from ankle_lib.volume import Volume, load, to_orientation, world_to_voxel
 
 FAILED_MM = 1.0

@@ -4,10 +4,10 @@
 
 As in 2020: patches extracted beforehand and stored, read by a DataLoader, probabilities into the
 binary cross-entropy. Ours: patches drawn from the volumes on the training device, channels last,
-bfloat16 where the device is fast in it; once with Adam and its rate of 2020, once with Muon, as the
-course's final networks are. Same subjects, same distribution of patches, same number of steps and
-batches, same first weights; all are judged on the same patches of the validation subject. Wall
-time of the training steps alone: extraction is printed apart.
+bfloat16 where the device is fast in it; once with Adam and its rate of 2020, once with Muon and
+the rate and schedule of the course's final networks. Same subjects, same distribution of patches,
+same number of steps and batches, same first weights; all are judged on the same patches of the
+validation subject. Wall time of the training steps alone: extraction is printed apart.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ankle_lib.manifest import read_clean_cohort
-from ankle_lib.networks import SliceNetwork, build
-from ankle_lib.patches import (
-    STATIC_SEGMENTATION,
-    Item,
-    PatchRule,
-    PatchSource,
-    rejection_sampling,
-    report_split,
-    static_items,
-)
-from ankle_lib.training import TrainingSettings, patch_validation, train
+from ankle_lib.manifest.layouts import read_clean_cohort
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
+from ankle_lib.patches.cohort import static_items
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.positions import PatchRule, rejection_sampling
+from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.split import report_split
+from ankle_lib.patches.tasks import STATIC_SEGMENTATION
+from ankle_lib.training.loop import train
+from ankle_lib.training.settings import TrainingSettings
+from ankle_lib.training.validation import patch_validation
 from ankle_lib.volume import load, to_orientation
 
 ARGUMENTS = {"out_channels": 1}
@@ -60,7 +60,7 @@ class Result:
 
 
 def main() -> int:
-    """Train all ways and print; 1 if ours is slower."""
+    """Train all ways and print; 1 if ours is slower than the loop of 2020."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results/laptop"))
     parser.add_argument("--steps", type=int, default=300)
@@ -129,7 +129,8 @@ def main() -> int:
             f"{result.name:24s} {result.samples_per_s:9.1f} {result.loss:6.3f} {result.dice:8.3f}"
             f" {ratio:12.2f} x"
         )
-    return 0 if ours.samples_per_s >= max(result.samples_per_s for result in results) else 1
+    before = [result.samples_per_s for result in results if result.name not in WAYS]
+    return 0 if ours.samples_per_s >= max(before) else 1
 
 
 class StoredPatches(Dataset):

@@ -23,17 +23,15 @@ import numpy as np
 from ipywidgets.embed import dependency_state, embed_data
 from matplotlib.figure import Figure
 
-from ankle_lib.figures import BONE_COLOURS, draw_slice, slice_of
-from ankle_lib.figures.style import PLANES
-from ankle_lib.patches import Item, PatchRule
+from ankle_lib.figures.style import BONE_COLOURS, PLANES, draw_slice, slice_of
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.positions import PatchRule
 from ankle_lib.volume import Volume
-from ankle_lib.widgets import (
-    PatchExplorer,
-    RegistrationTuner,
-    SequencePlayer,
-    SlicePicture,
-    VolumeViewer,
-)
+from ankle_lib.widgets.patch_explorer import PatchExplorer
+from ankle_lib.widgets.picture import SlicePicture
+from ankle_lib.widgets.registration_tuner import RegistrationTuner
+from ankle_lib.widgets.sequence_player import SequencePlayer
+from ankle_lib.widgets.volume_viewer import VolumeViewer
 
 STATIC, STATIC_MM = (576, 576, 110), (0.28, 0.28, 0.8)
 DYNAMIC, DYNAMIC_MM, N_FRAMES = (352, 352, 6), (0.57, 0.57, 8.0), 15

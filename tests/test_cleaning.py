@@ -12,23 +12,22 @@ import pandas as pd
 import pytest
 
 from ankle_lib import cleaning
-from ankle_lib.cleaning import (
+from ankle_lib.cleaning.cohort import clean_cohort
+from ankle_lib.cleaning.laterality import (
     BoneSide,
-    Cleaned,
     MaskFit,
-    binarise,
-    clean_cohort,
-    clean_subject,
     decide_flip,
-    fill_missing,
     masks_fit_image,
     side_from_bones,
 )
 from ankle_lib.cleaning.reference import Foot, best_affine, corner_distance_mm, same_grid
+from ankle_lib.cleaning.repairs import binarise, fill_missing
+from ankle_lib.cleaning.subject import Cleaned, clean_subject
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import Cohort, LocalSource, Sequence, Subject, read_clean_cohort
+from ankle_lib.manifest.layouts import read_clean_cohort
+from ankle_lib.manifest.schema import Cohort, LocalSource, Sequence, Subject
 from ankle_lib.presets import BONES
-from ankle_lib.transforms import rigid
+from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import (
     Volume,
     flip_left_right,

@@ -187,7 +187,7 @@ def own_scans(folder: Path) -> list[str]:
 
 
 def test_register_needs_no_cohort(command: Any, tmp_path: Path) -> None:
-    from ankle_lib.transforms import read_transforms
+    from ankle_lib.transforms.pose_list import read_transforms
 
     options, out = own_scans(tmp_path), tmp_path / "out"
     status, shown, errors = command("register", *options, "--out", out, "--no-high-resolution")
@@ -294,7 +294,7 @@ def test_segment_needs_no_cohort(command: Any, tmp_path: Path) -> None:
 def test_segment_says_so_when_a_bone_is_missing(command: Any, tmp_path: Path) -> None:
     import torch
 
-    from ankle_lib.networks import load_checkpoint
+    from ankle_lib.networks.checkpoint import load_checkpoint
     from tests.toy_segmenter import INPUT, written
 
     scan, _, checkpoint, *_ = own_static_scan(tmp_path)
@@ -353,7 +353,7 @@ def test_segment_refuses_other_images(
 
 
 def test_the_gate_is_the_reports() -> None:
-    from ankle_lib.quality import BONE_CORRELATION
+    from ankle_lib.quality.gate import BONE_CORRELATION
 
     assert cli.BONE_GATE == BONE_CORRELATION
 

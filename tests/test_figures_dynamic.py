@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ankle_lib import figures
-from ankle_lib.dynamic import METHODS
+from ankle_lib.dynamic.contest import METHODS
 from ankle_lib.presets import BONES
 
 

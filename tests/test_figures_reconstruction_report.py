@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 
 from ankle_lib import figures
 from ankle_lib.presets import BONES
-from ankle_lib.reconstruction import report_g
-from ankle_lib.reconstruction.weighting import LearntWeight
+from ankle_lib.reconstruction.weighting import LearntWeight, report_g
 
 SCORES = {"psnr_db": 20.0, "correlation": 0.8, "sharpness": 0.9}
 

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from ankle_lib import figures
-from ankle_lib.figures import BONE_COLOURS
+from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import write_figure
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.postmortem import steps

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
 from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices, whole_volume
-from ankle_lib.networks import SliceNetwork, build, precision
+from ankle_lib.networks import precision
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
 
 SHAPE = (45, 38, 6)
 

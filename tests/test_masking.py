@@ -10,20 +10,17 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.masking import (
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.masking.cohort import cohort_histograms, mask_cohort
+from ankle_lib.masking.foot import foot_mask, pooled_histogram, valley_threshold
+from ankle_lib.masking.measures import bone_volumes_cm3
+from ankle_lib.masking.weights import (
     BONE_RADIUS_VOXELS,
     REPORT_SIGMA_VOXELS,
     REPORT_VOXEL_MM,
     ball_voxels,
-    bone_volumes_cm3,
     bone_weights,
-    cohort_histograms,
-    foot_mask,
     in_mm,
-    mask_cohort,
-    pooled_histogram,
-    valley_threshold,
 )
 from ankle_lib.volume import load, save
 from tests.toy_ankle import ToyAnkle, toy_ankle

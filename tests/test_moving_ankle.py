@@ -29,9 +29,9 @@ from ankle_lib.reconstruction.thick import (
     noise_sd,
     scanning,
 )
-from ankle_lib.registration import moved
+from ankle_lib.registration.moving import moved
 from ankle_lib.registration.truth import read_sharp
-from ankle_lib.transforms import apply, compose, invert, rigid
+from ankle_lib.transforms.poses import apply, compose, invert, rigid
 from ankle_lib.volume import Volume, load, resample, save, save_series, to_orientation
 from tests.toy_motion import NOISE, Motion, hinge, motion, moved_scan
 

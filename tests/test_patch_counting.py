@@ -9,18 +9,12 @@ import pytest
 import torch
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.patches import (
-    Item,
-    PatchRule,
-    PatchSource,
-    as_slices,
-    count_cohort,
-    count_patches,
-    counts_by_group,
-    patch_counts,
-    pixel_mm,
-)
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.cohort import pixel_mm
+from ankle_lib.patches.counting import count_cohort, count_patches, counts_by_group, patch_counts
+from ankle_lib.patches.items import Item, as_slices
+from ankle_lib.patches.positions import PatchRule
+from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES
 from ankle_lib.volume import save
 

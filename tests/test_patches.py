@@ -16,29 +16,22 @@ from scipy import ndimage, stats
 
 import ankle_lib.patches.source
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.patches import (
-    DYNAMIC_SEGMENTATION,
-    RECONSTRUCTION,
-    STATIC_SEGMENTATION,
-    Augmentation,
-    Item,
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.augmentation import Augmentation, distort_intensities, random_geometry
+from ankle_lib.patches.cohort import dynamic_items, reconstruction_items, static_items
+from ankle_lib.patches.counting import patch_counts
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.normalise import zscore
+from ankle_lib.patches.positions import (
     PatchRule,
-    PatchSource,
-    Split,
     admissible_positions,
-    cross_validation,
-    dynamic_items,
+    box_sums,
     local_correlation,
-    patch_counts,
-    reconstruction_items,
     rejection_sampling,
-    report_split,
-    static_items,
-    zscore,
 )
-from ankle_lib.patches.augmentation import distort_intensities, random_geometry
-from ankle_lib.patches.positions import box_sums
+from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.split import Split, cross_validation, report_split
+from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION, RECONSTRUCTION, STATIC_SEGMENTATION
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.volume import save
 

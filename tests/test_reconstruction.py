@@ -15,21 +15,24 @@ from torch import Tensor, nn
 from ankle_lib import reconstruction
 from ankle_lib.files import AnkleError
 from ankle_lib.image_metrics import image_scores, intensity_range
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.networks import build, load_checkpoint
-from ankle_lib.patches import Batch, Split
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import load_checkpoint
+from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
-from ankle_lib.quality import RegisteredFrame
-from ankle_lib.reconstruction import RefineRecipe, Scene, SceneSource, Trials
-from ankle_lib.reconstruction.pairs import channels_of, restored
+from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.reconstruction.pairs import SceneSource, channels_of, restored
+from ankle_lib.reconstruction.refiner_training import RefineRecipe
 from ankle_lib.reconstruction.report import decides
 from ankle_lib.reconstruction.report_pairs import Pairs, patch_items
+from ankle_lib.reconstruction.scenes import Scene
 from ankle_lib.reconstruction.sequence import grid_of_bones
-from ankle_lib.reconstruction.trials import TITLES
+from ankle_lib.reconstruction.trials import TITLES, Trials
 from ankle_lib.reconstruction.weighting import LearntWeight, learn_weight
-from ankle_lib.registration import moved, moved_mask
+from ankle_lib.registration.moving import moved, moved_mask
 from ankle_lib.training.losses import compute_loss
-from ankle_lib.transforms import rigid
+from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import Volume, save
 from tests.toy_ankle import oblique_affine, toy_ankle
 

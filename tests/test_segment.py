@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from ankle_lib.figures import BONE_COLOURS, new_figure, segmentation_overlay
+from ankle_lib.figures.overlay import segmentation_overlay
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.metrics import dice
-from ankle_lib.networks import SliceNetwork, build
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation import labelling
 from ankle_lib.segmentation.any_scan import Segmentation, segment_scan

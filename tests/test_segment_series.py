@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ankle_lib import cli
-from ankle_lib.figures import BONE_COLOURS, new_figure
 from ankle_lib.figures.segmentation_series import segmentation_sheet
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.metrics import dice
-from ankle_lib.networks import SliceNetwork, build
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation import labelling
 from ankle_lib.segmentation.any_scan import Segmentation, segment_scan

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ankle_lib import segmentation
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
-from ankle_lib.networks import load_checkpoint
-from ankle_lib.patches import Item, Split
+from ankle_lib.networks.checkpoint import load_checkpoint
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.segmentation import experiments, recipe
 from ankle_lib.segmentation.evaluation import patch_scores, volume_scores

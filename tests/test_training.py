@@ -16,24 +16,27 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.metrics import patch_dice
-from ankle_lib.networks import build, load_checkpoint
 from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.patches import Augmentation, Batch, Item, PatchRule, PatchSource
-from ankle_lib.training import (
-    BEST,
-    LAST,
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import load_checkpoint
+from ankle_lib.patches.augmentation import Augmentation
+from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.positions import PatchRule
+from ankle_lib.patches.source import PatchSource
+from ankle_lib.training.checkpoints import BEST, LAST
+from ankle_lib.training.history import History
+from ankle_lib.training.loop import train
+from ankle_lib.training.losses import LOSSES, compute_loss, report_weight
+from ankle_lib.training.optimisers import OPTIMIZERS, FilterMuon, adam
+from ankle_lib.training.settings import (
     REPORT_RECONSTRUCTION,
     REPORT_SEGMENTATION,
-    History,
     TrainingSettings,
     epoch_steps,
-    patch_validation,
-    report_weight,
     settings_from,
-    train,
 )
-from ankle_lib.training.losses import LOSSES, compute_loss
-from ankle_lib.training.optimisers import OPTIMIZERS, FilterMuon, adam
+from ankle_lib.training.validation import patch_validation
 
 LABELS = ("calcaneus", "talus")
 ARGUMENTS = {"out_channels": 2, "depth": 2, "width": 16}
@@ -334,6 +337,11 @@ def test_a_score_must_be_finite(source: PatchSource, tmp_path: Path) -> None:
 # --- optimisers ----------------------------------------------------------------------------------
 
 
+def noise_like(weights: nn.Parameter) -> torch.Tensor:
+    random = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
+    return torch.empty_like(weights).copy_(random)
+
+
 @pytest.fixture(params=[torch.contiguous_format, torch.channels_last])
 def filters(request: pytest.FixtureRequest) -> nn.Parameter:
     random = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
@@ -342,7 +350,7 @@ def filters(request: pytest.FixtureRequest) -> nn.Parameter:
 
 def test_muon_moves_filters_in_all_directions_alike(filters: nn.Parameter) -> None:
     before, optimizer = filters.detach().clone(), FilterMuon([filters], 0.01)
-    one_direction = torch.ones_like(filters) + 0.2 * torch.randn_like(filters)
+    one_direction = torch.ones_like(filters) + 0.2 * noise_like(filters)
     filters.grad = one_direction
     optimizer.step()
     moved = (before - filters.detach()).flatten(1)
@@ -375,7 +383,7 @@ def test_muon_follows_filters_that_were_moved(filters: nn.Parameter) -> None:
     optimizer = FilterMuon([filters], 0.01)
     filters.data = filters.data.clone()  # as to a GPU
     before = filters.detach().clone()
-    filters.grad = torch.randn_like(filters)
+    filters.grad = noise_like(filters)
     optimizer.step()
     assert not torch.equal(before, filters)
 
@@ -384,7 +392,7 @@ def test_muon_takes_the_rate_that_the_schedule_sets(filters: nn.Parameter) -> No
     optimizer = FilterMuon([filters], 0.01)
     optimizer.param_groups[0]["lr"] = 0.0
     before = filters.detach().clone()
-    filters.grad = torch.randn_like(filters)
+    filters.grad = noise_like(filters)
     optimizer.step()
     assert torch.equal(before, filters)
 

@@ -15,26 +15,17 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.registration.moving import moved
-from ankle_lib.transforms import (
-    CONVENTION,
-    FramePose,
+from ankle_lib.transforms.flirt import from_flirt, read_flirt, to_flirt, write_flirt
+from ankle_lib.transforms.itk import from_itk, read_itk, to_itk, write_itk
+from ankle_lib.transforms.pose_list import CONVENTION, FramePose, read_transforms, write_transforms
+from ankle_lib.transforms.poses import (
     apply,
     compose,
-    from_flirt,
-    from_itk,
     invert,
     is_rigid,
     nearest_rigid,
-    read_flirt,
-    read_itk,
-    read_transforms,
     rigid,
     rotation_angle_deg,
-    to_flirt,
-    to_itk,
-    write_flirt,
-    write_itk,
-    write_transforms,
 )
 from ankle_lib.volume import Volume, save
 

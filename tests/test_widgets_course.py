@@ -18,21 +18,18 @@ import torch
 from PIL import Image
 
 from ankle_lib.files import AnkleError, write_csv
-from ankle_lib.patches import Item, PatchRule, admissible_positions
-from ankle_lib.patches.positions import box_sums
-from ankle_lib.registration import Resolution, Settings
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.positions import PatchRule, admissible_positions, box_sums
+from ankle_lib.registration.settings import Resolution, Settings
 from ankle_lib.volume import Volume
-from ankle_lib.widgets import (
-    PatchExplorer,
-    RegistrationTuner,
-    TrainingMonitor,
-    training_figure,
-    training_monitor,
-    tuning_figure,
-    volume_3d,
-)
+from ankle_lib.widgets import training_monitor
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
+from ankle_lib.widgets.patch_explorer import PatchExplorer
+from ankle_lib.widgets.registration_tuner import RegistrationTuner
+from ankle_lib.widgets.training_monitor import TrainingMonitor, training_figure
+from ankle_lib.widgets.tuning_figure import tuning_figure
+from ankle_lib.widgets.volume_3d import volume_3d
 from tests.registration.scene import FRAME_SHAPE, Scene, scene, turned
 
 KEPT, UNLIKE = (0x00, 0x9E, 0x73), (0xF0, 0xE4, 0x42)

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ankle_lib.figures import slice_of
-from ankle_lib.figures.style import PLANES
+from ankle_lib.figures.style import PLANES, slice_of
 from ankle_lib.volume import Volume, to_orientation, voxel_to_world
-from ankle_lib.widgets import SequencePlayer, VolumeViewer
 from ankle_lib.widgets.canvas import PictureCanvas
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import (
@@ -25,8 +23,8 @@ from ankle_lib.widgets.pixels import (
     fit_size,
     paint,
 )
-from ankle_lib.widgets.sequence_player import matched_difference
-from ankle_lib.widgets.volume_viewer import voxel_at
+from ankle_lib.widgets.sequence_player import SequencePlayer, matched_difference
+from ankle_lib.widgets.volume_viewer import VolumeViewer, voxel_at
 from tests.toy_ankle import oblique_affine
 
 SHAPE = (30, 40, 6)

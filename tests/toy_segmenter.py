@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ankle_lib.networks import SliceNetwork, build, save_checkpoint
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import save_checkpoint
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, voxel_to_world
 from tests.toy_ankle import ELLIPSOIDS, FOOT, oblique_affine

@@ -6,38 +6,7 @@ evidence of ``reference``), ``bones`` sees that the bones are there and settles 
 ``laterality``), ``subject`` puts it together, ``cohort`` writes it.
 """
 
-from ankle_lib.cleaning.cohort import CleanCohort, clean_cohort
-from ankle_lib.cleaning.findings import Correction, Reason
-from ankle_lib.cleaning.laterality import (
-    BoneSide,
-    Flip,
-    MaskFit,
-    decide_flip,
-    masks_fit_image,
-    side_from_bones,
-)
-from ankle_lib.cleaning.repairs import binarise, fill_missing
-from ankle_lib.cleaning.scenes import Scene, clean_scene, frame_means, raw_scene
-from ankle_lib.cleaning.subject import Cleaned, CleanScan, clean_subject
-
-__all__ = [
-    "BoneSide",
-    "CleanCohort",
-    "CleanScan",
-    "Cleaned",
-    "Correction",
-    "Flip",
-    "MaskFit",
-    "Reason",
-    "Scene",
-    "binarise",
-    "clean_cohort",
-    "clean_scene",
-    "clean_subject",
-    "decide_flip",
-    "fill_missing",
-    "frame_means",
-    "masks_fit_image",
-    "raw_scene",
-    "side_from_bones",
-]
+from ankle_lib.cleaning.cohort import clean_cohort
+from ankle_lib.cleaning.laterality import masks_fit_image, side_from_bones
+from ankle_lib.cleaning.scenes import clean_scene, frame_means, raw_scene
+from ankle_lib.cleaning.subject import clean_subject

@@ -7,10 +7,8 @@ from numpy.typing import NDArray
 
 from ankle_lib.cleaning.findings import Log, Scan
 from ankle_lib.cleaning.laterality import decide_flip, masks_fit_image, side_from_bones
-from ankle_lib.manifest import Subject
+from ankle_lib.manifest.schema import Subject
 from ankle_lib.volume import Volume, flip_left_right
-
-__all__ = ["check_bones", "fix_left_right"]
 
 PLAUSIBLE_CM3 = {"calcaneus": (12.0, 100.0), "talus": (6.0, 55.0), "tibia": (5.0, 400.0)}
 """Volumes from a small child's to a large adult's. The mean child has 44.8, 24.0 and 30.3 cm3

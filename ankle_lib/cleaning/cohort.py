@@ -16,12 +16,10 @@ import ankle_lib.volume
 from ankle_lib.cleaning import bones, laterality, placing, reading, reference, repairs, subject
 from ankle_lib.cleaning.subject import Cleaned, CleanScan, clean_subject
 from ankle_lib.files import write_csv, write_text
-from ankle_lib.manifest import Cohort, Geometry, Subject
+from ankle_lib.manifest.schema import Cohort, Geometry, Subject
 from ankle_lib.masking import foot
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.volume import save
-
-__all__ = ["CleanCohort", "clean_cohort"]
 
 MAX_JOBS = 8
 """Subjects at a time; each takes about 0.6 GB at the report's grid."""

@@ -9,8 +9,6 @@ from pathlib import Path
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Header, Volume
 
-__all__ = ["Correction", "Log", "Reason", "Scan", "in_mm", "numbered", "without_folder"]
-
 
 @dataclass(frozen=True)
 class Reason:

@@ -13,8 +13,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, flip_left_right, voxel_to_world
 
-__all__ = ["BoneSide", "Flip", "MaskFit", "decide_flip", "masks_fit_image", "side_from_bones"]
-
 SURE_MM = 2.0
 """Both landmarks must lie this far to the same side. The mean child's bones give 9.1 and 13.2 mm,
 and never less than 2.6 mm in poses of -50 to 25 degrees of flexion and 20 of inversion."""

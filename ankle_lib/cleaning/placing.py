@@ -13,10 +13,8 @@ from ankle_lib.cleaning.reference import (
     corner_distance_mm,
     same_grid,
 )
-from ankle_lib.transforms import is_rigid, rotation_angle_deg
+from ankle_lib.transforms.poses import is_rigid, rotation_angle_deg
 from ankle_lib.volume import Volume, to_orientation
-
-__all__ = ["choose_static_affine", "masks_on_static", "sequences_in_frame"]
 
 MIN_FOOT_OVERLAP = 0.3
 """A sequence whose foot overlaps the static one by less (Dice) shows another place."""

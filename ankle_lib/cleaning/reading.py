@@ -9,11 +9,9 @@ import numpy as np
 from ankle_lib.cleaning.findings import Log, Scan, in_mm, numbered, without_folder
 from ankle_lib.cleaning.repairs import binarise, fill_missing
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import Geometry, Sequence, Subject
+from ankle_lib.manifest.schema import Geometry, Sequence, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Header, Volume, canonical_voxel_size, load, read_header
-
-__all__ = ["read_masks", "read_sequences", "read_static"]
 
 MAX_MISSING_FRACTION = 0.01
 """Above this part of NaN voxels an image is not repaired."""

@@ -9,16 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.masking import REPORT_THRESHOLD, foot_mask
+from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
 from ankle_lib.volume import Header, Volume, voxel_to_world, world_to_voxel
-
-__all__ = [
-    "Foot",
-    "affines_of",
-    "best_affine",
-    "corner_distance_mm",
-    "same_grid",
-]
 
 SAME_GRID_VOXELS = 0.5
 """Two affines are the same if no corner of the grid moves by more than this part of a voxel."""

@@ -8,8 +8,6 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["binarise", "fill_missing"]
-
 MAX_LABELS = 8
 """An integer mask with 3 to 8 values holds labels; one with more is an interpolated mask."""
 

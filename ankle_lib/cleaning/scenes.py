@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from ankle_lib.cleaning.reference import affines_of, corner_distance_mm
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject, Subject
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.manifest.schema import Subject
 from ankle_lib.volume import Volume, load, read_header, to_orientation
-
-__all__ = ["Scene", "clean_scene", "frame_means", "raw_scene"]
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ from ankle_lib.cleaning.bones import check_bones, fix_left_right
 from ankle_lib.cleaning.findings import Correction, Log, Reason, Scan
 from ankle_lib.cleaning.placing import choose_static_affine, masks_on_static, sequences_in_frame
 from ankle_lib.cleaning.reading import read_masks, read_sequences, read_static
-from ankle_lib.manifest import Geometry, Subject
+from ankle_lib.manifest.schema import Geometry, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, to_orientation
-
-__all__ = ["CleanScan", "Cleaned", "clean_subject"]
 
 
 @dataclass(frozen=True)

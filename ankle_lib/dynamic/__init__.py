@@ -43,49 +43,5 @@ from ankle_lib.dynamic.motion import (
 from ankle_lib.dynamic.motion_tables import range_of_motion, range_summary
 from ankle_lib.dynamic.prediction import predict
 from ankle_lib.dynamic.robustness import other_looks, robustness, template_frames
-from ankle_lib.dynamic.specialists import (
-    compare_specialists,
-    random_looks,
-    save_one,
-    train_last,
-)
-from ankle_lib.dynamic.study import DynamicStudy, read_dynamic_study
-
-__all__ = [
-    "FROM_STATIC",
-    "METHODS",
-    "NETWORK",
-    "OVER_TIME",
-    "PER_BONE",
-    "Contest",
-    "DynamicStudy",
-    "StaticBones",
-    "best_poses",
-    "compare_designs",
-    "compare_specialists",
-    "compared_slices",
-    "count_labels",
-    "foot_of",
-    "fullest_slice",
-    "hold_contest",
-    "is_complete",
-    "joint_tables",
-    "method_scores",
-    "other_looks",
-    "predict",
-    "predicted_slices",
-    "random_looks",
-    "range_of_motion",
-    "range_summary",
-    "read_dynamic_study",
-    "registered_courses",
-    "robustness",
-    "save_one",
-    "segmented_film",
-    "telling_frames",
-    "template_frames",
-    "train_last",
-    "true_courses",
-    "true_poses",
-    "value_of_labels",
-]
+from ankle_lib.dynamic.specialists import compare_specialists, random_looks, save_one, train_last
+from ankle_lib.dynamic.study import read_dynamic_study

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.registration import bone_points, cut_to_mask, moved_mask
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.registration.measures import bone_points
+from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.volume import Volume, load, to_orientation
-
-__all__ = ["StaticBones"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,27 +20,19 @@ from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.mask_poses import poses_from_masks
 from ankle_lib.dynamic.over_time import smooth_together
 from ankle_lib.dynamic.prediction import Prediction, predict
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.masking import bone_weights, in_mm
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
-from ankle_lib.registration import (
-    RADIUS_VOXELS,
-    SIGMA_VOXELS,
-    Settings,
-    register,
-    rotation_errors_deg,
-    sequence_images,
-    transforms_path,
-    tre_mm,
-)
+from ankle_lib.registration.measures import rotation_errors_deg, tre_mm
+from ankle_lib.registration.register import register
+from ankle_lib.registration.sequence import sequence_images, transforms_path
+from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Settings
 from ankle_lib.registration.truth import TruePoses, read_true_poses
 from ankle_lib.resume import code_digest, remembered
-from ankle_lib.segmentation import Fitted
-from ankle_lib.transforms import FramePose, read_transforms
+from ankle_lib.segmentation.recipe import Fitted
+from ankle_lib.transforms.pose_list import FramePose, read_transforms
 from ankle_lib.volume import Volume
-
-__all__ = ["METHODS", "Contest", "SequencePoses", "best_poses", "hold_contest", "method_scores"]
 
 REGISTRATION = "registration alone"
 NETWORK = "network alone"

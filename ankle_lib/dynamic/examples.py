@@ -11,16 +11,9 @@ from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.contest import METHODS, NETWORK, Contest
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.prediction import predict
-from ankle_lib.segmentation import Fitted, Scan
+from ankle_lib.segmentation.recipe import Fitted
+from ankle_lib.segmentation.scans import Scan
 from ankle_lib.volume import Volume
-
-__all__ = [
-    "compared_slices",
-    "fullest_slice",
-    "predicted_slices",
-    "segmented_film",
-    "telling_frames",
-]
 
 Shown = tuple[NDArray, Mapping[str, NDArray[np.bool_]]]
 

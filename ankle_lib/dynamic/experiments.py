@@ -12,21 +12,14 @@ from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.prediction import frame_dice
 from ankle_lib.dynamic.study import DynamicStudy
 from ankle_lib.dynamic.wrong_labels import StaticBones, registration_error, with_errors
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
-from ankle_lib.quality import RegisteredFrame
+from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import TruePoses, read_true_poses
-from ankle_lib.segmentation import Fitted, Scan, summary
-
-__all__ = [
-    "FROM_STATIC",
-    "PER_BONE",
-    "compare_designs",
-    "count_labels",
-    "true_poses",
-    "value_of_labels",
-]
+from ankle_lib.segmentation.evaluation import summary
+from ankle_lib.segmentation.recipe import Fitted
+from ankle_lib.segmentation.scans import Scan
 
 STATIC_AS_IS = "static network as it is"
 PER_BONE = "one network per bone, from scratch"

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.patches import dynamic_item, zscore
-from ankle_lib.quality import RegisteredFrame
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.cohort import dynamic_item
+from ankle_lib.patches.normalise import zscore
+from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels
-from ankle_lib.segmentation import Scan, coarser, factor_for
-from ankle_lib.transforms import apply
+from ankle_lib.segmentation.scans import Scan, coarser, factor_for
+from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import (
     Volume,
     canonical_voxel_size,
@@ -25,8 +26,6 @@ from ankle_lib.volume import (
     to_orientation,
     world_to_voxel,
 )
-
-__all__ = ["Frame", "read_frames"]
 
 Masks = Mapping[str, NDArray[np.bool_]]
 

@@ -23,20 +23,8 @@ from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
-from ankle_lib.transforms import apply
+from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import voxel_to_world
-
-__all__ = [
-    "ANGLES",
-    "JOINTS",
-    "AnatomicalFrame",
-    "HelicalAxis",
-    "anatomical_frame",
-    "helical_axis",
-    "joint_angles_deg",
-    "joint_motion",
-    "tibiocalcaneal_deg",
-]
 
 Array = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.prediction import Prediction
 from ankle_lib.masking.boxes import box_with_margin
 from ankle_lib.presets import BONES
-from ankle_lib.registration import Resolution, Settings, part_of, register
-from ankle_lib.transforms import apply
+from ankle_lib.registration.moving import part_of
+from ankle_lib.registration.register import register
+from ankle_lib.registration.settings import Resolution, Settings
+from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import Volume
-
-__all__ = ["poses_from_masks"]
 
 MARGIN_MM = 12.0
 """Around the static mask: what a network labels beyond it counts against a pose."""

@@ -13,12 +13,10 @@ from ankle_lib.dynamic.contest import SequencePoses
 from ankle_lib.dynamic.kinematics import AnatomicalFrame, anatomical_frame
 from ankle_lib.dynamic.motion_tables import angle_table, helical_table
 from ankle_lib.dynamic.over_time import smooth_together
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.registration import transforms_path
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.registration.sequence import transforms_path
 from ankle_lib.registration.truth import TruePoses
-from ankle_lib.transforms import read_transforms
-
-__all__ = ["foot_of", "is_complete", "joint_tables", "registered_courses", "true_courses"]
+from ankle_lib.transforms.pose_list import read_transforms
 
 
 def registered_courses(

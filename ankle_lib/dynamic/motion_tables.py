@@ -20,8 +20,6 @@ from ankle_lib.dynamic.kinematics import (
 from ankle_lib.files import AnkleError
 from ankle_lib.metrics import bootstrap_interval
 
-__all__ = ["angle_table", "cycle_ends", "helical_table", "range_of_motion", "range_summary"]
-
 
 def cycle_ends(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> tuple[int, int]:
     """Return the frames of least and greatest dorsiflexion of the hindfoot.

@@ -26,9 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.transforms import is_rigid
-
-__all__ = ["smooth_poses", "smooth_together"]
+from ankle_lib.transforms.poses import is_rigid
 
 Array = NDArray[np.float64]
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from ankle_lib.dynamic.frames import Frame, coarser_affine
 from ankle_lib.inference import whole_slices
 from ankle_lib.metrics import dice
-from ankle_lib.patches import slices_at
+from ankle_lib.patches.items import slices_at
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation import Fitted, coarser, factor_for, finer_labels
+from ankle_lib.segmentation.evaluation import finer_labels
+from ankle_lib.segmentation.recipe import Fitted
+from ankle_lib.segmentation.scans import coarser, factor_for
 from ankle_lib.segmentation.study import remembered_table
-
-__all__ = ["Prediction", "frame_dice", "predict"]
 
 
 @dataclass(frozen=True, eq=False)

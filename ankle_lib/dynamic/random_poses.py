@@ -17,8 +17,6 @@ from ankle_lib.dynamic.tissues import Tissues
 from ankle_lib.polyrigid import flow_back
 from ankle_lib.presets import BONES
 
-__all__ = ["Poses", "posed", "sampled"]
-
 Point = NDArray[np.float64]
 
 LATTICE_MM = 7.0

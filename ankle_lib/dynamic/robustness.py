@@ -12,9 +12,8 @@ from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.prediction import frame_dice
 from ankle_lib.dynamic.template import read_template, template_scans
 from ankle_lib.registration.truth import read_looks
-from ankle_lib.segmentation import Fitted, summary
-
-__all__ = ["other_looks", "robustness", "template_frames"]
+from ankle_lib.segmentation.evaluation import summary
+from ankle_lib.segmentation.recipe import Fitted
 
 AS_SIMULATED = "as simulated"
 

@@ -15,18 +15,11 @@ from ankle_lib.dynamic.randomised import random_scans
 from ankle_lib.dynamic.study import DynamicStudy
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all
-from ankle_lib.segmentation import (
-    Fitted,
-    Scan,
-    coarser,
-    factor_for,
-    save_segmenter,
-    segment,
-    summary,
-)
+from ankle_lib.segmentation.evaluation import segment, summary
+from ankle_lib.segmentation.final import save_segmenter
+from ankle_lib.segmentation.recipe import Fitted
+from ankle_lib.segmentation.scans import Scan, coarser, factor_for
 from ankle_lib.segmentation.study import remembered_table
-
-__all__ = ["compare_specialists", "random_looks", "save_one", "train_last"]
 
 STILL_TIMES = 3
 """So often static scans count: there is one of a subject, and dozens of frames and random looks."""

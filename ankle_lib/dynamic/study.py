@@ -11,23 +11,16 @@ import pandas as pd
 
 from ankle_lib.dynamic.frames import Frame, read_frames
 from ankle_lib.files import AnkleError, atomic_path
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.networks import load_checkpoint, ready_to_predict
-from ankle_lib.patches import DYNAMIC_SEGMENTATION, Split, report_split
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.networks.checkpoint import load_checkpoint
+from ankle_lib.networks.precision import ready_to_predict
+from ankle_lib.patches.split import Split, report_split
+from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION
 from ankle_lib.presets import BONES, DynamicSizes
-from ankle_lib.quality import RegisteredFrame
-from ankle_lib.segmentation import (
-    Fitted,
-    Recipe,
-    Scan,
-    Task,
-    final_recipe,
-    fit,
-    fit_side_by_side,
-    read_scans,
-)
-
-__all__ = ["DynamicStudy", "read_dynamic_study"]
+from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.segmentation.final import final_recipe
+from ankle_lib.segmentation.recipe import Fitted, Recipe, Task, fit, fit_side_by_side
+from ankle_lib.segmentation.scans import Scan, read_scans
 
 BATCH, RATE = 8, 5e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""

@@ -28,10 +28,8 @@ from ankle_lib.dynamic.tissues import (
 )
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation import Scan
+from ankle_lib.segmentation.scans import Scan
 from ankle_lib.volume import Volume, load, to_orientation
-
-__all__ = ["FRAMES", "draw_frame_contrast", "dress", "read_template", "template_scans"]
 
 SPACING_MM = 1.0
 """Grid on which the soft tissue is modelled."""

@@ -11,9 +11,7 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation import Scan
-
-__all__ = ["N_SOFT", "Contrast", "Tissues", "bone_depths", "joint_space", "painted", "tissues_of"]
+from ankle_lib.segmentation.scans import Scan
 
 N_SOFT = 5
 """Classes of the soft tissue and the other bones, from the darkest of a T1 scan to the brightest:

@@ -14,7 +14,7 @@ from ankle_lib.figures.cleaning import (
     left_beside_right,
     sequence_overview,
 )
-from ankle_lib.figures.contact_sheet import VERDICT_COLOURS, contact_sheet, middle_slice
+from ankle_lib.figures.contact_sheet import contact_sheet, middle_slice
 from ankle_lib.figures.dynamic import contest_scores, label_value, robustness_chart
 from ankle_lib.figures.kinematics import joint_motion_chart
 from ankle_lib.figures.masking import (
@@ -25,7 +25,6 @@ from ankle_lib.figures.masking import (
     mask_agreement,
     weight_gallery,
 )
-from ankle_lib.figures.overlay import segmentation_overlay
 from ankle_lib.figures.patch_galleries import label_gallery, pair_gallery
 from ankle_lib.figures.patch_statistics import (
     compared_samples,
@@ -33,12 +32,7 @@ from ankle_lib.figures.patch_statistics import (
     intensity_curves,
     patch_numbers,
 )
-from ankle_lib.figures.patches import (
-    foot_positions,
-    normalised_slices,
-    pair_positions,
-    patch_sizes,
-)
+from ankle_lib.figures.patches import foot_positions, normalised_slices, pair_positions, patch_sizes
 from ankle_lib.figures.reconstruction import (
     consistency_map,
     reconstruction_animation,
@@ -79,90 +73,4 @@ from ankle_lib.figures.segmentation import (
     segmented_slices,
     training_losses,
 )
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    GROUP_COLOURS,
-    Slice,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    scale_bar,
-    slice_of,
-    window,
-)
-
-__all__ = [
-    "BONE_COLOURS",
-    "GROUP_COLOURS",
-    "NETWORK_NAMES",
-    "VERDICT_COLOURS",
-    "Slice",
-    "before_and_after",
-    "bone_registrations",
-    "bone_surfaces",
-    "bone_volumes",
-    "centre_voxel",
-    "compared_samples",
-    "consistency_map",
-    "contact_sheet",
-    "contest_scores",
-    "correlation_histogram",
-    "depth_and_bound",
-    "dice_by_fold",
-    "dice_by_parameters",
-    "dice_by_rate",
-    "dilation_balls",
-    "draw_slice",
-    "error_by_frame",
-    "error_by_speed",
-    "errors_and_gate",
-    "filmstrip",
-    "final_scores",
-    "foot_masks",
-    "foot_positions",
-    "gate_figure",
-    "global_registration",
-    "high_resolution",
-    "inclusion_flow",
-    "intensity_curves",
-    "intensity_histograms",
-    "joint_angles",
-    "joint_motion_chart",
-    "label_gallery",
-    "label_value",
-    "left_beside_right",
-    "mask_agreement",
-    "method_scores",
-    "middle_slice",
-    "new_figure",
-    "normalised_slices",
-    "orthogonal_slices",
-    "pair_gallery",
-    "pair_positions",
-    "patch_numbers",
-    "patch_sizes",
-    "postmortem_chart",
-    "radius_choice",
-    "reconstructed_slices",
-    "reconstruction_animation",
-    "reconstruction_filmstrip",
-    "reconstruction_scores",
-    "reconstruction_trials",
-    "render_bones",
-    "report_patches",
-    "robustness_chart",
-    "rotation_errors",
-    "scale_bar",
-    "segmentation_overlay",
-    "segmented_slices",
-    "sequence_overview",
-    "slice_of",
-    "static_beside_frame",
-    "training_losses",
-    "variant_errors",
-    "weight_and_misfit",
-    "weight_functions",
-    "weight_gallery",
-    "window",
-    "wrong_fits",
-]
+from ankle_lib.figures.style import BONE_COLOURS, Slice, centre_voxel, slice_of, window

@@ -27,15 +27,6 @@ from ankle_lib.figures.style import (
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, world_to_voxel
 
-__all__ = [
-    "bone_surfaces",
-    "filmstrip",
-    "joint_angles",
-    "orthogonal_slices",
-    "render_bones",
-    "static_beside_frame",
-]
-
 RENDER_MM = 0.5
 """Pixel of a rendering."""
 

@@ -27,14 +27,6 @@ from ankle_lib.figures.style import (
 )
 from ankle_lib.volume import Volume, resample
 
-__all__ = [
-    "STAGES",
-    "before_and_after",
-    "inclusion_flow",
-    "left_beside_right",
-    "sequence_overview",
-]
-
 STAGES = {
     "One readable static scan": (
         "no static scan",

@@ -23,10 +23,8 @@ from ankle_lib.figures.style import (
     window,
 )
 from ankle_lib.files import AnkleError
-from ankle_lib.quality import AUTOMATIC
+from ankle_lib.quality.sheet_file import AUTOMATIC
 from ankle_lib.volume import Volume, to_orientation
-
-__all__ = ["VERDICT_COLOURS", "contact_sheet", "middle_slice"]
 
 VERDICT_COLOURS = {"accepted": "#0072B2", "rejected": "#E00000", "unsure": "#F0E442"}
 

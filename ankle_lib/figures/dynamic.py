@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
 
-__all__ = ["contest_scores", "label_value", "robustness_chart"]
-
 _KINDS = {
     "random": ("o-", "another error in every frame"),
     "systematic": ("s-", "the same error everywhere"),

@@ -17,10 +17,8 @@ from ankle_lib.dynamic.kinematics import ANGLES, AnatomicalFrame
 from ankle_lib.dynamic.motion_tables import range_of_motion, range_summary
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.files import AnkleError
-from ankle_lib.transforms import apply
+from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import Volume, voxel_to_world
-
-__all__ = ["joint_motion_chart"]
 
 Array = NDArray[np.float64]
 

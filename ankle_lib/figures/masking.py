@@ -19,25 +19,9 @@ from ankle_lib.figures.style import (
     slice_of,
     window,
 )
-from ankle_lib.masking import (
-    REPORT_THRESHOLD,
-    REPORT_VOXEL_MM,
-    Histogram,
-    ball_voxels,
-    bone_weights,
-    in_mm,
-    smoothed,
-)
+from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, smoothed
+from ankle_lib.masking.weights import REPORT_VOXEL_MM, ball_voxels, bone_weights, in_mm
 from ankle_lib.volume import Volume
-
-__all__ = [
-    "bone_volumes",
-    "dilation_balls",
-    "foot_masks",
-    "intensity_histograms",
-    "mask_agreement",
-    "weight_gallery",
-]
 
 REPORT_COLOUR, VALLEY_COLOUR = "#D55E00", "#0072B2"
 

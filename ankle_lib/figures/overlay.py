@@ -20,8 +20,6 @@ from ankle_lib.figures.style import (
 )
 from ankle_lib.volume import Volume, to_orientation
 
-__all__ = ["segmentation_overlay"]
-
 N_SAGITTAL = 5
 MARGIN_MM = 12.0
 """Shown around the bones in the lower row."""

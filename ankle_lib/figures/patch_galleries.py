@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.patches import SHOWN_SD, row_name
 from ankle_lib.figures.style import BONE_COLOURS, Slice, draw_slice, new_figure
-from ankle_lib.patches import Batch
-
-__all__ = ["label_gallery", "pair_gallery"]
+from ankle_lib.patches.batch import Batch
 
 PATCH_LETTERS = ("A", "P", "I", "S")
 UNKNOWN_COLOUR = "#D55E00"

@@ -12,8 +12,6 @@ from scipy.ndimage import gaussian_filter1d
 
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 
-__all__ = ["compared_samples", "correlation_histogram", "intensity_curves", "patch_numbers"]
-
 SAMPLE_COLOURS = ("0.75", "#0072B2", "#D55E00")
 CURVE_BINS, SMOOTHING_BINS = 300, 9.0
 """Smoothed by 3 % of the axis: stored intensities are multiples of a scanner's step."""

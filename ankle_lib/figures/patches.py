@@ -21,18 +21,8 @@ from ankle_lib.figures.style import (
     slice_of,
     window,
 )
-from ankle_lib.patches import PatchRule, local_correlation
-from ankle_lib.patches.positions import box_sums
+from ankle_lib.patches.positions import PatchRule, box_sums, local_correlation
 from ankle_lib.volume import Volume
-
-__all__ = [
-    "SHOWN_SD",
-    "foot_positions",
-    "normalised_slices",
-    "pair_positions",
-    "patch_sizes",
-    "row_name",
-]
 
 KEPT_COLOUR, REJECTED_COLOUR, UNLIKE_COLOUR = "#009E73", "#D55E00", "#F0E442"
 FOOT_COLOUR = "#F0E442"

@@ -17,8 +17,6 @@ from ankle_lib.figures.style import Slice, draw_slice, new_figure, slice_of, win
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.volume import Volume
 
-__all__ = ["consistency_map", "reconstruction_animation", "reconstruction_filmstrip"]
-
 LARGEST_RESIDUAL = 4.0
 """In units of the noise, at the end of the scale."""
 

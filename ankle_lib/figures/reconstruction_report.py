@@ -21,17 +21,6 @@ from ankle_lib.figures.style import (
 )
 from ankle_lib.volume import Volume
 
-__all__ = [
-    "depth_and_bound",
-    "method_scores",
-    "reconstructed_slices",
-    "reconstruction_scores",
-    "reconstruction_trials",
-    "report_patches",
-    "weight_and_misfit",
-    "weight_functions",
-]
-
 LEARNT_COLOUR, REPORT_COLOUR = "#0072B2", "#E69F00"
 SHOWN_SD = (-2.5, 2.5)
 PATCH_LETTERS = ("A", "P", "I", "S")

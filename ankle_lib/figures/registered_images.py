@@ -21,10 +21,8 @@ from ankle_lib.figures.style import (
     window,
 )
 from ankle_lib.files import AnkleError
-from ankle_lib.registration import moved, moved_mask
+from ankle_lib.registration.moving import moved, moved_mask
 from ankle_lib.volume import Volume, voxel_to_world, world_to_voxel
-
-__all__ = ["bone_registrations", "global_registration", "high_resolution", "wrong_fits"]
 
 SLICE_SAMPLES = 9
 """Samples across a thick slice, for pictures."""

@@ -12,17 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
-from ankle_lib.quality import REPORT_CORRELATION, Gate
-
-__all__ = [
-    "error_by_frame",
-    "error_by_speed",
-    "errors_and_gate",
-    "gate_figure",
-    "radius_choice",
-    "rotation_errors",
-    "variant_errors",
-]
+from ankle_lib.quality.gate import REPORT_CORRELATION, Gate
 
 AXIS_NAMES = {
     "rotation_lr_deg": "left–right",

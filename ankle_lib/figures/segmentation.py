@@ -13,17 +13,6 @@ from numpy.typing import NDArray
 from ankle_lib.figures.style import BONE_COLOURS, draw_slice, new_figure, slice_of, window
 from ankle_lib.volume import Volume
 
-__all__ = [
-    "NETWORK_NAMES",
-    "dice_by_fold",
-    "dice_by_parameters",
-    "dice_by_rate",
-    "final_scores",
-    "postmortem_chart",
-    "segmented_slices",
-    "training_losses",
-]
-
 NETWORK_NAMES = {
     "fcn": "FCN",
     "unet": "U-Net",

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from ankle_lib.figures.style import BONE_COLOURS, Slice, draw_slice, new_figure, slice_of
 from ankle_lib.volume import Volume, to_orientation
 
-__all__ = ["segmentation_sheet"]
-
 MOST_FRAMES = 30
 """More are shown in part, spread evenly."""
 COLUMNS = 5

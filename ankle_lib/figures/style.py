@@ -15,19 +15,6 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import CANONICAL_CODES, Volume
 
-__all__ = [
-    "BONE_COLOURS",
-    "GROUP_COLOURS",
-    "PLANES",
-    "Slice",
-    "centre_voxel",
-    "draw_slice",
-    "new_figure",
-    "scale_bar",
-    "slice_of",
-    "window",
-]
-
 BONE_COLOURS = {"calcaneus": "#D55E00", "talus": "#009E73", "tibia": "#56B4E9"}
 """Okabe-Ito: distinct for colour-blind readers too."""
 

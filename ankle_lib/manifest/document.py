@@ -29,15 +29,6 @@ from ankle_lib.manifest.schema import (
 )
 from ankle_lib.volume import Header, canonical_voxel_size, load, read_header
 
-__all__ = [
-    "Finding",
-    "Manifest",
-    "load_manifest",
-    "manifest_from_folder",
-    "save_manifest",
-    "verify",
-]
-
 MAX_MANIFEST_BYTES = 20 * 1024**2
 
 

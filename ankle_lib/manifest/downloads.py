@@ -14,8 +14,6 @@ from rich.progress import Progress
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
 from ankle_lib.manifest.schema import Cohort, RemoteFile, RemoteSource, unsafe_path
 
-__all__ = ["fetch"]
-
 _ATTEMPTS = 3
 _TIMEOUT_S = (10, 60)
 """Seconds to wait for a connection, and for the next bytes."""

@@ -31,8 +31,6 @@ from ankle_lib.manifest.schema import Kind, Layout, Sequence, Side, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import read_header
 
-__all__ = ["CleanSubject", "Scan", "detect_layout", "read_clean_cohort", "scan_folder"]
-
 MAX_LISTED = 20
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
 _VARIANT = re.compile(r"_(flipcorrected|flipped|binarized|binarised)(?=_|$)", re.IGNORECASE)

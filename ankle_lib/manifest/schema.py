@@ -23,20 +23,6 @@ from pydantic import (
 
 from ankle_lib.presets import BONES
 
-__all__ = [
-    "Cohort",
-    "Geometry",
-    "LocalSource",
-    "PhantomSource",
-    "Record",
-    "RemoteFile",
-    "RemoteSource",
-    "Sequence",
-    "Subject",
-    "refuse_duplicates",
-    "unsafe_path",
-]
-
 Kind = Literal["active", "passive", "unknown"]
 Side = Literal["left", "right"]
 Layout = Literal["lab", "bids", "raw"]

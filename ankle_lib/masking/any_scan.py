@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.foot import foot_mask, pooled_histogram, valley_threshold
 
-__all__ = ["find_foot"]
-
 DARK_PERCENTILE = 0.1
 """Background of a scan: not the minimum, which may be a single bad voxel."""
 BRIGHT_PERCENTILE = 99.5

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["box_with_margin"]
-
 
 def box_with_margin(
     mask: NDArray[np.bool_], margin: NDArray[np.int_]

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 import ankle_lib.metrics
 import ankle_lib.volume
 from ankle_lib.files import write_csv
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.masking import foot, measures, weights
 from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, foot_mask, pooled_histogram
 from ankle_lib.masking.measures import bone_volumes_cm3
@@ -24,8 +24,6 @@ from ankle_lib.masking.weights import BONE_RADIUS_VOXELS, REPORT_SIGMA_VOXELS, b
 from ankle_lib.metrics import dice
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.volume import load, save, to_orientation
-
-__all__ = ["MaskedCohort", "cohort_histograms", "mask_cohort"]
 
 MAX_JOBS = 8
 """Subjects at a time; each takes about 0.6 GB at the report's grid."""

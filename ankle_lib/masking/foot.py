@@ -12,16 +12,6 @@ from scipy import ndimage
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.boxes import box_with_margin
 
-__all__ = [
-    "CODE_STATIC_THRESHOLD",
-    "REPORT_THRESHOLD",
-    "Histogram",
-    "foot_mask",
-    "pooled_histogram",
-    "smoothed",
-    "valley_threshold",
-]
-
 REPORT_THRESHOLD = 250.0
 """Foot above this intensity, on static and dynamic scans (report, section 5.2.2)."""
 

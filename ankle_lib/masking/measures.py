@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["bone_volumes_cm3"]
-
 
 def bone_volumes_cm3(
     masks: Mapping[str, NDArray[np.bool_]], voxel_size_mm: Sequence[float]

@@ -11,15 +11,6 @@ from scipy import ndimage
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.boxes import box_with_margin
 
-__all__ = [
-    "BONE_RADIUS_VOXELS",
-    "REPORT_SIGMA_VOXELS",
-    "REPORT_VOXEL_MM",
-    "ball_voxels",
-    "bone_weights",
-    "in_mm",
-]
-
 REPORT_VOXEL_MM = (0.28, 0.28, 0.8)
 """The report's static grid (posterior, superior, right)."""
 

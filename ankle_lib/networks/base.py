@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["Head", "SliceNetwork", "convolution_norm_relu", "parameter_count"]
-
 Head = Literal["probability", "intensity"]
 
 

@@ -12,8 +12,6 @@ from ankle_lib.networks.fcn import FCN
 from ankle_lib.networks.resnet import STAGE_BLOCKS, ResNet
 from ankle_lib.networks.unet import UNet
 
-__all__ = ["NETWORKS", "REPORT_PARAMETERS", "build"]
-
 REPORT_PARAMETERS = {
     "fcn": 390_609,
     "unet": 1_179_569,

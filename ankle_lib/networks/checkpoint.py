@@ -16,8 +16,6 @@ from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.networks.base import SliceNetwork
 from ankle_lib.networks.catalogue import build
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
-
 FORMAT = "ankle_lib checkpoint"
 VERSION = 1
 """Rises when a reader of the version before could not read the file."""

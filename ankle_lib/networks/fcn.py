@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from ankle_lib.networks.base import Head, SliceNetwork, convolution_norm_relu
 
-__all__ = ["FCN"]
-
 
 class FCN(SliceNetwork):
     """Convolutions at full resolution that widen, then transposed ones that narrow.

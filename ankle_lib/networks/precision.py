@@ -7,8 +7,6 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-__all__ = ["fast_autocast", "is_fast_in_bfloat16", "is_ready_to_predict", "ready_to_predict"]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 

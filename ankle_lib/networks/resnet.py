@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from ankle_lib.networks.base import Head, SliceNetwork, convolution_norm_relu
 
-__all__ = ["STAGE_BLOCKS", "ResNet"]
-
 STAGE_BLOCKS = (3, 4, 6, 3)
 """Blocks per stage of He et al. 2016 (34 and 50 layers); the report uses the first three."""
 

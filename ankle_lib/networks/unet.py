@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from ankle_lib.networks.base import Head, SliceNetwork, convolution_norm_relu
 
-__all__ = ["UNet"]
-
 
 class UNet(SliceNetwork):
     """Encoder, decoder, and skips between them; 1,179,569 parameters as in the report.

@@ -7,67 +7,10 @@ changes them, ``cohort`` reads what earlier chapters wrote, ``counting`` tells h
 """
 
 from ankle_lib.patches.augmentation import Augmentation
-from ankle_lib.patches.batch import Batch
-from ankle_lib.patches.cohort import (
-    dynamic_item,
-    dynamic_items,
-    pixel_mm,
-    reconstruction_items,
-    static_items,
-)
-from ankle_lib.patches.counting import (
-    Extraction,
-    count_cohort,
-    count_patches,
-    counts_by_group,
-    patch_counts,
-)
-from ankle_lib.patches.items import Item, as_slices, slices_at
+from ankle_lib.patches.cohort import dynamic_items, pixel_mm, reconstruction_items, static_items
+from ankle_lib.patches.counting import Extraction, count_cohort, count_patches, counts_by_group
 from ankle_lib.patches.normalise import zscore
-from ankle_lib.patches.positions import (
-    PatchRule,
-    admissible_positions,
-    local_correlation,
-    rejection_sampling,
-)
+from ankle_lib.patches.positions import rejection_sampling
 from ankle_lib.patches.source import PatchSource
-from ankle_lib.patches.split import Split, cross_validation, report_split
-from ankle_lib.patches.tasks import (
-    DYNAMIC_SEGMENTATION,
-    RECONSTRUCTION,
-    STATIC_SEGMENTATION,
-    TASKS,
-    Task,
-)
-
-__all__ = [
-    "DYNAMIC_SEGMENTATION",
-    "RECONSTRUCTION",
-    "STATIC_SEGMENTATION",
-    "TASKS",
-    "Augmentation",
-    "Batch",
-    "Extraction",
-    "Item",
-    "PatchRule",
-    "PatchSource",
-    "Split",
-    "Task",
-    "admissible_positions",
-    "as_slices",
-    "count_cohort",
-    "count_patches",
-    "counts_by_group",
-    "cross_validation",
-    "dynamic_item",
-    "dynamic_items",
-    "local_correlation",
-    "patch_counts",
-    "pixel_mm",
-    "reconstruction_items",
-    "rejection_sampling",
-    "report_split",
-    "slices_at",
-    "static_items",
-    "zscore",
-]
+from ankle_lib.patches.split import Split, report_split
+from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION, RECONSTRUCTION, STATIC_SEGMENTATION, TASKS

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["Augmentation", "distort_intensities", "random_geometry"]
-
-
 GREATEST_SCALE = 1.4
 """A patch shrunk further and turned by 45 degrees would look beyond what a source stores."""
 

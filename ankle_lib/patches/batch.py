@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "pair_correlation"]
-
 
 @dataclass(frozen=True)
 class Batch:

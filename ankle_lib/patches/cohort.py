@@ -10,19 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
-
-__all__ = [
-    "RegisteredBone",
-    "dynamic_item",
-    "dynamic_items",
-    "pixel_mm",
-    "reconstruction_items",
-    "static_items",
-]
 
 SAME_GRID_MM = 1e-3
 """Affines of files that lie on one grid differ by less: they are stored in float32."""

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.cohort import (
     RegisteredBone,
@@ -34,15 +34,6 @@ from ankle_lib.patches.tasks import (
     REPORT_PATCHES,
     STATIC_SEGMENTATION,
 )
-
-__all__ = [
-    "CORRELATION_BINS",
-    "Extraction",
-    "count_cohort",
-    "count_patches",
-    "counts_by_group",
-    "patch_counts",
-]
 
 CORRELATION_BINS = 40
 """Of the histogram from -1 to 1: 0.05 wide, so that the report's threshold 0.6 is an edge."""

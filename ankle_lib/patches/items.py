@@ -16,8 +16,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.patches.positions import PatchRule, admissible_positions
 from ankle_lib.presets import BONES
 
-__all__ = ["Item", "Rules", "Slices", "as_slices", "rule_of", "slices_at"]
-
 MOST_LABELS = 8
 """Labels are stored as the bits of a byte."""
 

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["zscore"]
-
 
 def zscore(data: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Shift and scale an image to mean 0 and standard deviation 1 inside the mask.

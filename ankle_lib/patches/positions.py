@@ -17,14 +17,6 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "PatchRule",
-    "admissible_positions",
-    "box_sums",
-    "local_correlation",
-    "rejection_sampling",
-]
-
 SMALLEST_VARIANCE = 1e-9
 """Of the mean square: below it a patch counts as constant; sums in float64 err far less."""
 

@@ -21,8 +21,6 @@ from ankle_lib.patches.batch import Batch, pair_correlation
 from ankle_lib.patches.items import Item, Rules, Slices, as_slices, rule_of
 from ankle_lib.presets import BONES
 
-__all__ = ["PatchSource"]
-
 
 class PatchSource:
     """Images of many subjects on one device, and every position of an admissible patch.

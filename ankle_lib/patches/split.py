@@ -11,9 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-
-__all__ = ["Part", "Split", "cross_validation", "report_split"]
+from ankle_lib.manifest.layouts import CleanSubject
 
 Part = Literal["train", "validation", "test"]
 

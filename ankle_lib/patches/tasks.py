@@ -14,16 +14,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.patches.positions import PatchRule
 from ankle_lib.presets import BONES
 
-__all__ = [
-    "DYNAMIC_SEGMENTATION",
-    "RECONSTRUCTION",
-    "REPORT_PATCHES",
-    "REPORT_PIXEL_MM",
-    "STATIC_SEGMENTATION",
-    "TASKS",
-    "Task",
-]
-
 REPORT_PIXEL_MM = {"static": 0.28, "dynamic": 0.568}
 """Pixels of the report's grids within a sagittal slice."""
 

@@ -26,8 +26,6 @@ from ankle_lib.phantom.shapes import Ellipsoid, rotation_matrix, smooth_union
 from ankle_lib.phantom.skeleton import GROUP_OF_BONE, SKELETON
 from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, signal
 
-__all__ = ["MEAN_CHILD", "Anatomy", "Bone", "Child", "bone_distances", "build"]
-
 MINIMUM_GAP_MM = 1.3
 """Bones keep this distance in every pose of the range: more than the cartilage on either of them,
 which therefore never covers the other bone."""

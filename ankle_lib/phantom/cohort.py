@@ -21,15 +21,8 @@ from tqdm.auto import tqdm
 
 from ankle_lib import polyrigid
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_csv, write_json
-from ankle_lib.manifest import (
-    Cohort,
-    Geometry,
-    LocalSource,
-    Manifest,
-    Sequence,
-    Subject,
-    save_manifest,
-)
+from ankle_lib.manifest.document import Manifest, save_manifest
+from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Sequence, Subject
 from ankle_lib.phantom import scanner
 from ankle_lib.phantom.anatomy import Anatomy, Child, build
 from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
@@ -39,17 +32,6 @@ from ankle_lib.phantom.skeleton import foot_point
 from ankle_lib.phantom.tissues import FFE, STATIC_T1, TISSUES, signal
 from ankle_lib.presets import BONES, Preset
 from ankle_lib.volume import save
-
-__all__ = [
-    "SUBJECTS",
-    "Recipe",
-    "draw_recipe",
-    "ideal_poses",
-    "look_name",
-    "sharp_name",
-    "simulate",
-    "telling_frames",
-]
 
 SUBJECTS = (*(f"T{n:02}" for n in range(1, 11)), *(f"E{n:02}" for n in range(1, 14)))
 """Ten controls and thirteen children with equinus, coded as in the report."""

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
 
-__all__ = ["FAULTS", "Fault", "RawImage", "RawImages", "to_bytes"]
-
 Bytes = Callable[[bytes], bytes]
 
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Field", "grid_points", "smooth_noise"]
-
 Distance = Callable[[Tensor], Tensor]
 """Maps points (..., 3) in mm to signed distances (...) in mm, negative inside."""
 

@@ -17,15 +17,6 @@ from torch import Tensor
 from ankle_lib.phantom.fields import Field
 from ankle_lib.polyrigid import flow_back
 
-__all__ = [
-    "GROUPS",
-    "REFERENCE_DORSIFLEXION_DEG",
-    "Joints",
-    "Pose",
-    "cycle",
-    "flow_to_reference",
-]
-
 GROUPS = ("tibia", "talus", "calcaneus", "forefoot")
 """What moves as one: tibia with fibula, talus, calcaneus, and all bones in front of these."""
 

@@ -21,25 +21,6 @@ from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, flow_to_reference
 from ankle_lib.polyrigid import jacobian_determinant
 
-__all__ = [
-    "BONE_LABELS",
-    "DYNAMIC_SCANNER",
-    "FOOT_LABEL",
-    "STATIC_SCANNER",
-    "Coil",
-    "Rendering",
-    "Scanner",
-    "draw_coil",
-    "image_frames",
-    "image_sharp",
-    "image_static",
-    "labels",
-    "mark",
-    "render",
-    "slice_planes",
-    "thick",
-]
-
 BONE_LABELS = {"calcaneus": 1, "talus": 2, "tibia": 3}
 FOOT_LABEL = 4
 """Label of everything inside the skin that is none of the three bones."""

@@ -22,17 +22,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = [
-    "BLEND_MM",
-    "CALCANEUS",
-    "TALUS",
-    "TIBIA",
-    "Ellipsoid",
-    "ellipsoid_distance",
-    "rotation_matrix",
-    "smooth_union",
-]
-
 BLEND_MM = 1.0
 """Softness of the union: where two equal distances meet, the surface moves out by 0.69 of this."""
 

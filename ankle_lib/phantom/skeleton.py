@@ -12,8 +12,6 @@ import math
 from ankle_lib.phantom.motion import REFERENCE_DORSIFLEXION_DEG
 from ankle_lib.phantom.shapes import CALCANEUS, TALUS, TIBIA, Ellipsoid
 
-__all__ = ["GROUP_OF_BONE", "SKELETON", "Millimetres", "foot_point"]
-
 Millimetres = tuple[float, float, float]
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from ankle_lib.phantom.shapes import Ellipsoid
 from ankle_lib.phantom.skeleton import Millimetres, foot_ellipsoid, foot_point
 
-__all__ = ["FASCIA", "LIGAMENTS", "MUSCLES", "SKIN", "TENDONS", "VESSELS", "Cord"]
-
 
 @dataclass(frozen=True)
 class Cord:

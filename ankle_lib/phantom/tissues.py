@@ -13,8 +13,6 @@ import cmath
 import math
 from dataclasses import dataclass
 
-__all__ = ["CONTRASTS", "FFE", "STATIC_T1", "TISSUES", "Contrast", "Tissue", "signal"]
-
 FAT_T1_MS = 290.0
 FAT_WATER_SHIFT_HZ = 220.0
 """Methylene fat against water at 1.5 T (3.4 ppm)."""

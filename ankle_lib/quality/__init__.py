@@ -10,28 +10,8 @@ from ankle_lib.quality.gate import (
     CODE_CORRELATION,
     REPORT_CORRELATION,
     REPORT_DICE,
-    Gate,
     fit_gate,
 )
-from ankle_lib.quality.registered import RegisteredFrame, frame_path, read_registered
+from ankle_lib.quality.registered import frame_path, read_registered
 from ankle_lib.quality.sheet import ReviewSheet, accepted
-from ankle_lib.quality.sheet_file import AUTOMATIC, COLUMNS, KEY, SHEET_NAME, VERDICTS
-
-__all__ = [
-    "AUTOMATIC",
-    "BONE_CORRELATION",
-    "CODE_CORRELATION",
-    "COLUMNS",
-    "KEY",
-    "REPORT_CORRELATION",
-    "REPORT_DICE",
-    "SHEET_NAME",
-    "VERDICTS",
-    "Gate",
-    "RegisteredFrame",
-    "ReviewSheet",
-    "accepted",
-    "fit_gate",
-    "frame_path",
-    "read_registered",
-]
+from ankle_lib.quality.sheet_file import KEY, SHEET_NAME

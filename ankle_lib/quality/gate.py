@@ -16,15 +16,6 @@ from scipy.optimize import isotonic_regression
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "BONE_CORRELATION",
-    "CODE_CORRELATION",
-    "REPORT_CORRELATION",
-    "REPORT_DICE",
-    "Gate",
-    "fit_gate",
-]
-
 REPORT_DICE = 0.85
 """Overlap from which the report takes a global registration as acceptable (section 5.2.4)."""
 REPORT_CORRELATION = 0.64

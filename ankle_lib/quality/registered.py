@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.quality.sheet import accepted, same_correlation
 from ankle_lib.quality.sheet_file import AUTOMATIC, SHEET_NAME
-from ankle_lib.transforms import FramePose, read_transforms
-
-__all__ = ["RegisteredFrame", "frame_path", "read_registered"]
+from ankle_lib.transforms.pose_list import FramePose, read_transforms
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,6 @@ from ankle_lib.quality.sheet_file import (
     typed,
 )
 
-__all__ = ["ReviewSheet", "accepted", "same_correlation"]
-
 LOCK_TIMEOUT_S = 30.0
 
 _SAME_CORRELATION = 0.6e-4

@@ -12,22 +12,6 @@ import pandas as pd
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "AUTOMATIC",
-    "COLUMNS",
-    "KEY",
-    "SHEET_NAME",
-    "VERDICTS",
-    "check_unique",
-    "check_verdict",
-    "format_sheet",
-    "key_of",
-    "one_kind_of_line_end",
-    "parse_sheet",
-    "records_of",
-    "typed",
-]
-
 SHEET_NAME = "qc_sheet.csv"
 KEY = ("subject", "sequence", "frame", "bone")
 """What names a registration."""

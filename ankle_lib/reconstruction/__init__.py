@@ -35,7 +35,6 @@ from ankle_lib.reconstruction.experiments import (
     vary_depth,
     within_reach,
 )
-from ankle_lib.reconstruction.fitting import Trained
 from ankle_lib.reconstruction.nearest_bone import carried_by_nearest_bone
 from ankle_lib.reconstruction.pair_quality import (
     flat_weights,
@@ -43,22 +42,11 @@ from ankle_lib.reconstruction.pair_quality import (
     weights_and_truth,
     what_a_shift_costs,
 )
-from ankle_lib.reconstruction.pairs import CHANNELS, SceneSource
-from ankle_lib.reconstruction.refiner import Refiner, refine, refined_by, refiner_of
-from ankle_lib.reconstruction.refiner_training import (
-    RefineRecipe,
-    fit_refiner,
-    refine_scene,
-    save_refiner,
-)
-from ankle_lib.reconstruction.report import PATCH_RANGE, ReportRecipe, fit_report
-from ankle_lib.reconstruction.report_pairs import Pairs, read_pairs
-from ankle_lib.reconstruction.scenes import (
-    AROUND_BONE_MM,
-    Scene,
-    make_scene,
-    on_grid,
-)
+from ankle_lib.reconstruction.refiner import refine, refined_by, refiner_of
+from ankle_lib.reconstruction.refiner_training import fit_refiner, refine_scene, save_refiner
+from ankle_lib.reconstruction.report import ReportRecipe
+from ankle_lib.reconstruction.report_pairs import read_pairs
+from ankle_lib.reconstruction.scenes import make_scene, on_grid
 from ankle_lib.reconstruction.trials import (
     FRAME_ALONE,
     Trials,
@@ -67,62 +55,4 @@ from ankle_lib.reconstruction.trials import (
     final_recipe,
     trial_recipes,
 )
-from ankle_lib.reconstruction.weighting import LearntWeight, flatness, report_g
-
-__all__ = [
-    "AROUND_BONE_MM",
-    "BASELINES",
-    "CHANNELS",
-    "FRAME_ALONE",
-    "INTERPOLATIONS",
-    "MOVED_STATIC",
-    "PATCH_RANGE",
-    "LearntWeight",
-    "Pairs",
-    "RefineRecipe",
-    "Refiner",
-    "ReportRecipe",
-    "Scene",
-    "SceneSource",
-    "Trained",
-    "Trials",
-    "agreed",
-    "answer_of",
-    "best_reachable",
-    "bounds",
-    "carried_by_nearest_bone",
-    "compare_distances",
-    "compare_proposals",
-    "compare_trials",
-    "consistencies",
-    "degrees_of_freedom",
-    "final_recipe",
-    "fit_refiner",
-    "fit_report",
-    "fitted_static",
-    "flat_weights",
-    "flatness",
-    "gains",
-    "make_scene",
-    "on_grid",
-    "once",
-    "outside_reach",
-    "price_of_no_profile",
-    "reachable_basis",
-    "read_pairs",
-    "read_scenes",
-    "refine",
-    "refine_scene",
-    "refined_by",
-    "refiner_of",
-    "report_g",
-    "save_refiner",
-    "score_scenes",
-    "shown_patches",
-    "summary",
-    "trial_recipes",
-    "vary_depth",
-    "weights_and_truth",
-    "what_a_shift_costs",
-    "within_reach",
-]
+from ankle_lib.reconstruction.weighting import flatness, report_g

@@ -13,8 +13,6 @@ from ankle_lib.files import FIGURE_DPI, atomic_path, check_replaceable, nifti_st
 from ankle_lib.reconstruction.any_scan import COLUMNS, ScanReconstruction
 from ankle_lib.volume import save
 
-__all__ = ["Outputs", "check_outputs", "write_beside", "written_together"]
-
 
 @dataclass(frozen=True)
 class Outputs:

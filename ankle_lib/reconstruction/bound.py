@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["best_reachable", "degrees_of_freedom", "outside_reach", "reachable_basis"]
-
 REPORT_FACTOR = 4
 """Of the report's ResNet with three stages; two stages enlarge by 2, one by 1."""
 

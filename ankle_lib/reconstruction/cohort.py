@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.quality import RegisteredFrame
+from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.reconstruction.guided import guided
 from ankle_lib.reconstruction.polyrigid import MovingFoot, moved_static
 from ankle_lib.reconstruction.scenes import Scene, make_scene
 from ankle_lib.reconstruction.thick import scanning
-from ankle_lib.registration import sequence_images
+from ankle_lib.registration.sequence import sequence_images
 from ankle_lib.registration.truth import read_sharp
 from ankle_lib.volume import Volume, load, to_orientation
-
-__all__ = ["read_scenes"]
 
 Poses = dict[str, NDArray[np.float64]]
 

@@ -14,8 +14,6 @@ from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.reconstruction.thick import Scanning, ThickSlices
 from ankle_lib.volume import Volume
 
-__all__ = ["Consistency", "consistency"]
-
 FEWEST_VOXELS = 200
 EDGE = np.ones((3, 3, 1), dtype=bool)
 """The volume's border is left out by a pixel: beyond it the slice is not known."""

@@ -20,20 +20,6 @@ from ankle_lib.reconstruction.scenes import Scene, on_grid
 from ankle_lib.reconstruction.thick import scanning
 from ankle_lib.volume import Volume
 
-__all__ = [
-    "BASELINES",
-    "INTERPOLATIONS",
-    "MOVED_STATIC",
-    "Answer",
-    "agreed",
-    "consistencies",
-    "fitted_static",
-    "gains",
-    "once",
-    "score_scenes",
-    "summary",
-]
-
 Answer = Callable[[Scene], NDArray]
 """Returns a scene's reconstruction on its sharp grid, in the frame's units."""
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ankle_lib.patches import Batch
+from ankle_lib.patches.batch import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.bound import best_reachable, degrees_of_freedom, outside_reach
 from ankle_lib.reconstruction.fitting import Trained
@@ -25,17 +25,6 @@ from ankle_lib.reconstruction.report import (
 )
 from ankle_lib.reconstruction.report_pairs import PARTS, Pairs, Target
 from ankle_lib.reconstruction.weighting import LearntWeight, learn_weight
-
-__all__ = [
-    "DISTANCES",
-    "bounds",
-    "compare_distances",
-    "compare_proposals",
-    "recipe_of",
-    "shown_patches",
-    "vary_depth",
-    "within_reach",
-]
 
 DISTANCES = {"L1": "weighted-l1", "L2": "weighted-l2"}
 

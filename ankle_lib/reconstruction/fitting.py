@@ -17,20 +17,15 @@ import torch
 
 from ankle_lib import networks, patches, training
 from ankle_lib.files import write_csv
-from ankle_lib.networks import (
-    SliceNetwork,
-    build,
-    load_checkpoint,
-    parameter_count,
-    ready_to_predict,
-)
-from ankle_lib.networks import save_checkpoint as save
+from ankle_lib.networks.base import SliceNetwork, parameter_count
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import load_checkpoint
+from ankle_lib.networks.checkpoint import save_checkpoint as save
+from ankle_lib.networks.precision import ready_to_predict
 from ankle_lib.reconstruction import pairs
 from ankle_lib.resume import code_digest
-from ankle_lib.training import TrainingSettings, train
-from ankle_lib.training.loop import DrawBatch
-
-__all__ = ["Trained", "kept", "place_of", "read_kept", "trained"]
+from ankle_lib.training.loop import DrawBatch, train
+from ankle_lib.training.settings import TrainingSettings
 
 WEIGHTS = "network.ckpt"
 EPOCHS = 5

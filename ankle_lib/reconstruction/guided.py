@@ -25,8 +25,6 @@ from ankle_lib.reconstruction.polyrigid import MovedScan
 from ankle_lib.reconstruction.thick import Scanning, ThickSlices, scanning
 from ankle_lib.volume import Volume
 
-__all__ = ["Guided", "Reconstruction", "guided", "with_the_measured"]
-
 BRIGHT_PERCENTILE = 99.5
 FEWEST_VOXELS = 200
 

@@ -15,11 +15,9 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.polyrigid import FLOW_STEPS, flow_back
-from ankle_lib.registration import bone_points
-from ankle_lib.transforms import invert
+from ankle_lib.registration.measures import bone_points
+from ankle_lib.transforms.poses import invert
 from ankle_lib.volume import Volume
-
-__all__ = ["MovingFoot"]
 
 BASE = "tibia"
 """The bone that the others are seen from: their motion is then that of the joints."""

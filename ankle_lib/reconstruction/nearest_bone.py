@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.registration import cut_to_mask, moved, moved_mask
+from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
 from ankle_lib.volume import Volume
-
-__all__ = ["Move", "carried_by_nearest_bone"]
 
 Move = Callable[
     [Volume, Mapping[str, Volume], Mapping[str, NDArray], tuple[int, int, int], NDArray], NDArray

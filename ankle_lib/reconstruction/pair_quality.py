@@ -11,15 +11,15 @@ from typing import get_args
 import pandas as pd
 import torch
 
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.patches import RECONSTRUCTION, Item, PatchSource
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.tasks import RECONSTRUCTION
 from ankle_lib.presets import BONES
-from ankle_lib.quality import RegisteredFrame
+from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.reconstruction.report_pairs import Pairs, Target, patch_items, places_of
 from ankle_lib.reconstruction.weighting import LOWEST_R, LearntWeight, flatness, report_g
-
-__all__ = ["flat_weights", "price_of_no_profile", "weights_and_truth", "what_a_shift_costs"]
 
 SHIFTS_MM = (0.0, 0.5, 1.0, 2.0, 4.0)
 _Shift = tuple[float, float, float]

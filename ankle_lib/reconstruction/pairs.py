@@ -12,11 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches import Batch
-from ankle_lib.patches.batch import pair_correlation
+from ankle_lib.patches.batch import Batch, pair_correlation
 from ankle_lib.reconstruction.scenes import Scene
-
-__all__ = ["CHANNELS", "Channel", "SceneSource", "channels_of", "restored"]
 
 Channel = Literal["measured", "static"]
 CHANNELS: tuple[Channel, ...] = ("measured", "static")

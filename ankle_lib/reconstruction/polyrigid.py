@@ -13,10 +13,8 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.reconstruction.moving_foot import MovingFoot
-from ankle_lib.transforms import apply, invert, is_rigid
+from ankle_lib.transforms.poses import apply, invert, is_rigid
 from ankle_lib.volume import Volume
-
-__all__ = ["MovedScan", "MovingFoot", "moved_static"]
 
 LATTICE_MM = 2.0
 """Spacing at which the flow is integrated far from the bones; between, it is interpolated."""

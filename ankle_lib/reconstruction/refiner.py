@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import Checkpoint, fast_autocast, ready_to_predict
+from ankle_lib.networks.checkpoint import Checkpoint
+from ankle_lib.networks.precision import fast_autocast, ready_to_predict
 from ankle_lib.reconstruction.pairs import CHANNELS, Channel, channels_of, restored
 from ankle_lib.reconstruction.scenes import Scene
-
-__all__ = ["NORMALISATION", "Refiner", "refine", "refined_by", "refiner_of"]
-
 
 NORMALISATION = "zscore-bones"
 """Each channel by its own mean and standard deviation within 5 mm of the bones."""

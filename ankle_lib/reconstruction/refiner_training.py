@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.networks import save_checkpoint
+from ankle_lib.networks.checkpoint import save_checkpoint
 from ankle_lib.reconstruction.fitting import Trained, trained
 from ankle_lib.reconstruction.pairs import CHANNELS, Channel, SceneSource
 from ankle_lib.reconstruction.refiner import NORMALISATION, Refiner, refine
 from ankle_lib.reconstruction.scenes import Scene
-
-__all__ = ["RefineRecipe", "fit_refiner", "refine_scene", "save_refiner"]
 
 
 @dataclass(frozen=True)

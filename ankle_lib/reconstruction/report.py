@@ -12,20 +12,11 @@ import torch
 from torch import Tensor
 
 from ankle_lib.image_metrics import ImageScores, image_scores
-from ankle_lib.patches import Batch
+from ankle_lib.patches.batch import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.fitting import Trained, trained
 from ankle_lib.reconstruction.report_pairs import PARTS, Pairs, Target
-from ankle_lib.training import REPORT_RECONSTRUCTION
-
-__all__ = [
-    "PATCH_RANGE",
-    "REPORT_CORRELATION",
-    "ReportRecipe",
-    "fit_report",
-    "outputs_of",
-    "patch_scores",
-]
+from ankle_lib.training.settings import REPORT_RECONSTRUCTION
 
 PATCH_RANGE = 6.0
 """Data range of patches: their bone's mean plus and minus 3 standard deviations."""

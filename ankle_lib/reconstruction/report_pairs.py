@@ -16,25 +16,19 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import torch
 
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.patches import (
-    RECONSTRUCTION,
-    Batch,
-    Item,
-    PatchSource,
-    Split,
-    pixel_mm,
-    reconstruction_items,
-    report_split,
-    zscore,
-)
+from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.cohort import pixel_mm, reconstruction_items
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.normalise import zscore
+from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.split import Split, report_split
+from ankle_lib.patches.tasks import RECONSTRUCTION
 from ankle_lib.presets import BONES, ReconstructionSizes
-from ankle_lib.quality import RegisteredFrame
-from ankle_lib.registration import moved
+from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.registration.moving import moved
 from ankle_lib.volume import load, to_orientation
-
-__all__ = ["PARTS", "Pairs", "Target", "patch_items", "places_of", "read_pairs"]
 
 Target = Literal["sampled", "averaged"]
 

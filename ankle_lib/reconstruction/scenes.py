@@ -15,16 +15,8 @@ from scipy import ndimage
 from ankle_lib.files import AnkleError
 from ankle_lib.reconstruction.nearest_bone import Move, carried_by_nearest_bone
 from ankle_lib.reconstruction.thick import Scanning
-from ankle_lib.registration import cut_to_mask, moved_mask
+from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.volume import Volume
-
-__all__ = [
-    "AROUND_BONE_MM",
-    "Scene",
-    "around",
-    "make_scene",
-    "on_grid",
-]
 
 AROUND_BONE_MM = 5.0
 """A bone is judged with what lies this close: cortex, cartilage, the joint."""

@@ -17,10 +17,8 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.any_scan import find_foot
-from ankle_lib.registration import slice_direction
+from ankle_lib.registration.moving import slice_direction
 from ankle_lib.volume import Volume
-
-__all__ = ["Scanning", "ThickSlices", "measured_band", "noise_sd", "scanning"]
 
 LEAST_BAND = 0.4
 """Share of k-space along an axis below which no scanner stops measuring."""

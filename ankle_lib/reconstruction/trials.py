@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches import Split
+from ankle_lib.patches.split import Split
 from ankle_lib.presets import ReconstructionSizes
 from ankle_lib.reconstruction.evaluation import BASELINES, Answer, score_scenes
 from ankle_lib.reconstruction.fitting import Trained
 from ankle_lib.reconstruction.pairs import SceneSource
 from ankle_lib.reconstruction.refiner_training import RefineRecipe, fit_refiner, refine_scene
 from ankle_lib.reconstruction.scenes import Scene
-
-__all__ = ["FRAME_ALONE", "Trials", "answer_of", "compare_trials", "final_recipe", "trial_recipes"]
 
 FRAME_ALONE = "frame alone"
 

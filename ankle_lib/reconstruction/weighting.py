@@ -22,13 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ankle_lib.networks import build
-from ankle_lib.patches import PatchSource
+from ankle_lib.networks.catalogue import build
+from ankle_lib.patches.source import PatchSource
 from ankle_lib.reconstruction.fitting import Trained, kept, place_of, read_kept
 from ankle_lib.resume import code_digest
-from ankle_lib.training import report_weight
-
-__all__ = ["LOWEST_R", "LearntWeight", "flatness", "learn_weight", "report_g"]
+from ankle_lib.training.losses import report_weight
 
 LOWEST_R = 0.6
 """Pairs below are not kept (report, section 6.3.1)."""

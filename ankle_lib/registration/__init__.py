@@ -9,52 +9,7 @@ carries images and masks by a pose, ``measures`` compares poses with the truth, 
 from ankle_lib.registration.cohort import experiment, judge, register_cohort
 from ankle_lib.registration.high_resolution import bone_grid
 from ankle_lib.registration.measures import AXES, bone_points, rotation_errors_deg, tre_mm
-from ankle_lib.registration.moving import (
-    SliceProfile,
-    arrival,
-    cut_to_mask,
-    moved,
-    moved_mask,
-    part_of,
-    slice_average,
-    slice_direction,
-)
-from ankle_lib.registration.register import ENGINES, Registration, register
-from ankle_lib.registration.sequence import Variant, sequence_images, transforms_path
-from ankle_lib.registration.settings import (
-    RADIUS_VOXELS,
-    SIGMA_VOXELS,
-    WHOLE,
-    Resolution,
-    Settings,
-)
-
-__all__ = [
-    "AXES",
-    "ENGINES",
-    "RADIUS_VOXELS",
-    "SIGMA_VOXELS",
-    "WHOLE",
-    "Registration",
-    "Resolution",
-    "Settings",
-    "SliceProfile",
-    "Variant",
-    "arrival",
-    "bone_grid",
-    "bone_points",
-    "cut_to_mask",
-    "experiment",
-    "judge",
-    "moved",
-    "moved_mask",
-    "part_of",
-    "register",
-    "register_cohort",
-    "rotation_errors_deg",
-    "sequence_images",
-    "slice_average",
-    "slice_direction",
-    "transforms_path",
-    "tre_mm",
-]
+from ankle_lib.registration.moving import moved, moved_mask
+from ankle_lib.registration.register import Registration, register
+from ankle_lib.registration.sequence import Variant, sequence_images
+from ankle_lib.registration.settings import Settings

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ankle_lib.files import write_csv
-from ankle_lib.manifest import CleanSubject
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.quality import SHEET_NAME, Gate, ReviewSheet
+from ankle_lib.quality.gate import Gate
+from ankle_lib.quality.sheet import ReviewSheet
+from ankle_lib.quality.sheet_file import SHEET_NAME
 from ankle_lib.registration.measures import AXES
 from ankle_lib.registration.sequence import (
     COLUMNS,
@@ -26,9 +28,7 @@ from ankle_lib.registration.sequence import (
     transforms_path,
 )
 from ankle_lib.registration.settings import WHOLE
-from ankle_lib.transforms import FramePose, read_transforms, write_transforms
-
-__all__ = ["experiment", "judge", "register_cohort"]
+from ankle_lib.transforms.pose_list import FramePose, read_transforms, write_transforms
 
 
 def register_cohort(

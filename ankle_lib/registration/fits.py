@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SHADING_LENGTH_MM", "SUPPORT", "Fits"]
-
 SUPPORT = 0.02
 """Weights below this do not count."""
 

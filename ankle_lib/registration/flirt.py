@@ -23,10 +23,9 @@ from ankle_lib.registration.fits import Fits
 from ankle_lib.registration.moving import slice_direction
 from ankle_lib.registration.one_by_one import cut_region, fit_each
 from ankle_lib.registration.settings import WHOLE, Settings
-from ankle_lib.transforms import Matrix, nearest_rigid, read_flirt, write_flirt
+from ankle_lib.transforms.flirt import read_flirt, write_flirt
+from ankle_lib.transforms.poses import Matrix, nearest_rigid
 from ankle_lib.volume import Volume, save
-
-__all__ = ["fit"]
 
 
 def fit(

@@ -7,10 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.boxes import box_with_margin
-from ankle_lib.transforms import Grid, apply, compose
+from ankle_lib.transforms.flirt import Grid
+from ankle_lib.transforms.poses import apply, compose
 from ankle_lib.volume import CANONICAL_CODES, Volume, canonical_voxel_size, to_orientation
-
-__all__ = ["bone_grid"]
 
 MARGIN_MM = 5.0
 """Around the bone: cartilage and the beginning of its neighbours."""

@@ -10,19 +10,8 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.masking.boxes import box_with_margin
-from ankle_lib.transforms import apply, compose, invert
+from ankle_lib.transforms.poses import apply, compose, invert
 from ankle_lib.volume import Volume
-
-__all__ = [
-    "SliceProfile",
-    "arrival",
-    "cut_to_mask",
-    "moved",
-    "moved_mask",
-    "part_of",
-    "slice_average",
-    "slice_direction",
-]
 
 Matrix = NDArray[np.float64]
 

@@ -27,8 +27,6 @@ from ankle_lib.registration.settings import Settings
 from ankle_lib.registration.similarity import Fit, Options
 from ankle_lib.volume import Volume
 
-__all__ = ["fit"]
-
 LEFT_RIGHT = (1.0, 0.0, 0.0)
 SAMPLES_AT_ONCE = {"cpu": 3_000_000, "cuda": 60_000_000}
 """Points x samples across the slice in a batch, which bounds the memory (100 bytes each)."""

@@ -17,10 +17,8 @@ from ankle_lib.files import AnkleError
 from ankle_lib.masking.boxes import box_with_margin
 from ankle_lib.registration.fits import SHADING_LENGTH_MM, SUPPORT, Fits
 from ankle_lib.registration.moving import moved
-from ankle_lib.transforms import Matrix, apply, compose
+from ankle_lib.transforms.poses import Matrix, apply, compose
 from ankle_lib.volume import Volume, voxel_to_world
-
-__all__ = ["Agreement", "Region", "agreement", "cut_region", "fit_each"]
 
 SLICE_SAMPLES = 9
 """Samples across a slice when a fit is scored; 8 mm of slice are 10 voxels of 0.8 mm."""

@@ -8,8 +8,6 @@ from torch import Tensor
 from ankle_lib.registration.pyramid import Level
 from ankle_lib.registration.similarity import Fit, Options, Points, evaluate, select_points
 
-__all__ = ["minimise", "turn_about"]
-
 FIRST_DAMPING = 1e-2
 SMALLEST_STEP_MM = 0.02
 ARM_MM = 25.0

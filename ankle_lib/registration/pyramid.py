@@ -21,8 +21,6 @@ from ankle_lib.registration.fits import SUPPORT
 from ankle_lib.registration.moving import slice_direction
 from ankle_lib.volume import Volume
 
-__all__ = ["FixedFrames", "Level", "MovingRegion", "fixed_frames", "moving_region"]
-
 
 @dataclass(frozen=True)
 class FixedFrames:

@@ -11,10 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.registration.settings import Settings
-from ankle_lib.transforms import is_rigid
+from ankle_lib.transforms.poses import is_rigid
 from ankle_lib.volume import Volume
-
-__all__ = ["ENGINES", "Registration", "register"]
 
 ENGINES = ("torch", "simpleitk", "flirt")
 
@@ -95,7 +93,7 @@ def register(
     _check(fixed, moving, weights)
     begin = _start_poses(start, fixed.n_frames, len(weights))
     if engine == "torch":
-        from ankle_lib.registration import multiresolution  # torch takes seconds to import
+        from ankle_lib.registration import multiresolution
 
         found = multiresolution.fit(fixed, moving, weights, begin, settings, device)
     elif engine == "simpleitk":

@@ -13,8 +13,6 @@ from typing import Any
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_json
 
-__all__ = ["RECORD", "check_result_folder", "result_folder"]
-
 RECORD = "register.json"
 """What was registered and how, and the files that belong to the result."""
 

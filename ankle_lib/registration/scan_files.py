@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
 from ankle_lib.scan_checks import check_scan, size_in_words, values_in_words
-from ankle_lib.transforms import Grid
+from ankle_lib.transforms.flirt import Grid
 from ankle_lib.volume import (
     Volume,
     load,
@@ -22,8 +22,6 @@ from ankle_lib.volume import (
     voxel_to_world,
     world_to_voxel,
 )
-
-__all__ = ["Scans", "read_scans"]
 
 SAME_GRID_VOXELS = 0.1
 """Corners of two grids that differ by less are the same."""

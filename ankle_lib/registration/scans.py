@@ -15,19 +15,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ankle_lib.masking import bone_weights, in_mm
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.masking.boxes import box_with_margin
-from ankle_lib.quality import BONE_CORRELATION, REPORT_CORRELATION
+from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.high_resolution import bone_grid
 from ankle_lib.registration.moving import moved, moved_mask
 from ankle_lib.registration.register import Registration, register
 from ankle_lib.registration.scan_files import Scans
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
-from ankle_lib.transforms import FramePose, Grid, write_flirt, write_itk, write_transforms
+from ankle_lib.transforms.flirt import Grid, write_flirt
+from ankle_lib.transforms.itk import write_itk
+from ankle_lib.transforms.pose_list import FramePose, write_transforms
 from ankle_lib.volume import Volume, save, voxel_to_world
-
-__all__ = ["ScanRegistration", "foot_weights", "register_scans", "summary"]
 
 SLICE_SAMPLES = 9
 """Samples across a slice of the moved static scan; 8 mm of slice are 10 voxels of 0.8 mm."""

@@ -5,38 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import ankle_lib.transforms
-import ankle_lib.volume
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.masking import bone_weights, in_mm
-from ankle_lib.masking import weights as weights_module
+from ankle_lib.cache import remembered
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.metrics import dice
-from ankle_lib.quality import frame_path
-from ankle_lib.registration import measures, moving, multiresolution, optimiser, pyramid, similarity
-from ankle_lib.registration import register as register_module
+from ankle_lib.quality.registered import frame_path
+from ankle_lib.registration import measures
 from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.registration.moving import arrival, cut_to_mask, moved, moved_mask, part_of
 from ankle_lib.registration.register import Registration, register
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels, read_true_poses
-from ankle_lib.resume import code_digest, remembered
-from ankle_lib.transforms import FramePose, rigid, write_transforms
+from ankle_lib.transforms.pose_list import FramePose, write_transforms
+from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import Volume, load, save
-
-__all__ = [
-    "COLUMNS",
-    "SequenceTask",
-    "Variant",
-    "register_sequence",
-    "sequence_images",
-    "transforms_path",
-]
 
 COLUMNS = (
     "subject", "sequence", "frame", "bone", "engine", "correlation", "dice", "tre_mm",
@@ -91,13 +80,9 @@ def register_sequence(task: SequenceTask) -> list[dict[str, Any]]:
     subject, variant = task.subject, asdict(task.variant)
     inputs = [subject.static, *subject.masks.values(), *subject.sequences[task.sequence]]
     inputs += [] if task.masked is None else [_foot_mask(task)]
-    code = code_digest(
-        *(ankle_lib.volume, ankle_lib.transforms, weights_module, register_module),
-        *(multiresolution, optimiser, pyramid, similarity, measures, moving),
-    )
-    settings = [subject.code, subject.group, task.sequence, variant, task.device, task.truth, code]
+    settings = [subject.code, subject.group, task.sequence, variant, task.device, task.truth]
     record = Path(task.out) / ".records" / f"{subject.code}_{task.sequence}.json"
-    return remembered(record, inputs, settings, lambda: {"rows": _work(task)})["rows"]
+    return remembered(record, partial(_work, task), inputs=inputs, settings=settings)
 
 
 def sequence_images(

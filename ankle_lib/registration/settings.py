@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["RADIUS_VOXELS", "SIGMA_VOXELS", "WHOLE", "Resolution", "Settings"]
-
 WHOLE = "whole"
 """The region of the foot as a whole, in tables and file names."""
 

@@ -23,8 +23,6 @@ from torch.nn import functional
 from ankle_lib.registration.fits import SHADING_LENGTH_MM, SUPPORT
 from ankle_lib.registration.pyramid import Level
 
-__all__ = ["Fit", "Points", "evaluate", "select_points"]
-
 RIDGE = 1e-5
 """Keeps the normal equations solvable where a column is constant, relative to their diagonal."""
 

@@ -21,10 +21,9 @@ from ankle_lib.registration.fits import Fits
 from ankle_lib.registration.moving import moved, slice_average, slice_direction
 from ankle_lib.registration.one_by_one import Region, agreement, cut_region, fit_each
 from ankle_lib.registration.settings import Settings
-from ankle_lib.transforms import Matrix, apply, compose, from_itk, nearest_rigid, rigid, to_itk
+from ankle_lib.transforms.itk import from_itk, to_itk
+from ankle_lib.transforms.poses import Matrix, apply, compose, nearest_rigid, rigid
 from ankle_lib.volume import Volume
-
-__all__ = ["fit"]
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
 """From coarse to fine: pixel size within the slices in mm (0: the frame's own), and the length of

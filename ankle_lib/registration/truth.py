@@ -12,15 +12,6 @@ from numpy.typing import NDArray
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, load, to_orientation
 
-__all__ = [
-    "TRUE_LABELS",
-    "TruePoses",
-    "read_looks",
-    "read_sharp",
-    "read_true_labels",
-    "read_true_poses",
-]
-
 TRUE_LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
 """Numbers of the bones in the files of the truth."""
 

@@ -18,21 +18,11 @@ from IPython.core.pylabtools import select_figure_formats
 from matplotlib.figure import Figure
 
 from ankle_lib.files import AnkleError, write_csv, write_figure
-from ankle_lib.manifest import Cohort, PhantomSource, load_manifest
+from ankle_lib.manifest.document import load_manifest
+from ankle_lib.manifest.schema import Cohort, PhantomSource
 from ankle_lib.presets import Preset, get_preset
 from ankle_lib.running import kernel_side, records
 from ankle_lib.running.lock import alone
-
-__all__ = [
-    "CHAPTER_VARIABLE",
-    "DEFAULT_COHORT",
-    "MANIFEST",
-    "Chapter",
-    "Place",
-    "find_root",
-    "open_chapter",
-    "resolve_device",
-]
 
 MANIFEST = "data_manifest.yaml"
 DEFAULT_COHORT = "phantom"

@@ -29,8 +29,6 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 import ankle_lib
 
-__all__ = ["Execution", "NotebookError", "execute_notebook"]
-
 MEMORY_SAMPLE_S = 0.2
 KERNEL_START_S = 120  # a busy two-core machine needs tens of seconds to import IPython
 

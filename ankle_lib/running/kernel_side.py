@@ -17,8 +17,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["errors", "note_input", "report", "start"]
-
 # loggers that receive exceptions which nobody else sees
 _LOGGERS = ("Comm", "ipykernel.comm", "asyncio", "tornado.application")
 

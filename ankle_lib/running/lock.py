@@ -15,8 +15,6 @@ import psutil
 
 from ankle_lib.files import AnkleError, write_json
 
-__all__ = ["alone"]
-
 RUN_VARIABLE = "ANKLE_RUN"
 """Environment variable by which the processes that a run starts are known as its own."""
 

@@ -11,8 +11,6 @@ import papermill
 
 from ankle_lib.files import AnkleError
 
-__all__ = ["COMMON_PARAMETERS", "spread_parameters"]
-
 COMMON_PARAMETERS = ("preset", "results", "cohort", "device")
 """Every notebook has these."""
 

@@ -28,23 +28,7 @@ from typing import Any
 
 import ankle_lib
 from ankle_lib.files import PARTIAL_PREFIX, write_json
-from ankle_lib.manifest import Cohort
-
-__all__ = [
-    "FAILED_NOTEBOOK",
-    "KEPT",
-    "NOTEBOOK",
-    "RUN_RECORD",
-    "clear_partial_files",
-    "fingerprint",
-    "finish",
-    "forget",
-    "has_results",
-    "prepare_folder",
-    "results_digest",
-    "up_to_date",
-    "versions",
-]
+from ankle_lib.manifest.schema import Cohort
 
 RUN_RECORD = "run.json"
 NOTEBOOK = "notebook.ipynb"

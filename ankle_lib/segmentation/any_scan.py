@@ -14,17 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ankle_lib.cleaning import side_from_bones
+from ankle_lib.cleaning.laterality import side_from_bones
 from ankle_lib.files import AnkleError
-from ankle_lib.masking import bone_volumes_cm3
+from ankle_lib.masking.measures import bone_volumes_cm3
 from ankle_lib.presets import BONES
 from ankle_lib.scan_checks import size_in_words
 from ankle_lib.segmentation.frame_table import EXPECTED_CM3, Frame, frame_notes, frame_table
 from ankle_lib.segmentation.labelling import label_bones
 from ankle_lib.segmentation.segmenter import Segmenter
 from ankle_lib.volume import Volume, canonical_voxel_size, to_orientation
-
-__all__ = ["Segmentation", "segment_scan"]
 
 COARSE = 2.0
 """Pixels so many times larger than the network's make its outlines rough."""

@@ -17,8 +17,6 @@ from ankle_lib.segmentation.any_scan import Segmentation
 from ankle_lib.segmentation.segmenter import THIN_MM
 from ankle_lib.volume import Volume, canonical_voxel_size, load, save
 
-__all__ = ["Outputs", "check_outputs", "label_description", "read_scan", "write_outputs"]
-
 TIME_UNIT = 0b111000
 """Bits of a NIfTI header's units that say in what it counts time."""
 

@@ -16,19 +16,10 @@ from torch.nn import functional
 
 from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices
 from ankle_lib.metrics import bootstrap_interval, mask_scores, patch_dice
-from ankle_lib.networks import fast_autocast
-from ankle_lib.patches import slices_at
+from ankle_lib.networks.precision import fast_autocast
+from ankle_lib.patches.items import slices_at
 from ankle_lib.segmentation.recipe import Fitted, patch_source
 from ankle_lib.segmentation.scans import Scan, coarser
-
-__all__ = [
-    "finer_labels",
-    "patch_scores",
-    "segment",
-    "summary",
-    "volume_masks",
-    "volume_scores",
-]
 
 REPORT_FRACTION = 0.75
 """Part of a patch that must be foot for the report to look at it."""

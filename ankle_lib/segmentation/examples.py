@@ -13,8 +13,6 @@ from ankle_lib.segmentation.evaluation import REPORT_FRACTION, THRESHOLD, volume
 from ankle_lib.segmentation.recipe import Fitted, patch_source
 from ankle_lib.segmentation.scans import Scan, one_slice
 
-__all__ = ["Shown", "middle_slice_of", "patch_examples", "reader_slice", "slice_example"]
-
 Shown = tuple[NDArray, dict[str, NDArray[np.bool_]]]
 """An image (I, J) and the masks on it."""
 

@@ -13,27 +13,11 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.metrics import bootstrap_interval
-from ankle_lib.networks import NETWORKS, REPORT_PARAMETERS
+from ankle_lib.networks.catalogue import NETWORKS, REPORT_PARAMETERS
 from ankle_lib.patches.split import Part
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.recipe import Fitted
 from ankle_lib.segmentation.study import Study
-
-__all__ = [
-    "CHOSEN",
-    "REPORT_PATCHES",
-    "REPORT_TRAINED",
-    "REPORT_VALIDATION",
-    "REPORT_VOLUMES",
-    "chosen_networks",
-    "compare_architectures",
-    "cross_validate",
-    "depths",
-    "learning_rates",
-    "on_test_patches",
-    "on_whole_slices",
-    "trained_and_validated",
-]
 
 REPORT_VALIDATION = {
     "fcn": (0.29, 0.32, 0.35),

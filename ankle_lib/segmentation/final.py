@@ -11,25 +11,15 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.metrics import mask_scores
-from ankle_lib.networks import save_checkpoint
-from ankle_lib.patches import Augmentation, slices_at
+from ankle_lib.networks.checkpoint import save_checkpoint
+from ankle_lib.patches.augmentation import Augmentation
+from ankle_lib.patches.items import slices_at
 from ankle_lib.segmentation.evaluation import segment
 from ankle_lib.segmentation.examples import Shown, middle_slice_of
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage
 from ankle_lib.segmentation.scans import Scan, coarser, factor_for, one_slice, rotation_of, turned
 from ankle_lib.segmentation.segmenter import THIN_MM
 from ankle_lib.segmentation.study import Study, remembered_table
-
-__all__ = [
-    "FINAL_AUGMENTATION",
-    "final_recipe",
-    "final_slices",
-    "save_final",
-    "save_segmenter",
-    "score_final",
-    "score_scan",
-    "train_final",
-]
 
 FINAL_AUGMENTATION = Augmentation(
     rotation_deg=180.0, scale=1.2, gain=0.15, shading=0.2, gamma=0.2, noise=0.15

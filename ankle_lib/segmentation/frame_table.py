@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-__all__ = ["COLUMNS", "EXPECTED_CM3", "Frame", "frame_notes", "frame_table", "listed", "summary"]
-
 COLUMNS = ("frame", "bone", "confidence", "volume_cm3", "note")
 
 EXPECTED_CM3 = {"calcaneus": (22.0, 85.0), "talus": (12.0, 45.0), "tibia": (15.0, 150.0)}

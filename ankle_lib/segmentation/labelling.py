@@ -19,12 +19,11 @@ from ankle_lib.files import AnkleError
 from ankle_lib.inference import MARGIN, labels_from, tidy_labels, whole_slices
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.masking.boxes import box_with_margin
-from ankle_lib.patches import slices_at, zscore
+from ankle_lib.patches.items import slices_at
+from ankle_lib.patches.normalise import zscore
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.segmenter import Segmenter
 from ankle_lib.volume import Volume
-
-__all__ = ["Labelled", "label_bones"]
 
 SPIKE = 2.0
 """Intensities beyond the foot's by more than its range are faults, and would spoil the z-score."""

@@ -14,23 +14,11 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches import Augmentation
+from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.evaluation import summary
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, patch_source
 from ankle_lib.segmentation.study import Study
-
-__all__ = [
-    "AS_CODED",
-    "AUGMENTATION",
-    "TITLES",
-    "Remedies",
-    "Step",
-    "postmortem_trials",
-    "recipes",
-    "steps",
-    "summarised",
-]
 
 AUGMENTATION = Augmentation(rotation_deg=90.0, scale=1.2)
 """Turned by more than the test feet, and in both directions."""

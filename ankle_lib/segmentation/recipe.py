@@ -18,22 +18,22 @@ import torch
 
 from ankle_lib import networks, patches, training
 from ankle_lib.files import AnkleError, write_csv
-from ankle_lib.networks import (
-    SliceNetwork,
-    build,
-    load_checkpoint,
-    parameter_count,
-    ready_to_predict,
-    save_checkpoint,
-)
+from ankle_lib.networks.base import SliceNetwork, parameter_count
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import load_checkpoint, save_checkpoint
+from ankle_lib.networks.precision import ready_to_predict
 from ankle_lib.parallel import run_all
-from ankle_lib.patches import Augmentation, Batch, PatchRule, PatchSource, slices_at
+from ankle_lib.patches.augmentation import Augmentation
+from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.items import slices_at
+from ankle_lib.patches.positions import PatchRule
+from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES
 from ankle_lib.resume import code_digest
 from ankle_lib.segmentation.scans import Scan
-from ankle_lib.training import TrainingSettings, patch_validation, train
-
-__all__ = ["Fitted", "Recipe", "Stage", "Task", "fit", "fit_side_by_side", "patch_source"]
+from ankle_lib.training.loop import train
+from ankle_lib.training.settings import TrainingSettings
+from ankle_lib.training.validation import patch_validation
 
 TRIES = 300
 """Positions that the report tries in every slice."""

@@ -13,21 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.patches import Item, static_items
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.cohort import static_items
+from ankle_lib.patches.items import Item
 from ankle_lib.volume import canonical_voxel_size, read_header
-
-__all__ = [
-    "ROTATIONS_DEG",
-    "Scan",
-    "coarser",
-    "every",
-    "factor_for",
-    "one_slice",
-    "read_scans",
-    "rotation_of",
-    "turned",
-]
 
 ROTATIONS_DEG = (40.0, 60.0)
 """Feet are turned by angles from this range, in which the report's networks are lost."""

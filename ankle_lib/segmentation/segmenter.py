@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import Checkpoint, SliceNetwork, load_checkpoint
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.checkpoint import Checkpoint, load_checkpoint
 from ankle_lib.presets import BONES
 from ankle_lib.volume import CANONICAL_CODES
-
-__all__ = ["THIN_MM", "Segmenter", "read_segmenter"]
 
 THIN_MM = 3.0
 """The talus, 50 x 37 x 28 mm, has nine such slices where it is thinnest: just enough."""

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib import inference, metrics
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.patches import STATIC_SEGMENTATION, Split, cross_validation, report_split
-from ankle_lib.patches.split import Part
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.split import Part, Split, cross_validation, report_split
+from ankle_lib.patches.tasks import STATIC_SEGMENTATION
 from ankle_lib.presets import SegmentationSizes
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.segmentation import evaluation
@@ -37,8 +37,6 @@ from ankle_lib.segmentation.scans import (
     rotation_of,
     turned,
 )
-
-__all__ = ["Study", "read_study", "remembered_table"]
 
 
 @dataclass(frozen=True)

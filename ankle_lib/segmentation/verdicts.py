@@ -9,8 +9,6 @@ import pandas as pd
 from ankle_lib.metrics import Interval, bootstrap_interval
 from ankle_lib.segmentation.postmortem import AS_CODED, TITLES
 
-__all__ = ["SMALLEST_EFFECT", "judged"]
-
 SMALLEST_EFFECT = 0.01
 """Of Dice. Less is no cause of a failure, even if it is no accident."""
 

@@ -5,18 +5,5 @@
 """
 
 from ankle_lib.summary.comparison import SUMMARY, read_summary, summarise, write_summary
-from ankle_lib.summary.lines import LINES, Line
-from ankle_lib.summary.readme import README, as_markdown, section, write_readme
-
-__all__ = [
-    "LINES",
-    "README",
-    "SUMMARY",
-    "Line",
-    "as_markdown",
-    "read_summary",
-    "section",
-    "summarise",
-    "write_readme",
-    "write_summary",
-]
+from ankle_lib.summary.lines import LINES
+from ankle_lib.summary.readme import as_markdown, section, write_readme

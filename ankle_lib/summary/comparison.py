@@ -18,8 +18,6 @@ from ankle_lib.presets import BONES
 from ankle_lib.running.records import RUN_RECORD
 from ankle_lib.summary.lines import LINES, Line
 
-__all__ = ["SUMMARY", "read_summary", "summarise", "write_summary"]
-
 SUMMARY = "summary/results.csv"
 """In the repository."""
 

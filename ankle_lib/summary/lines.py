@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-__all__ = ["LINES", "Line"]
-
 
 @dataclass(frozen=True)
 class Line:

@@ -10,8 +10,6 @@ from ankle_lib.files import AnkleError, write_text
 from ankle_lib.metrics import Interval
 from ankle_lib.summary.comparison import SUMMARY, read_summary
 
-__all__ = ["BEGIN", "END", "README", "as_markdown", "section", "write_readme"]
-
 README = "README.md"
 BEGIN = "<!-- results: what follows is written by `ankle summary` -->"
 END = "<!-- end of results -->"

@@ -5,30 +5,5 @@
 ``watching`` looks at the losses, ``history`` and ``checkpoints`` are what is written down.
 """
 
-from ankle_lib.training.checkpoints import BEST, LAST
 from ankle_lib.training.history import History
 from ankle_lib.training.loop import train
-from ankle_lib.training.losses import LOSSES, report_weight
-from ankle_lib.training.settings import (
-    REPORT_RECONSTRUCTION,
-    REPORT_SEGMENTATION,
-    TrainingSettings,
-    epoch_steps,
-    settings_from,
-)
-from ankle_lib.training.validation import patch_validation
-
-__all__ = [
-    "BEST",
-    "LAST",
-    "LOSSES",
-    "REPORT_RECONSTRUCTION",
-    "REPORT_SEGMENTATION",
-    "History",
-    "TrainingSettings",
-    "epoch_steps",
-    "patch_validation",
-    "report_weight",
-    "settings_from",
-    "train",
-]

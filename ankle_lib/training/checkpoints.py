@@ -9,11 +9,9 @@ from typing import Any
 from torch import nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import load_checkpoint, save_checkpoint
+from ankle_lib.networks.checkpoint import load_checkpoint, save_checkpoint
 from ankle_lib.training.history import Progress
 from ankle_lib.training.settings import TrainingSettings
-
-__all__ = ["BEST", "LAST", "TrainingFolder"]
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 

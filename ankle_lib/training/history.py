@@ -13,8 +13,6 @@ import torch
 from ankle_lib.files import write_csv
 from ankle_lib.training.settings import TrainingSettings
 
-__all__ = ["EPOCHS_CSV", "STEPS_CSV", "History", "Progress"]
-
 STEPS_CSV, EPOCHS_CSV = "steps.csv", "epochs.csv"
 
 

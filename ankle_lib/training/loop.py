@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import SliceNetwork, is_fast_in_bfloat16, load_checkpoint
-from ankle_lib.patches import Batch
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.checkpoint import load_checkpoint
+from ankle_lib.networks.precision import is_fast_in_bfloat16
+from ankle_lib.patches.batch import Batch
 from ankle_lib.training.checkpoints import BEST, TrainingFolder
 from ankle_lib.training.history import History, Progress
 from ankle_lib.training.losses import SEGMENTATION_LOSSES, compute_loss
@@ -28,8 +30,6 @@ from ankle_lib.training.optimisers import OPTIMIZERS
 from ankle_lib.training.settings import TrainingSettings
 from ankle_lib.training.validation import Validate
 from ankle_lib.training.watching import Window, short
-
-__all__ = ["DrawBatch", "train"]
 
 DrawBatch = Callable[[int, torch.Generator], Batch]
 """Draws that many patches; the generator is on the training device, see `PatchSource.draw`."""

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches import Batch
-
-__all__ = ["LOSSES", "SEGMENTATION_LOSSES", "compute_loss", "report_weight"]
+from ankle_lib.patches.batch import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 

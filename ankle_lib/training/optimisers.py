@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OPTIMIZERS", "FilterMuon", "adam"]
-
 SMALLEST_SIDE = 16
 """Filters of fewer rows or columns (an image's first ones, the head) are left to Adam."""
 

@@ -11,15 +11,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.training.losses import LOSSES
 from ankle_lib.training.optimisers import OPTIMIZERS
 
-__all__ = [
-    "REPORT_RECONSTRUCTION",
-    "REPORT_SEGMENTATION",
-    "Schedule",
-    "TrainingSettings",
-    "epoch_steps",
-    "settings_from",
-]
-
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
 Keep = Literal["last", "best"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]

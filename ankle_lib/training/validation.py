@@ -7,10 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ankle_lib.patches import PatchSource
 from ankle_lib.patches.batch import pair_correlation
-
-__all__ = ["Validate", "patch_validation"]
+from ankle_lib.patches.source import PatchSource
 
 Validate = Callable[[nn.Module], dict[str, float]]
 """Takes the network in evaluation mode; returns numbers, of which ``score`` is to be large."""

@@ -12,11 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches import Batch
+from ankle_lib.patches.batch import Batch
 from ankle_lib.training.history import Progress
 from ankle_lib.training.settings import TrainingSettings
-
-__all__ = ["Window", "short"]
 
 CHECK_STEPS, CHECK_SECONDS = 20, 1.0
 """A window's length. Looking at a loss makes the processor wait for the GPU."""

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike
 from ankle_lib.files import AnkleError, write_text
 from ankle_lib.transforms.poses import Matrix, compose
 
-__all__ = ["Grid", "from_flirt", "read_flirt", "to_flirt", "write_flirt"]
-
 Grid = tuple[tuple[int, int, int], ArrayLike]
 """Shape and affine of an image."""
 

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike
 from ankle_lib.files import AnkleError, write_text
 from ankle_lib.transforms.poses import Matrix
 
-__all__ = ["from_itk", "read_itk", "to_itk", "write_itk"]
-
 _ITK_TYPES = ("AffineTransform_double_3_3", "MatrixOffsetTransformBase_double_3_3")
 _ITK_CENTRE = "FixedParameters"
 _SMALLEST_DETERMINANT = 1e-6

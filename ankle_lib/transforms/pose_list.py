@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ankle_lib.files import AnkleError, write_json
 from ankle_lib.transforms.poses import Matrix, is_rigid
 
-__all__ = ["CONVENTION", "FramePose", "read_transforms", "write_transforms"]
-
 CONVENTION = "world RAS mm, static to frame"
 
 MAX_BYTES = 64 * 1024**2

@@ -13,17 +13,6 @@ from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
 
-__all__ = [
-    "Matrix",
-    "apply",
-    "compose",
-    "invert",
-    "is_rigid",
-    "nearest_rigid",
-    "rigid",
-    "rotation_angle_deg",
-]
-
 Matrix = NDArray[np.float64]
 
 

@@ -9,31 +9,11 @@ mouse; ``keyboard`` brings keys from the browser, ``picture`` draws for the boar
 ``message`` turn bad input into a sentence.
 """
 
-from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
 from ankle_lib.widgets.patch_explorer import PatchExplorer
-from ankle_lib.widgets.picture import SlicePicture
 from ankle_lib.widgets.registration_tuner import RegistrationTuner
 from ankle_lib.widgets.review_board import ReviewBoard
-from ankle_lib.widgets.review_view import View, registered_view
+from ankle_lib.widgets.review_view import registered_view
 from ankle_lib.widgets.sequence_player import SequencePlayer
 from ankle_lib.widgets.training_monitor import TrainingMonitor, training_figure
 from ankle_lib.widgets.tuning_figure import tuning_figure
-from ankle_lib.widgets.volume_3d import volume_3d
 from ankle_lib.widgets.volume_viewer import VolumeViewer
-
-__all__ = [
-    "BOARD_CLASS",
-    "Keyboard",
-    "PatchExplorer",
-    "RegistrationTuner",
-    "ReviewBoard",
-    "SequencePlayer",
-    "SlicePicture",
-    "TrainingMonitor",
-    "View",
-    "VolumeViewer",
-    "registered_view",
-    "training_figure",
-    "tuning_figure",
-    "volume_3d",
-]

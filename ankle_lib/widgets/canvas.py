@@ -8,8 +8,6 @@ from typing import Any
 import anywidget
 import traitlets
 
-__all__ = ["Mouse", "PictureCanvas"]
-
 Mouse = Callable[[str, float, float], None]
 """Takes ``"move"``, ``"click"`` or ``"leave"`` and the place: 0 to 1 from the left and top."""
 

@@ -12,23 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures import BONE_COLOURS
+from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, to_orientation, voxel_to_world
-
-__all__ = [
-    "OUTSIDE",
-    "SAME_GRID_MM",
-    "Frames",
-    "check_grid",
-    "check_values",
-    "colours_of",
-    "image_3d",
-    "inside",
-    "masks_on",
-    "not_finite",
-    "series",
-]
 
 Frames = Volume | Sequence[Volume | None]
 """A 4D image, or one 3D image per frame; None where there is none."""

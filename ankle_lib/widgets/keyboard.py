@@ -5,8 +5,6 @@ from __future__ import annotations
 import anywidget
 import traitlets
 
-__all__ = ["BOARD_CLASS", "Keyboard"]
-
 BOARD_CLASS = "ankle-board"
 """CSS class of the widget in which a `Keyboard` listens; the keyboard must lie inside it."""
 

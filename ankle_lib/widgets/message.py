@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import ipywidgets
 
-__all__ = ["Message"]
-
 
 class Message(ipywidgets.HTML):
     """Says in red what is wrong; empty if nothing is."""

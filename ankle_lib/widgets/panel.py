@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets
 
-from ankle_lib.figures import Slice
+from ankle_lib.figures.style import Slice
 from ankle_lib.widgets.canvas import PictureCanvas
 from ankle_lib.widgets.pixels import GREY, Layer, Mark, Pixels, annotate, encode, fit_size, paint
-
-__all__ = ["Panel", "PanelMouse"]
 
 PanelMouse = Callable[[str, int, int], None]
 """Takes ``"move"``, ``"click"`` or ``"leave"``, and row (upward) and column of the slice."""

@@ -11,17 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ankle_lib.figures import Slice
 from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UNLIKE_COLOUR
+from ankle_lib.figures.style import Slice
 from ankle_lib.files import AnkleError
-from ankle_lib.patches import Item, PatchRule, local_correlation
-from ankle_lib.patches.items import Rules, rule_of
-from ankle_lib.patches.positions import box_sums
+from ankle_lib.patches.items import Item, Rules, rule_of
+from ankle_lib.patches.positions import PatchRule, box_sums, local_correlation
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import Layer, Mark
-
-__all__ = ["PatchExplorer"]
 
 SIDE_PX = 480
 OPACITY = 0.4

@@ -10,11 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ankle_lib.figures import Slice, draw_slice, slice_of, window
+from ankle_lib.figures.style import Slice, draw_slice, slice_of, window
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.pixels import annotate
-
-__all__ = ["SIDE_PIXELS", "SlicePicture", "box_around"]
 
 SIDE_PIXELS = 490
 ZOOM_MM = 110.0

@@ -18,20 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from ankle_lib.figures import Slice
-
-__all__ = [
-    "GREY",
-    "SIGNED",
-    "Layer",
-    "Mark",
-    "annotate",
-    "brightness_limits",
-    "encode",
-    "fit_size",
-    "paint",
-    "window_slider",
-]
+from ankle_lib.figures.style import Slice
 
 Pixels = NDArray[np.uint8]
 

@@ -10,10 +10,11 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures import middle_slice, slice_of
+from ankle_lib.figures.contact_sheet import middle_slice
+from ankle_lib.figures.style import slice_of
 from ankle_lib.files import AnkleError
-from ankle_lib.registration import Settings
-from ankle_lib.transforms import Matrix
+from ankle_lib.registration.settings import Settings
+from ankle_lib.transforms.poses import Matrix
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.inputs import colours_of
 from ankle_lib.widgets.message import Message
@@ -21,8 +22,6 @@ from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.picture import box_around
 from ankle_lib.widgets.pixels import Layer, brightness_limits
 from ankle_lib.widgets.registration_scene import Cut, Run, Scene
-
-__all__ = ["START_COLOUR", "RegistrationTuner"]
 
 SIDE_PX = 340
 """Pictures and controls are seen together at 1280 x 800."""

@@ -11,9 +11,11 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from ankle_lib.figures import BONE_COLOURS, VERDICT_COLOURS, middle_slice
+from ankle_lib.figures.contact_sheet import VERDICT_COLOURS, middle_slice
+from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError
-from ankle_lib.quality import AUTOMATIC, ReviewSheet
+from ankle_lib.quality.sheet import ReviewSheet
+from ankle_lib.quality.sheet_file import AUTOMATIC
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.inputs import OUTSIDE, inside, not_finite
 from ankle_lib.widgets.picture import SlicePicture
@@ -27,8 +29,6 @@ from ankle_lib.widgets.review_rows import (
     undecided,
 )
 from ankle_lib.widgets.review_view import View, look
-
-__all__ = ["ReviewBoard"]
 
 
 class ReviewBoard(ReviewLayout):

@@ -10,8 +10,6 @@ from ankle_lib.widgets.keyboard import BOARD_CLASS, Keyboard
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.picture import SIDE_PIXELS
 
-__all__ = ["BORDER_PX", "VERDICT_OF", "ReviewLayout"]
-
 BORDER_PX = 4
 """Around the picture, in the verdict's colour."""
 

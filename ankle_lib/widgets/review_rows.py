@@ -6,10 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from ankle_lib.figures import BONE_COLOURS
-from ankle_lib.quality import AUTOMATIC, KEY
-
-__all__ = ["RowKey", "bones_of", "keys_of", "next_undecided", "row_of", "undecided"]
+from ankle_lib.figures.style import BONE_COLOURS
+from ankle_lib.quality.sheet_file import AUTOMATIC, KEY
 
 RowKey = tuple[str, str, int, str]
 """Subject, sequence, frame, bone."""

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.quality import frame_path
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.quality.registered import frame_path
 from ankle_lib.volume import Volume, load
 from ankle_lib.widgets.inputs import check_grid, image_3d
 from ankle_lib.widgets.review_rows import RowKey
-
-__all__ = ["View", "look", "registered_view"]
 
 View = Callable[[str, str, int, str], tuple[Volume, Volume]]
 """Maps subject, sequence, frame, bone to the frame's image and the moved mask on its grid."""

@@ -10,7 +10,7 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures import slice_of
+from ankle_lib.figures.style import slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, to_orientation
 from ankle_lib.widgets.inputs import (
@@ -27,8 +27,6 @@ from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import SIGNED, Layer, brightness_limits, window_slider
 from ankle_lib.widgets.volume_viewer import voxel_at
-
-__all__ = ["SequencePlayer", "matched_difference"]
 
 SIDE_PX = {1: 480, 2: 400, 3: 268, 4: 200}
 """Of a panel's longer side, by the number of panels; with the controls it fits on 1280 x 800."""

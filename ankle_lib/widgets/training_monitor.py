@@ -16,10 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ankle_lib.figures import BONE_COLOURS, new_figure
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.widgets.message import Message
-
-__all__ = ["TrainingMonitor", "training_figure"]
 
 KEPT_CSV = "losses.csv"
 """What `segmentation.recipe.fit` keeps of all steps when a training is finished."""

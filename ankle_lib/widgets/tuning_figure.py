@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ankle_lib.figures import VERDICT_COLOURS, Slice, draw_slice, new_figure, window
+from ankle_lib.figures.contact_sheet import VERDICT_COLOURS
+from ankle_lib.figures.style import Slice, draw_slice, new_figure, window
 from ankle_lib.widgets.inputs import colours_of
 from ankle_lib.widgets.registration_scene import Run
 from ankle_lib.widgets.registration_tuner import START_COLOUR, RegistrationTuner
-
-__all__ = ["tuning_figure"]
 
 TURNS_DEG = tuple(range(-60, 61, 10))
 FAILED_COLOUR = VERDICT_COLOURS["rejected"]

@@ -20,8 +20,6 @@ from ankle_lib.widgets.inputs import check_values, colours_of, image_3d, masks_o
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.volume_viewer import CROSS_COLOUR
 
-__all__ = ["volume_3d"]
-
 COMMAND = "pip install 'ankle-lib[viewer]'"
 RUN_VARIABLE = "ANKLE_CHAPTER"
 """Set in the kernels of `ankle run`, where nobody looks (see `ankle_lib.running.chapter`)."""

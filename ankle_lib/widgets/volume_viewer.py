@@ -11,16 +11,13 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures import Slice, slice_of
-from ankle_lib.figures.style import PLANES
+from ankle_lib.figures.style import PLANES, Slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, voxel_to_world
 from ankle_lib.widgets.inputs import colours_of, image_3d, masks_on, not_finite
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import Layer, Mark, brightness_limits, window_slider
-
-__all__ = ["VolumeViewer", "voxel_at"]
 
 SIDE_PX = {1: 480, 2: 400, 3: 268}
 """Of a plane's longer side, by the number of planes; with the sliders it fits on 1280 x 800."""

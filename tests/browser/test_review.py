@@ -11,9 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ankle_lib.quality import AUTOMATIC, SHEET_NAME, ReviewSheet
+from ankle_lib.quality.sheet import ReviewSheet
+from ankle_lib.quality.sheet_file import AUTOMATIC, SHEET_NAME
 from ankle_lib.running.execution import execute_notebook
-from ankle_lib.widgets import BOARD_CLASS
+from ankle_lib.widgets.keyboard import BOARD_CLASS
 from tests.browser.lab import ROOT, Person, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -15,19 +15,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import (
-    Cohort,
-    Geometry,
-    LocalSource,
+from ankle_lib.manifest.document import (
     Manifest,
-    Sequence,
-    Subject,
     load_manifest,
     manifest_from_folder,
     save_manifest,
     verify,
 )
-from ankle_lib.manifest.schema import unsafe_path
+from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Sequence, Subject, unsafe_path
 from ankle_lib.presets import BONES
 from ankle_lib.volume import save
 

@@ -15,8 +15,9 @@ import yaml
 from pydantic import ValidationError
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import Cohort, RemoteFile, RemoteSource, load_manifest, verify
+from ankle_lib.manifest.document import load_manifest, verify
 from ankle_lib.manifest.downloads import fetch
+from ankle_lib.manifest.schema import Cohort, RemoteFile, RemoteSource
 
 CONTENT = np.random.default_rng(1).bytes(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import manifest_from_folder, save_manifest, verify
+from ankle_lib.manifest.document import manifest_from_folder, save_manifest, verify
 from ankle_lib.manifest.layouts import Scan, detect_layout, read_clean_cohort, scan_folder
 from ankle_lib.manifest.schema import Subject
 from ankle_lib.presets import BONES

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks import SliceNetwork, build, load_checkpoint, save_checkpoint
+from ankle_lib.networks.base import SliceNetwork
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.checkpoint import load_checkpoint, save_checkpoint
 
 ARGUMENTS = {"out_channels": 3, "depth": 3, "width": 4}
 LABELS = ("calcaneus", "talus", "tibia")

@@ -3,13 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ankle_lib.networks import (
-    build,
-    fast_autocast,
-    is_ready_to_predict,
-    precision,
-    ready_to_predict,
-)
+from ankle_lib.networks import precision
+from ankle_lib.networks.catalogue import build
+from ankle_lib.networks.precision import fast_autocast, is_ready_to_predict, ready_to_predict
 
 
 def test_a_network_is_made_ready_in_place() -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest import load_manifest, verify
+from ankle_lib.manifest.document import load_manifest, verify
 from ankle_lib.phantom.cohort import (
     SUBJECTS,
     _usable,

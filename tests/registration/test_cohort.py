@@ -10,22 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ankle_lib.manifest import CleanSubject
-from ankle_lib.quality import ReviewSheet, fit_gate, frame_path, read_registered
-from ankle_lib.registration import (
-    Resolution,
-    Settings,
-    Variant,
-    experiment,
-    judge,
-    moved_mask,
-    register_cohort,
-    sequence,
-    sequence_images,
-)
-from ankle_lib.registration.sequence import COLUMNS
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.quality.gate import fit_gate
+from ankle_lib.quality.registered import frame_path, read_registered
+from ankle_lib.quality.sheet import ReviewSheet
+from ankle_lib.registration import sequence
+from ankle_lib.registration.cohort import experiment, judge, register_cohort
+from ankle_lib.registration.moving import moved_mask
+from ankle_lib.registration.sequence import COLUMNS, Variant, sequence_images
+from ankle_lib.registration.settings import Resolution, Settings
 from ankle_lib.registration.truth import TRUE_LABELS
-from ankle_lib.transforms import read_transforms
+from ankle_lib.transforms.pose_list import read_transforms
 from ankle_lib.volume import Volume, load, save
 from tests.registration.scene import scene, turned
 

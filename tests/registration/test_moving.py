@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 
 from ankle_lib.files import AnkleError
-from ankle_lib.registration import (
+from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
+from ankle_lib.registration.moving import (
     arrival,
-    bone_points,
     cut_to_mask,
     moved,
     moved_mask,
     part_of,
-    rotation_errors_deg,
     slice_average,
     slice_direction,
-    tre_mm,
 )
-from ankle_lib.transforms import compose, invert, rigid
+from ankle_lib.transforms.poses import compose, invert, rigid
 from ankle_lib.volume import Volume, voxel_to_world, world_to_voxel
 from tests.registration.scene import CENTRE, FRAME_SHAPE, Scene, oblique, scene, turned
 

@@ -11,22 +11,15 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform
 
 from ankle_lib.files import AnkleError
-from ankle_lib.registration import (
-    Registration,
-    Resolution,
-    Settings,
-    bone_points,
-    register,
-    rotation_errors_deg,
-    tre_mm,
-)
+from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.registration.multiresolution import _levels
 from ankle_lib.registration.one_by_one import agreement, cut_region
 from ankle_lib.registration.optimiser import turn_about
 from ankle_lib.registration.pyramid import fixed_frames
-from ankle_lib.registration.register import _out_of_line
+from ankle_lib.registration.register import Registration, _out_of_line, register
+from ankle_lib.registration.settings import Resolution, Settings
 from ankle_lib.registration.similarity import Options, evaluate, select_points
-from ankle_lib.transforms import compose, rigid
+from ankle_lib.transforms.poses import compose, rigid
 from ankle_lib.volume import Volume, to_orientation
 from tests.registration.scene import CENTRE, Scene, scene, turned
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ankle_lib.manifest import load_manifest
+from ankle_lib.manifest.document import load_manifest
 from ankle_lib.running import records
 from tests.course import two_chapters, write_notebook
 
