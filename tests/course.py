@@ -44,8 +44,8 @@ def write_course(root: Path, chapters: dict[str, list[str]]) -> Path:
 
 
 OPEN = """\
-from ankle_lib import pipeline
-chapter = pipeline.open_chapter("{name}", preset, results, cohort, device)
+from ankle_lib.running.chapter import open_chapter
+chapter = open_chapter("{name}", preset, results, cohort, device)
 """
 
 WRITE_TABLE = """\
