@@ -12,17 +12,13 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import checked_affine, in_words, voxel_size
 
 MAX_BYTES = 2 * 1024**3
 """Largest image that is read; the report's largest static scan has 0.08 GB."""
-VOXEL_SIZE_LIMITS_MM = (0.01, 100.0)
-MIN_VOLUME_FRACTION = 0.9
-"""Smallest |det| of an affine relative to the box of its column lengths (1 for right angles)."""
-MAX_OFFSET_MM = 1e4
-"""Farthest first voxel from the world's origin; a scanner's room is smaller."""
 PIXDIM_TOLERANCE = 0.05
 """Largest relative difference between the voxel sizes of the affine and of pixdim."""
 
@@ -227,8 +223,8 @@ def _affines(
         affine, source = checked_affine(np.diag([*pixdim, 1.0]), f"{path}: pixdim"), "none"
     if not np.allclose(pixdim, voxel_size(affine), rtol=PIXDIM_TOLERANCE, atol=0):
         raise AnkleError(
-            f"{path}: voxels are {_mm(voxel_size(affine))} by the {source} but {_mm(pixdim)} by "
-            "pixdim: correct the header or convert the scan again from DICOM"
+            f"{path}: voxels are {in_words(voxel_size(affine))} by the {source} but "
+            f"{in_words(pixdim)} by pixdim: correct the header or convert the scan again from DICOM"
         )
     return affine, source, qform, sform
 
@@ -241,37 +237,3 @@ def _qform(fields: nib.Nifti1Header) -> NDArray[np.float64]:
             return np.asarray(fields.get_qform(), dtype=np.float64)
     except (nib.spatialimages.HeaderDataError, ValueError):
         return np.full((4, 4), np.nan)
-
-
-def checked_affine(affine: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Return a copy of a 4x4 affine as float64; raise AnkleError if it cannot be one of a scan."""
-    matrix = np.array(affine, dtype=np.float64)
-    if matrix.shape != (4, 4):
-        raise AnkleError(f"{name} has shape {matrix.shape}, expected (4, 4)")
-    if not np.isfinite(matrix).all():
-        raise AnkleError(f"{name} is not finite: {_short(matrix)}: the header is damaged")
-    if not np.array_equal(matrix[3], [0, 0, 0, 1]):
-        raise AnkleError(f"{name} has the last row {matrix[3].tolist()}, expected [0, 0, 0, 1]")
-    sizes = voxel_size(matrix)
-    low, high = VOXEL_SIZE_LIMITS_MM
-    if not all(low <= size <= high for size in sizes):
-        raise AnkleError(f"{name} gives voxels of {_mm(sizes)}, expected {low:g} to {high:g} mm")
-    if abs(np.linalg.det(matrix[:3, :3])) < MIN_VOLUME_FRACTION * math.prod(sizes):
-        raise AnkleError(f"{name} has axes far from right angles: {_short(matrix)}")
-    if np.abs(matrix[:3, 3]).max() > MAX_OFFSET_MM:
-        raise AnkleError(f"{name} lies more than {MAX_OFFSET_MM:g} mm away: {_short(matrix)}")
-    return matrix
-
-
-def voxel_size(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the distances between voxel centres along the axes of the array, in mm."""
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    return float(sizes[0]), float(sizes[1]), float(sizes[2])
-
-
-def _mm(sizes: tuple[float, ...]) -> str:
-    return " x ".join(f"{size:.3g}" for size in sizes) + " mm"
-
-
-def _short(matrix: NDArray[np.float64]) -> str:
-    return "[" + ", ".join(str([float(f"{x:.4g}") for x in row]) for row in matrix[:3]) + "]"

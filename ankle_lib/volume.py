@@ -31,15 +31,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError, atomic_path
-from ankle_lib.nifti_header import (
-    FIRST_DATA_BYTE,
-    HEADER_BYTES,
-    Header,
-    Layout,
-    checked_affine,
-    parse_header,
-    voxel_size,
-)
+from ankle_lib.geometry import checked_affine, voxel_size
+from ankle_lib.nifti_header import FIRST_DATA_BYTE, HEADER_BYTES, Header, Layout, parse_header
 
 CANONICAL_CODES = "PSR"
 """Orientation used by the whole course: axis 0 runs to posterior, 1 to superior, 2 to right."""
@@ -54,7 +47,7 @@ _LONGEST_AXIS = 32767
 _SCANNER_CODE = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # == of arrays is no single truth
 class Volume:
     """An image with its place in the world.
 
@@ -89,6 +82,11 @@ class Volume:
     def voxel_size_mm(self) -> tuple[float, float, float]:
         """Distance in mm between voxel centres along each axis of the array."""
         return voxel_size(self.affine)
+
+    @property
+    def grid(self) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+        """Shape of the three spatial axes, and the affine."""
+        return self.shape, self.affine
 
     @property
     def axis_codes(self) -> tuple[str, str, str]:
@@ -234,17 +232,6 @@ def save_series(
         if count != n_frames:
             raise AnkleError(f"{path}: {count} frames were given, {n_frames} announced")
     return path
-
-
-def voxel_to_world(affine: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
-    """Map voxel indices, shape (..., 3), to world coordinates in mm; indices may be fractional."""
-    matrix = np.asarray(affine, dtype=np.float64)
-    return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-
-
-def world_to_voxel(affine: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
-    """Map world coordinates in mm, shape (..., 3), to (fractional) voxel indices."""
-    return voxel_to_world(np.linalg.inv(np.asarray(affine, dtype=np.float64)), points)
 
 
 def to_orientation(volume: Volume, codes: str = CANONICAL_CODES) -> Volume:

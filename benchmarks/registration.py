@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib import registration
+from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.phantom import cohort
 from ankle_lib.presets import get_preset
 from ankle_lib.registration.register import register
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Settings
-from ankle_lib.transforms.poses import apply, rigid
-from ankle_lib.volume import Volume, load, to_orientation, world_to_voxel
+from ankle_lib.volume import Volume, load, to_orientation
 
 FAILED_MM = 1.0
 """A TRE above this is a failure that the engine should have flagged."""

@@ -24,20 +24,11 @@ from ankle_lib.cleaning.reference import Foot, best_affine, corner_distance_mm, 
 from ankle_lib.cleaning.repairs import binarise, fill_missing
 from ankle_lib.cleaning.subject import Cleaned, clean_subject
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.manifest.layouts import read_clean_cohort
 from ankle_lib.manifest.schema import Cohort, LocalSource, Sequence, Subject
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import rigid
-from ankle_lib.volume import (
-    Volume,
-    flip_left_right,
-    load,
-    read_header,
-    save,
-    to_orientation,
-    voxel_to_world,
-    world_to_voxel,
-)
+from ankle_lib.volume import Volume, flip_left_right, load, read_header, save, to_orientation
 from tests.toy_ankle import DYNAMIC_SHAPE, GEOMETRY, ToyAnkle, record, toy_ankle
 
 FAR = rigid((12, -8, 20), (25, -30, 15))
@@ -527,7 +518,7 @@ def test_landmarks_keep_their_world_position(ankle: ToyAnkle, tmp_path: Path) ->
     static = Volume(ankle.static.data.copy(), ankle.static.affine)
     landmark = (20, 50, 12)
     static.data[landmark] = 3000
-    world = voxel_to_world(static.affine, landmark)
+    world = apply(static.affine, landmark)
     turned = replace(
         ankle,
         static=to_orientation(static, "LIA"),
@@ -540,7 +531,7 @@ def test_landmarks_keep_their_world_position(ankle: ToyAnkle, tmp_path: Path) ->
     clean_static = cleaned.static.volume
     assert clean_static.axis_codes == ("P", "S", "R")
     where = np.unravel_index(clean_static.data.argmax(), clean_static.shape)
-    np.testing.assert_allclose(voxel_to_world(clean_static.affine, where), world, atol=1e-3)
+    np.testing.assert_allclose(apply(clean_static.affine, where), world, atol=1e-3)
     sequence = cleaned.sequences["active_run-01"].volume
     assert sequence.axis_codes == ("P", "S", "R")
     np.testing.assert_allclose(sequence.affine, ankle.sequence.affine, atol=1e-3)

@@ -187,7 +187,7 @@ def own_scans(folder: Path) -> list[str]:
 
 
 def test_register_needs_no_cohort(command: Any, tmp_path: Path) -> None:
-    from ankle_lib.transforms.pose_list import read_transforms
+    from ankle_lib.pose_files import read_transforms
 
     options, out = own_scans(tmp_path), tmp_path / "out"
     status, shown, errors = command("register", *options, "--out", out, "--no-high-resolution")

@@ -22,16 +22,16 @@ from ankle_lib.dynamic.mask_poses import poses_from_masks
 from ankle_lib.dynamic.prediction import Prediction
 from ankle_lib.dynamic.wrong_labels import misplacement, with_errors
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item
+from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.measures import bone_points, tre_mm
 from ankle_lib.registration.moving import cut_to_mask
 from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, fit, patch_source
 from ankle_lib.segmentation.scans import Scan
-from ankle_lib.transforms.pose_list import FramePose, write_transforms
-from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import Volume, save
 from tests.toy_motion import Motion, motion
 

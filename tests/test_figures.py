@@ -12,8 +12,8 @@ from ankle_lib import figures
 from ankle_lib.cleaning.scenes import Scene
 from ankle_lib.figures.anatomy import VIEWS
 from ankle_lib.files import AnkleError, write_figure
+from ankle_lib.geometry import rigid
 from ankle_lib.masking.foot import pooled_histogram
-from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import Volume, flip_left_right, to_orientation
 from tests.toy_ankle import ToyAnkle, toy_ankle
 

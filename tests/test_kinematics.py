@@ -30,9 +30,9 @@ from ankle_lib.dynamic.motion_tables import (
 from ankle_lib.dynamic.over_time import smooth_poses, smooth_together
 from ankle_lib.figures.kinematics import joint_motion_chart
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, compose, invert, is_rigid, rigid, rotation_angle_deg
 from ankle_lib.phantom.motion import cycle
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import apply, compose, invert, is_rigid, rigid, rotation_angle_deg
 from ankle_lib.volume import Volume
 
 Array = NDArray[np.float64]

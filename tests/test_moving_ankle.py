@@ -16,6 +16,7 @@ from ankle_lib.figures.reconstruction import (
     reconstruction_filmstrip,
 )
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, compose, invert, rigid
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.reconstruction.any_scan import Still
 from ankle_lib.reconstruction.consistency import consistency
@@ -31,7 +32,6 @@ from ankle_lib.reconstruction.thick import (
 )
 from ankle_lib.registration.moving import moved
 from ankle_lib.registration.truth import read_sharp
-from ankle_lib.transforms.poses import apply, compose, invert, rigid
 from ankle_lib.volume import Volume, load, resample, save, save_series, to_orientation
 from tests.toy_motion import NOISE, Motion, hinge, motion, moved_scan
 

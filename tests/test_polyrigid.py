@@ -6,8 +6,8 @@ import torch
 from scipy.spatial.transform import RigidTransform
 from torch import Tensor
 
+from ankle_lib.geometry import apply, invert, rigid
 from ankle_lib.polyrigid import flow_back, jacobian_determinant, pointwise_fusion
-from ankle_lib.transforms.poses import apply, invert, rigid
 
 # A leg above a hinge and a foot below it, their round ends 3 mm apart.
 CENTRES = ((0.0, 0.0, 22.0), (0.0, 0.0, -17.0))

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import rigid
+from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.quality.gate import REPORT_CORRELATION, fit_gate
 from ankle_lib.quality.registered import frame_path, read_registered
 from ankle_lib.quality.sheet import ReviewSheet, accepted
 from ankle_lib.quality.sheet_file import AUTOMATIC, COLUMNS, KEY, SHEET_NAME
 from ankle_lib.running import records
-from ankle_lib.transforms.pose_list import FramePose, write_transforms
-from ankle_lib.transforms.poses import rigid
 
 # --- the gate ---
 

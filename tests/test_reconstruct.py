@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import rigid
 from ankle_lib.networks.catalogue import build
 from ankle_lib.networks.checkpoint import save_checkpoint
+from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.reconstruction.any_scan import read_poses, reconstruct
 from ankle_lib.reconstruction.any_scan_files import check_outputs
 from ankle_lib.registration.scan_files import read_scans
-from ankle_lib.transforms.pose_list import FramePose, write_transforms
-from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import Volume, load, save, to_orientation
 from tests.test_cli import ankle
 from tests.toy_motion import Motion, motion

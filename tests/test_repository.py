@@ -27,10 +27,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FLOORS = (
     ("files", "parallel", "presets", "resume", "cache"),
     (
+        "geometry",
         "nifti_header",
         "volume",
         "scan_checks",
-        "transforms",
+        "pose_files",
         "polyrigid",
         "metrics",
         "image_metrics",

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from ankle_lib.figures.overlay import segmentation_overlay
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.metrics import dice
 from ankle_lib.networks.base import SliceNetwork
@@ -37,7 +38,7 @@ from ankle_lib.segmentation.any_scan_files import (
 )
 from ankle_lib.segmentation.frame_table import EXPECTED_CM3
 from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
-from ankle_lib.volume import Volume, load, resample, save, to_orientation, voxel_to_world
+from ankle_lib.volume import Volume, load, resample, save, to_orientation
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import (
     GREY,
@@ -121,7 +122,7 @@ def test_the_voxel_size_does_not_matter(
     truth = parts(shape, other.affine)["calcaneus"]
     assert dice(found.data > 0, truth) > 0.97
     # and nothing is moved, by however little
-    centres = [voxel_to_world(other.affine, np.argwhere(mask)).mean(axis=0)
+    centres = [apply(other.affine, np.argwhere(mask)).mean(axis=0)
                for mask in (found.data > 0, truth)]  # fmt: skip
     np.testing.assert_allclose(*centres, atol=0.1)
 
@@ -131,7 +132,7 @@ def test_a_resampled_copy_has_the_same_bone_in_the_world(calcaneus: Segmenter) -
     shape, affine = (106, 46, 95), scan.affine.copy()
     # another order of axes, other voxels, moved by a part of one
     affine[:3, :3] = scan.affine[:3, [1, 2, 0]] * [0.95, 1.1, 1.06]
-    affine[:3, 3] = voxel_to_world(scan.affine, (0.3, 2.4, 0.2))
+    affine[:3, 3] = apply(scan.affine, (0.3, 2.4, 0.2))
     copy = segment_scan(resample(scan, shape, affine), calcaneus).labels
     there = resample(segment_scan(scan, calcaneus).labels, shape, affine, order=0)
     assert dice(copy.data > 0, there.data > 0) > 0.97

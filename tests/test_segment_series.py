@@ -21,6 +21,7 @@ from ankle_lib import cli
 from ankle_lib.figures.segmentation_series import segmentation_sheet
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply
 from ankle_lib.metrics import dice
 from ankle_lib.networks.base import SliceNetwork
 from ankle_lib.networks.catalogue import build
@@ -38,7 +39,7 @@ from ankle_lib.segmentation.frame_table import (
 )
 from ankle_lib.segmentation.labelling import label_bones
 from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
-from ankle_lib.volume import Volume, load, save, to_orientation, voxel_to_world
+from ankle_lib.volume import Volume, load, save, to_orientation
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import INPUT, by_hand, labelled, rendered, written
 
@@ -51,7 +52,7 @@ THICK = {**INPUT, "voxel_mm": [2.0, 2.0], "thickest_mm": 10.0}
 def moved(frame: int) -> np.ndarray:
     """The grid of a frame, moved by a few voxels: the foot moves the other way."""
     affine = oblique_affine(SHAPE, VOXEL_MM)
-    affine[:3, 3] = voxel_to_world(affine, (2.0 * frame, -1.5 * frame, 0))
+    affine[:3, 3] = apply(affine, (2.0 * frame, -1.5 * frame, 0))
     return affine
 
 

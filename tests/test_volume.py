@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, world_to_voxel
 from ankle_lib.volume import (
     Volume,
     canonical_voxel_size,
@@ -24,8 +25,6 @@ from ankle_lib.volume import (
     resample,
     save,
     to_orientation,
-    voxel_to_world,
-    world_to_voxel,
 )
 
 OBLIQUE_PSR = np.eye(4)
@@ -57,7 +56,7 @@ def volumes(draw: st.DrawFn) -> Volume:
 def landmarks(volume: Volume) -> dict[int, NDArray[np.float64]]:
     """World position of every value of the (first frame of the) volume."""
     frame = volume.frame(0).data
-    points = voxel_to_world(volume.affine, np.argwhere(np.ones(frame.shape, dtype=bool)))
+    points = apply(volume.affine, np.argwhere(np.ones(frame.shape, dtype=bool)))
     return dict(zip(frame.ravel().tolist(), points, strict=True))
 
 
@@ -106,11 +105,11 @@ def test_flipping_commutes_with_reorienting(volume: Volume, codes: str) -> None:
 @given(volumes())
 def test_world_and_voxel_coordinates_are_inverse(volume: Volume) -> None:
     points = np.random.default_rng(0).uniform(-50, 50, (2, 4, 3))
-    there = world_to_voxel(volume.affine, voxel_to_world(volume.affine, points))
+    there = world_to_voxel(volume.affine, apply(volume.affine, points))
     np.testing.assert_allclose(there, points, atol=1e-8)
     homogeneous = np.append(points[1, 2], 1)
     np.testing.assert_allclose(
-        voxel_to_world(volume.affine, points)[1, 2], (volume.affine @ homogeneous)[:3]
+        apply(volume.affine, points)[1, 2], (volume.affine @ homogeneous)[:3]
     )
 
 
@@ -317,12 +316,12 @@ def test_resampling_agrees_with_a_function_of_the_world() -> None:
         [2, 1.5, 3]
     )
     grid = np.moveaxis(np.indices((20, 24, 14)), 0, -1)
-    source = Volume(brightness(voxel_to_world(turn, grid)), turn)
+    source = Volume(brightness(apply(turn, grid)), turn)
     target = turn @ np.diag([0.7, 0.8, 0.6, 1]) @ turn_about("z", 4)
-    target[:3, 3] += voxel_to_world(turn, [6, 6, 4])
+    target[:3, 3] += apply(turn, [6, 6, 4])
     result = resample(source, (9, 10, 8), target, order=1)
     small = np.moveaxis(np.indices((9, 10, 8)), 0, -1)
-    np.testing.assert_allclose(result.data, brightness(voxel_to_world(target, small)), rtol=1e-5)
+    np.testing.assert_allclose(result.data, brightness(apply(target, small)), rtol=1e-5)
     assert result.data.dtype == np.float32
 
 
@@ -340,3 +339,11 @@ def test_resampling_labels_keeps_their_type_and_fills_outside() -> None:
     assert not result.data[3:].any()
     image = Volume(np.full((3, 3, 3), 5, dtype=np.int16), np.eye(4))
     assert (resample(image, (5, 3, 3), np.eye(4), fill=-1).data[3:] == -1).all()
+
+
+def test_volumes_are_equal_only_to_themselves() -> None:
+    one = Volume(np.zeros((2, 2, 2)), np.eye(4))
+    assert one == one
+    assert one != Volume(np.zeros((2, 2, 2)), np.eye(4))
+    assert one in [Volume(np.ones((3, 3, 3)), np.eye(4)), one]
+    assert len({one, one}) == 1

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from ankle_lib.figures.style import PLANES, slice_of
-from ankle_lib.volume import Volume, to_orientation, voxel_to_world
+from ankle_lib.geometry import apply
+from ankle_lib.volume import Volume, to_orientation
 from ankle_lib.widgets.canvas import PictureCanvas
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import (
@@ -218,7 +219,7 @@ def test_value_and_world_position_are_under_the_mouse() -> None:
     viewer.sliders["sagittal"].value = 3
     mouse(viewer.panels["sagittal"], "move", *place_in((40, 30), 12, 6))
     text = viewer.read_out.value
-    x, y, z = voxel_to_world(AFFINE, (6, 12, 3))
+    x, y, z = apply(AFFINE, (6, 12, 3))
     assert f"R {x:.1f}, A {y:.1f}, S {z:.1f} mm" in text
     assert f"value {scan.data[6, 12, 3]:.4g} · talus" in text
     mouse(viewer.panels["coronal"], "move", *place_in((40, 6), 39, 0))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ankle_lib.geometry import rigid
 from ankle_lib.manifest.schema import Geometry, Sequence, Subject
-from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import Volume, resample, save
 
 STATIC_MM = (2.0, 2.0, 2.5)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ankle_lib.geometry import apply
 from ankle_lib.networks.base import SliceNetwork
 from ankle_lib.networks.catalogue import build
 from ankle_lib.networks.checkpoint import save_checkpoint
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Volume, voxel_to_world
+from ankle_lib.volume import Volume
 from tests.toy_ankle import ELLIPSOIDS, FOOT, oblique_affine
 
 SHAPE, VOXEL_MM = (98, 108, 50), (1.4, 1.4, 1.6)
@@ -30,8 +31,8 @@ INPUT = {
 
 def parts(shape: tuple[int, int, int], affine: np.ndarray) -> dict[str, np.ndarray]:
     """The foot and the bones of a left foot on any grid."""
-    world = voxel_to_world(affine, np.moveaxis(np.indices(shape), 0, -1))
-    middle = voxel_to_world(oblique_affine(SHAPE, VOXEL_MM), (np.array(SHAPE) - 1) / 2)
+    world = apply(affine, np.moveaxis(np.indices(shape), 0, -1))
+    middle = apply(oblique_affine(SHAPE, VOXEL_MM), (np.array(SHAPE) - 1) / 2)
     points = (world - middle) @ np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]) - (-5, 4, 0)
     p, s, r = np.moveaxis(points.astype(np.float32), -1, 0).copy()
 

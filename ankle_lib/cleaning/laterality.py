@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Volume, flip_left_right, voxel_to_world
+from ankle_lib.volume import Volume, flip_left_right
 
 SURE_MM = 2.0
 """Both landmarks must lie this far to the same side. The mean child's bones give 9.1 and 13.2 mm,
@@ -182,7 +183,7 @@ def _world_points(
         raise AnkleError(f"the side needs calcaneus, talus and tibia, but the {bone} is empty")
     # A prime step does not beat with the grid.
     step = 1 if len(voxels) <= MAX_POINTS else 2 * (len(voxels) // MAX_POINTS // 2) + 3
-    return voxel_to_world(affine, voxels[::step])
+    return apply(affine, voxels[::step])
 
 
 def _long_axis(points: NDArray[np.float64]) -> NDArray[np.float64]:

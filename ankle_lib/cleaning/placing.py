@@ -13,7 +13,7 @@ from ankle_lib.cleaning.reference import (
     corner_distance_mm,
     same_grid,
 )
-from ankle_lib.transforms.poses import is_rigid, rotation_angle_deg
+from ankle_lib.geometry import is_rigid, rotation_angle_deg
 from ankle_lib.volume import Volume, to_orientation
 
 MIN_FOOT_OVERLAP = 0.3

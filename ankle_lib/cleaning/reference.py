@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ankle_lib.geometry import apply, world_to_voxel
 from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
-from ankle_lib.volume import Header, Volume, voxel_to_world, world_to_voxel
+from ankle_lib.volume import Header, Volume
 
 SAME_GRID_VOXELS = 0.5
 """Two affines are the same if no corner of the grid moves by more than this part of a voxel."""
@@ -57,7 +58,7 @@ def same_grid(shape: tuple[int, int, int], first: NDArray, second: NDArray) -> b
 def corner_distance_mm(shape: tuple[int, int, int], first: NDArray, second: NDArray) -> float:
     """Return how far apart two affines place the farthest corner of a grid, in mm."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
-    apart = voxel_to_world(first, corners) - voxel_to_world(second, corners)
+    apart = apply(first, corners) - apply(second, corners)
     return float(np.linalg.norm(apart, axis=1).max())
 
 
@@ -108,7 +109,7 @@ def _usable(affine: NDArray) -> bool:
 def _agreement(frame: Volume, foot: Foot) -> tuple[float, float]:
     """Return Dice and correlation of a coarse frame with the static foot, on the frame's grid."""
     voxels = np.indices(frame.shape).reshape(3, -1).T
-    where = world_to_voxel(foot.mask.affine, voxel_to_world(frame.affine, voxels)).T
+    where = world_to_voxel(foot.mask.affine, apply(frame.affine, voxels)).T
     static_foot = ndimage.map_coordinates(foot.mask.data.astype(np.float32), where, order=1) > 0.5
     dynamic_foot = foot_mask(frame.data, REPORT_THRESHOLD).ravel()
     total = static_foot.sum() + dynamic_foot.sum()

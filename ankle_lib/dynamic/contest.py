@@ -24,6 +24,7 @@ from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
+from ankle_lib.pose_files import FramePose, read_transforms
 from ankle_lib.registration.measures import rotation_errors_deg, tre_mm
 from ankle_lib.registration.register import register
 from ankle_lib.registration.sequence import sequence_images, transforms_path
@@ -31,7 +32,6 @@ from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Setting
 from ankle_lib.registration.truth import TruePoses, read_true_poses
 from ankle_lib.resume import code_digest, remembered
 from ankle_lib.segmentation.recipe import Fitted
-from ankle_lib.transforms.pose_list import FramePose, read_transforms
 from ankle_lib.volume import Volume
 
 REGISTRATION = "registration alone"

@@ -22,9 +22,8 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import apply
-from ankle_lib.volume import voxel_to_world
 
 Array = NDArray[np.float64]
 
@@ -232,7 +231,7 @@ def tibiocalcaneal_deg(motion: ArrayLike, frame: AnatomicalFrame) -> Array:
 def _points(mask: NDArray[np.bool_], affine: ArrayLike) -> Array:
     """Return voxel centres (N, 3) in world mm, every so-manieth of a large bone."""
     inside = np.argwhere(mask)
-    return voxel_to_world(affine, inside[:: max(1, len(inside) // MAX_POINTS)])
+    return apply(affine, inside[:: max(1, len(inside) // MAX_POINTS)])
 
 
 def _long_axis(points: Array) -> tuple[Array, float]:

@@ -10,12 +10,10 @@ from scipy import ndimage
 
 from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.prediction import Prediction
-from ankle_lib.masking.boxes import box_with_margin
+from ankle_lib.geometry import apply, bounding_box, part_of
 from ankle_lib.presets import BONES
-from ankle_lib.registration.moving import part_of
 from ankle_lib.registration.register import register
 from ankle_lib.registration.settings import Resolution, Settings
-from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import Volume
 
 MARGIN_MM = 12.0
@@ -93,6 +91,6 @@ def _centre(weights: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArra
 def _surroundings(mask: Volume) -> Volume:
     """Cut the mask to its bone and a margin that still lies in the static scan."""
     margin = np.ceil(MARGIN_MM / np.array(mask.voxel_size_mm)).astype(int)
-    box = box_with_margin(mask.data > 0, margin)
+    box = bounding_box(mask.data > 0, margin)
     assert box is not None  # `StaticBones` has no empty masks
     return Volume((mask.data[box] > 0).astype(np.float32), part_of(box, mask.affine)[1])

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.transforms.poses import is_rigid
+from ankle_lib.geometry import is_rigid
 
 Array = NDArray[np.float64]
 

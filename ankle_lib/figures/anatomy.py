@@ -25,7 +25,8 @@ from ankle_lib.figures.style import (
     window,
 )
 from ankle_lib.files import AnkleError
-from ankle_lib.volume import Volume, world_to_voxel
+from ankle_lib.geometry import world_to_voxel
+from ankle_lib.volume import Volume
 
 RENDER_MM = 0.5
 """Pixel of a rendering."""

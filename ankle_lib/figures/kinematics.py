@@ -17,8 +17,8 @@ from ankle_lib.dynamic.kinematics import ANGLES, AnatomicalFrame
 from ankle_lib.dynamic.motion_tables import range_of_motion, range_summary
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.files import AnkleError
-from ankle_lib.transforms.poses import apply
-from ankle_lib.volume import Volume, voxel_to_world
+from ankle_lib.geometry import apply
+from ankle_lib.volume import Volume
 
 Array = NDArray[np.float64]
 
@@ -170,7 +170,7 @@ def _helical_axes(
     across = 0 if view == "from the side" else 2
     for bone, volume in bones.items():
         inside = np.argwhere(volume.data > 0)
-        points = apply(frame.matrix, voxel_to_world(volume.affine, inside))
+        points = apply(frame.matrix, apply(volume.affine, inside))
         _silhouette(axes, -points[:, across], points[:, 1], BONE_COLOURS.get(bone, "0.5"))
     names = ("anterior", "superior", "lateral")
     for row in table[table["joint"].isin(SHOWN_JOINTS)].to_dict("records"):

@@ -21,8 +21,9 @@ from ankle_lib.figures.style import (
     window,
 )
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, world_to_voxel
 from ankle_lib.registration.moving import moved, moved_mask
-from ankle_lib.volume import Volume, voxel_to_world, world_to_voxel
+from ankle_lib.volume import Volume
 
 SLICE_SAMPLES = 9
 """Samples across a thick slice, for pictures."""
@@ -134,10 +135,10 @@ def high_resolution(
         "static scan, frame's grid": (_whole_voxels(thick, sharp), window(thick.data)),
         "static scan, fine grid": (sharp, window(sharp.data)),
     }
-    middle = voxel_to_world(mask.affine, np.argwhere(mask.data).mean(axis=0))
+    middle = apply(mask.affine, np.argwhere(mask.data).mean(axis=0))
     # Through the middle of a thick slice, so that both sagittal pictures show the same place.
     on_slice = np.rint(world_to_voxel(frame.affine, middle))
-    slice_there = world_to_voxel(sharp.affine, voxel_to_world(frame.affine, on_slice))[2]
+    slice_there = world_to_voxel(sharp.affine, apply(frame.affine, on_slice))[2]
     coronal, _, sagittal = np.rint(world_to_voxel(sharp.affine, middle)).astype(int)
     sagittal = int(np.clip(np.rint(slice_there), 0, sharp.shape[2] - 1))
     figure = new_figure(10.5, 6.6)
@@ -197,7 +198,7 @@ def _whole_voxels(volume: Volume, fine: Volume) -> Volume:
     The axes of both are parallel. Unlike `volume.resample` this keeps the outer halves of the
     border's voxels.
     """
-    corners = voxel_to_world(fine.affine, np.array([(0, 0, 0), fine.shape]) - [[0], [1]])
+    corners = apply(fine.affine, np.array([(0, 0, 0), fine.shape]) - [[0], [1]])
     first, last = world_to_voxel(volume.affine, corners)
     index = [
         np.rint(np.linspace(a, b, n)).astype(int)

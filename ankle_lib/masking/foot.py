@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.boxes import box_with_margin
+from ankle_lib.geometry import bounding_box
 
 REPORT_THRESHOLD = 250.0
 """Foot above this intensity, on static and dynamic scans (report, section 5.2.2)."""
@@ -149,7 +149,7 @@ def foot_mask(
 
 
 def _without_specks(mask: NDArray[np.bool_], smallest_piece: float) -> NDArray[np.bool_]:
-    box = box_with_margin(mask, np.zeros(3, dtype=int))
+    box = bounding_box(mask)
     result = np.zeros_like(mask)
     if box is not None:
         labels, _ = ndimage.label(mask[box])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.boxes import box_with_margin
+from ankle_lib.geometry import bounding_box
 
 REPORT_VOXEL_MM = (0.28, 0.28, 0.8)
 """The report's static grid (posterior, superior, right)."""
@@ -61,7 +61,7 @@ def bone_weights(
         )
     weights = np.zeros(mask.shape, dtype=np.float32)
     margin = np.ceil((radius.clip(0) + GAUSS_REACH * sigma) / voxel).astype(int) + 1
-    box = box_with_margin(mask, margin)
+    box = bounding_box(mask, margin)
     if box is None:
         return weights
     inside = mask[box]

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Grid
 from ankle_lib.networks.checkpoint import Checkpoint, load_checkpoint
+from ankle_lib.pose_files import read_transforms
 from ankle_lib.reconstruction.polyrigid import MovedScan
 from ankle_lib.reconstruction.refiner import refine, refiner_of
 from ankle_lib.reconstruction.scenes import AROUND_BONE_MM, on_grid
@@ -26,8 +28,6 @@ from ankle_lib.reconstruction.sequence import (
 from ankle_lib.reconstruction.thick import scanning
 from ankle_lib.registration.scan_files import Scans
 from ankle_lib.registration.settings import WHOLE
-from ankle_lib.transforms.flirt import Grid
-from ankle_lib.transforms.pose_list import read_transforms
 from ankle_lib.volume import Volume, resample, save_series, to_orientation
 
 COLUMNS = ("frame", "consistency", "noise_sd", "smallest_jacobian", "rigidity_mm", "bones")

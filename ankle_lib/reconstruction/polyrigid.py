@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, invert, is_rigid
 from ankle_lib.reconstruction.moving_foot import MovingFoot
-from ankle_lib.transforms.poses import apply, invert, is_rigid
 from ankle_lib.volume import Volume
 
 LATTICE_MM = 2.0

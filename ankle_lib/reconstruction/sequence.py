@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Grid, apply, part_of, world_to_voxel
 from ankle_lib.reconstruction.guided import Guided, Reconstruction, guided, with_the_measured
 from ankle_lib.reconstruction.polyrigid import MovedScan, MovingFoot, moved_static
 from ankle_lib.reconstruction.thick import Scanning, scanning
-from ankle_lib.registration.moving import part_of
-from ankle_lib.transforms.flirt import Grid
-from ankle_lib.transforms.poses import apply
-from ankle_lib.volume import Volume, world_to_voxel
+from ankle_lib.volume import Volume
 
 MARGIN_MM = 12.0
 """Around the bones: tendons, and enough for a whole slice on either side."""

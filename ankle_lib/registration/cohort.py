@@ -16,6 +16,7 @@ import pandas as pd
 from ankle_lib.files import write_csv
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
+from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.quality.gate import Gate
 from ankle_lib.quality.sheet import ReviewSheet
 from ankle_lib.quality.sheet_file import SHEET_NAME
@@ -28,7 +29,6 @@ from ankle_lib.registration.sequence import (
     transforms_path,
 )
 from ankle_lib.registration.settings import WHOLE
-from ankle_lib.transforms.pose_list import FramePose, read_transforms, write_transforms
 
 
 def register_cohort(

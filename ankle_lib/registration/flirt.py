@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Matrix, nearest_rigid, slice_direction
+from ankle_lib.pose_files import read_flirt, write_flirt
 from ankle_lib.registration.fits import Fits
-from ankle_lib.registration.moving import slice_direction
 from ankle_lib.registration.one_by_one import cut_region, fit_each
 from ankle_lib.registration.settings import WHOLE, Settings
-from ankle_lib.transforms.flirt import read_flirt, write_flirt
-from ankle_lib.transforms.poses import Matrix, nearest_rigid
 from ankle_lib.volume import Volume, save
 
 

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.boxes import box_with_margin
-from ankle_lib.transforms.flirt import Grid
-from ankle_lib.transforms.poses import apply, compose
+from ankle_lib.geometry import Grid, apply, bounding_box, compose
 from ankle_lib.volume import CANONICAL_CODES, Volume, canonical_voxel_size, to_orientation
 
 MARGIN_MM = 5.0
@@ -42,7 +40,7 @@ def bone_grid(
     AnkleError
         If the mask is empty.
     """
-    box = box_with_margin(mask, np.zeros(3, dtype=int))
+    box = bounding_box(mask)
     if box is None:
         raise AnkleError("a grid around a bone was asked for, but its mask is empty")
     surface = _surface(mask[box]) + [side.start for side in box]

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.transforms.poses import apply, compose, invert
+from ankle_lib.geometry import apply, compose, invert
 
 AXES = ("lr", "ap", "si")
 """Anatomical axes left-right, anterior-posterior, superior-inferior: world x, y, z."""

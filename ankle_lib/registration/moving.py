@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.boxes import box_with_margin
-from ankle_lib.transforms.poses import apply, compose, invert
+from ankle_lib.geometry import (
+    arrival,
+    bounding_box,
+    compose,
+    invert,
+    part_of,
+    slice_direction,
+    slice_parts,
+)
 from ankle_lib.volume import Volume
-
-Matrix = NDArray[np.float64]
-
-
-class SliceProfile(NamedTuple):
-    """The thick axis of an image."""
-
-    axis: int
-    """Axis of the array across the slices: the one with the largest voxel."""
-    normal: NDArray[np.float64]
-    """(3,) unit vector across the slices, world RAS."""
-    thickness_mm: float
-
-
-def slice_direction(affine: ArrayLike) -> SliceProfile:
-    """Return the axis across the slices of an image, its direction and the slices' thickness."""
-    steps = np.asarray(affine, dtype=np.float64)[:3, :3]
-    sizes = np.linalg.norm(steps, axis=0)
-    axis = int(np.argmax(sizes))
-    return SliceProfile(axis, steps[:, axis] / sizes[axis], float(sizes[axis]))
 
 
 def slice_average(moving: Volume, direction: ArrayLike, thickness_mm: float) -> Volume:
@@ -59,7 +46,7 @@ def slice_average(moving: Volume, direction: ArrayLike, thickness_mm: float) -> 
     n_samples = max(1, int(np.ceil(2 * np.abs(whole).max())))
     total = np.zeros(moving.shape, dtype=np.float32)
     image = moving.data.astype(np.float32)
-    for part in _slice_parts(n_samples):
+    for part in slice_parts(n_samples):
         total += ndimage.shift(image, -part * whole, order=1, mode="nearest", prefilter=False)
     return Volume(total / n_samples, moving.affine)
 
@@ -96,7 +83,7 @@ def moved(
     thick = target[:3, slice_direction(target).axis]
     image = volume.data.astype(np.float32, copy=False) if order else volume.data
     total: NDArray[Any] | None = None
-    for part in _slice_parts(slice_samples):
+    for part in slice_parts(slice_samples):
         grid = target.copy()
         grid[:3, 3] += part * thick
         to_voxel = compose(np.linalg.inv(volume.affine), invert(pose), grid)
@@ -123,48 +110,10 @@ def cut_to_mask(mask: Volume, margin: int = 1) -> Volume:
     AnkleError
         If the mask is empty.
     """
-    box = box_with_margin(mask.data > 0, np.full(3, margin))
+    box = bounding_box(mask.data > 0, margin)
     if box is None:
         raise AnkleError("a mask to be moved is empty")
     return Volume(mask.data[box] > 0, part_of(box, mask.affine)[1])
-
-
-def arrival(
-    carried: Volume,
-    pose: ArrayLike,
-    shape: tuple[int, int, int],
-    affine: ArrayLike,
-    margin_mm: float = 0.0,
-) -> tuple[slice, slice, slice]:
-    """Return the part of a grid that an image reaches when a pose carries it; may be empty.
-
-    Parameters
-    ----------
-    carried : Volume
-        Image, or mask cut to its bone (`cut_to_mask`).
-    pose, shape, affine
-        As in `moved`.
-    margin_mm : float
-        Grown by this on every side.
-    """
-    target = np.asarray(affine, dtype=np.float64)
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(carried.shape) - 1)
-    there = apply(compose(np.linalg.inv(target), pose, carried.affine), corners)
-    margin = margin_mm / np.linalg.norm(target[:3, :3], axis=0)
-    low = np.clip(np.floor(there.min(axis=0) - margin).astype(int), 0, shape)
-    high = np.clip(np.ceil(there.max(axis=0) + margin).astype(int) + 1, low, shape)
-    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return i, j, k
-
-
-def part_of(
-    box: tuple[slice, slice, slice], affine: ArrayLike
-) -> tuple[tuple[int, int, int], Matrix]:
-    """Return shape and affine of a part of a grid."""
-    moved_affine = np.array(affine, dtype=np.float64)
-    moved_affine[:3, 3] += moved_affine[:3, :3] @ [side.start for side in box]
-    i, j, k = (side.stop - side.start for side in box)
-    return (i, j, k), moved_affine
 
 
 def moved_mask(
@@ -181,16 +130,9 @@ def moved_mask(
     those of `moved`.
     """
     result = np.zeros(shape, dtype=bool)
-    box = arrival(mask, pose, shape, affine, margin_mm=1.0)
+    box = arrival(mask.grid, pose, (shape, affine), margin_mm=1.0)
     lengths, part = part_of(box, affine)
     if min(lengths) > 0:
         solid = Volume((mask.data > 0).astype(np.float32), mask.affine)
         result[box] = moved(solid, pose, lengths, part, slice_samples=slice_samples).data >= 0.5
     return Volume(result, np.asarray(affine, dtype=np.float64))
-
-
-def _slice_parts(n_samples: int) -> NDArray[np.float64]:
-    """Return the middles of ``n_samples`` equal parts of a slice, as parts of its thickness."""
-    if n_samples < 1:
-        raise AnkleError(f"{n_samples} samples across a slice: give at least 1")
-    return (np.arange(n_samples) + 0.5) / n_samples - 0.5

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.boxes import box_with_margin
+from ankle_lib.geometry import Matrix, apply, arrival, bounding_box, part_of
 from ankle_lib.registration.fits import SHADING_LENGTH_MM, SUPPORT, Fits
 from ankle_lib.registration.moving import moved
-from ankle_lib.transforms.poses import Matrix, apply, compose
-from ankle_lib.volume import Volume, voxel_to_world
+from ankle_lib.volume import Volume
 
 SLICE_SAMPLES = 9
 """Samples across a slice when a fit is scored; 8 mm of slice are 10 voxels of 0.8 mm."""
@@ -69,11 +68,10 @@ def cut_region(moving: Volume, weights: NDArray[Any], name: str, margin_mm: floa
             f"weights of {name} have shape {weights.shape}, the static scan {moving.shape}"
         )
     margin = np.ceil(margin_mm / np.asarray(moving.voxel_size_mm)).astype(int)
-    box = box_with_margin(weights > SUPPORT, margin)
+    box = bounding_box(weights > SUPPORT, margin)
     if box is None:
         raise AnkleError(f"the weights of {name} are empty: is its mask empty?")
-    affine = moving.affine.copy()
-    affine[:3, 3] = voxel_to_world(moving.affine, [side.start for side in box])
+    affine = part_of(box, moving.affine)[1]
     soft = weights[box].astype(np.float32)
     image = Volume(moving.data[box].astype(np.float32), affine)
     centre, radius = _centre_and_radius(soft, affine)
@@ -121,7 +119,8 @@ def fit_each(
 
 def agreement(frame: Volume, region: Region, pose: Matrix) -> Agreement:
     """Compare a frame with the region, carried by a pose and averaged across the slice."""
-    shape, affine, box = _arrival(frame, region, pose)
+    box = arrival(region.weights.grid, pose, frame.grid)
+    shape, affine = part_of(box, frame.affine)
     if min(shape) == 0:
         return NOT_SEEN
     weights = moved(region.weights, pose, shape, affine).data
@@ -158,20 +157,4 @@ def _centre_and_radius(soft: NDArray[Any], affine: Matrix) -> tuple[NDArray[np.f
         index = np.arange(len(side))
         middle[axis] = side @ index
         squares += float(side @ (index - middle[axis]) ** 2) * size**2
-    return voxel_to_world(affine, middle), float(np.sqrt(2 / 3 * squares))
-
-
-def _arrival(
-    frame: Volume, region: Region, pose: Matrix
-) -> tuple[tuple[int, int, int], Matrix, tuple[slice, ...]]:
-    """Return the part of the frame's grid that a region reaches: shape, affine, box."""
-    last = np.asarray(region.weights.shape) - 1
-    corners = np.stack(np.meshgrid(*np.stack([0 * last, last], 1), indexing="ij"), -1)
-    to_frame = compose(np.linalg.inv(frame.affine), pose, region.weights.affine)
-    there = apply(to_frame, corners.reshape(-1, 3))
-    low = np.maximum(np.floor(there.min(axis=0)).astype(int), 0)
-    high = np.minimum(np.ceil(there.max(axis=0)).astype(int) + 1, frame.shape)
-    i, j, k = (int(n) for n in np.maximum(high - low, 0))
-    affine = frame.affine.copy()
-    affine[:3, 3] = voxel_to_world(frame.affine, low)
-    return (i, j, k), affine, tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    return apply(affine, middle), float(np.sqrt(2 / 3 * squares))

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import bounding_box, part_of, slice_direction
 from ankle_lib.registration.fits import SUPPORT
-from ankle_lib.registration.moving import slice_direction
 from ankle_lib.volume import Volume
 
 
@@ -115,16 +115,10 @@ def moving_region(
         )
     inside = weights > SUPPORT
     margin = np.ceil(margin_mm / np.asarray(volume.voxel_size_mm)).astype(int)
-    box = []
-    for axis in range(3):
-        filled = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        if len(filled) == 0:
-            raise AnkleError(f"the weights of {name} are empty: is its mask empty?")
-        low = max(int(filled[0]) - int(margin[axis]), 0)
-        box.append(slice(low, int(filled[-1]) + int(margin[axis]) + 1))
-    cut = tuple(box)
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+    cut = bounding_box(inside, margin)
+    if cut is None:
+        raise AnkleError(f"the weights of {name} are empty: is its mask empty?")
+    affine = part_of(cut, volume.affine)[1]
     image = torch.as_tensor(volume.data[cut].astype(np.float32), device=device)
     soft = torch.as_tensor(weights[cut].astype(np.float32), device=device)
     total = soft.sum()

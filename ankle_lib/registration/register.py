@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import is_rigid
 from ankle_lib.registration.settings import Settings
-from ankle_lib.transforms.poses import is_rigid
 from ankle_lib.volume import Volume
 
 ENGINES = ("torch", "simpleitk", "flirt")

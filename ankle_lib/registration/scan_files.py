@@ -11,17 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Grid, apply, world_to_voxel
 from ankle_lib.presets import BONES
 from ankle_lib.scan_checks import check_scan, size_in_words, values_in_words
-from ankle_lib.transforms.flirt import Grid
-from ankle_lib.volume import (
-    Volume,
-    load,
-    resample,
-    to_orientation,
-    voxel_to_world,
-    world_to_voxel,
-)
+from ankle_lib.volume import Volume, load, resample, to_orientation
 
 SAME_GRID_VOXELS = 0.1
 """Corners of two grids that differ by less are the same."""
@@ -177,7 +170,7 @@ def _seen_notes(
     notes = []
     for bone, mask in masks.items():
         voxels = np.argwhere(mask)
-        world = voxel_to_world(static.affine, voxels[:: len(voxels) // MAX_POINTS + 1])
+        world = apply(static.affine, voxels[:: len(voxels) // MAX_POINTS + 1])
         there = world_to_voxel(frames.affine, world)
         seen = ((there >= -0.5) & (there <= np.asarray(frames.shape) - 0.5)).all(axis=1).mean()
         if seen == 0:
@@ -195,7 +188,7 @@ def _same_grid(one: Volume, other: Volume) -> bool:
         return False
     last = np.asarray(one.shape) - 1
     corners = np.stack(np.meshgrid(*np.stack([0 * last, last], 1), indexing="ij"), -1)
-    apart = voxel_to_world(one.affine, corners) - voxel_to_world(other.affine, corners)
+    apart = apply(one.affine, corners) - apply(other.affine, corners)
     return bool(np.abs(apart).max() <= SAME_GRID_VOXELS * min(one.voxel_size_mm))
 
 
@@ -203,6 +196,6 @@ def _span(volume: Volume) -> str:
     """Write the box that a grid fills, e.g. ``R -40..52, A -80..61, S -90..33``."""
     ends = np.stack([np.full(3, -0.5), np.asarray(volume.shape) - 0.5], axis=1)
     corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
-    world = voxel_to_world(volume.affine, corners)
+    world = apply(volume.affine, corners)
     sides = zip("RAS", world.min(axis=0), world.max(axis=0), strict=True)
     return ", ".join(f"{letter} {low:.0f}..{high:.0f}" for letter, low, high in sides)

@@ -15,19 +15,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from ankle_lib.geometry import Grid, bounding_box, part_of
 from ankle_lib.masking.any_scan import find_foot
-from ankle_lib.masking.boxes import box_with_margin
 from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.high_resolution import bone_grid
 from ankle_lib.registration.moving import moved, moved_mask
 from ankle_lib.registration.register import Registration, register
 from ankle_lib.registration.scan_files import Scans
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
-from ankle_lib.transforms.flirt import Grid, write_flirt
-from ankle_lib.transforms.itk import write_itk
-from ankle_lib.transforms.pose_list import FramePose, write_transforms
-from ankle_lib.volume import Volume, save, voxel_to_world
+from ankle_lib.volume import Volume, save
 
 SLICE_SAMPLES = 9
 """Samples across a slice of the moved static scan; 8 mm of slice are 10 voxels of 0.8 mm."""
@@ -191,11 +189,9 @@ def _write_exports(folder: Path, stem: str, pose: FramePose, scans: Scans) -> No
 
 def _cut(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> Volume:
     """Cut a mask to its bone."""
-    box = box_with_margin(mask, np.ones(3, dtype=int))
+    box = bounding_box(mask, 1)
     assert box is not None  # read_scans refuses empty masks
-    place = affine.copy()
-    place[:3, 3] = voxel_to_world(affine, [side.start for side in box])
-    return Volume(mask[box], place)
+    return Volume(mask[box], part_of(box, affine)[1])
 
 
 def _write_mask(folder: Path, stem: str, pose: FramePose, bone: Volume, frames: Volume) -> Volume:

@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.cache import remembered
+from ankle_lib.geometry import arrival, part_of, rigid
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.metrics import dice
+from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.quality.registered import frame_path
 from ankle_lib.registration import measures
 from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
-from ankle_lib.registration.moving import arrival, cut_to_mask, moved, moved_mask, part_of
+from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
 from ankle_lib.registration.register import Registration, register
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels, read_true_poses
-from ankle_lib.transforms.pose_list import FramePose, write_transforms
-from ankle_lib.transforms.poses import rigid
 from ankle_lib.volume import Volume, load, save
 
 COLUMNS = (
@@ -236,7 +236,7 @@ def _write_frame(
     place = (Path(str(task.out)), task.subject.code, task.sequence, frame, bone)
     whole = moved_mask(mask, pose, fixed.shape, fixed.affine)
     save(frame_path(*place), whole.data, fixed.affine)
-    box = arrival(mask, pose, fixed.shape, fixed.affine, AROUND_BONE_MM)
+    box = arrival(mask.grid, pose, fixed.grid, AROUND_BONE_MM)
     shape, affine = part_of(box, fixed.affine)
     image = np.zeros(fixed.shape, dtype=np.float32)
     if min(shape) > 0:

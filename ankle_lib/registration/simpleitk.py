@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Matrix, apply, compose, nearest_rigid, rigid, slice_direction, to_itk
 from ankle_lib.registration.fits import Fits
-from ankle_lib.registration.moving import moved, slice_average, slice_direction
+from ankle_lib.registration.moving import moved, slice_average
 from ankle_lib.registration.one_by_one import Region, agreement, cut_region, fit_each
 from ankle_lib.registration.settings import Settings
-from ankle_lib.transforms.itk import from_itk, to_itk
-from ankle_lib.transforms.poses import Matrix, apply, compose, nearest_rigid, rigid
 from ankle_lib.volume import Volume
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
@@ -213,7 +212,7 @@ def _pose(transform: Any) -> Matrix:
     lps = np.eye(4)
     lps[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
     lps[:3, 3] = transform.TransformPoint((0.0, 0.0, 0.0))
-    return nearest_rigid(from_itk(lps))
+    return nearest_rigid(to_itk(lps))
 
 
 def _coarser(sitk: ModuleType, frame: Any, spacing_mm: float) -> Any:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import bounding_box
 from ankle_lib.inference import MARGIN, labels_from, tidy_labels, whole_slices
 from ankle_lib.masking.any_scan import find_foot
-from ankle_lib.masking.boxes import box_with_margin
 from ankle_lib.patches.items import slices_at
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.presets import BONES
@@ -101,7 +101,7 @@ def _surroundings(
     """Return the foot's box with what the network looks at beside it."""
     pixels = [MARGIN * size for size in segmenter.pixel_mm]
     margin = [math.ceil(mm / size) for mm, size in zip(pixels, image.voxel_size_mm, strict=False)]
-    box = box_with_margin(foot, np.array([*margin, n_beside]))
+    box = bounding_box(foot, [*margin, n_beside])
     if box is None:
         raise AnkleError("nothing in the scan is as large as a foot: look at it in a viewer")
     return box

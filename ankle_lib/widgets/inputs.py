@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError
-from ankle_lib.volume import Volume, to_orientation, voxel_to_world
+from ankle_lib.geometry import apply
+from ankle_lib.volume import Volume, to_orientation
 
 Frames = Volume | Sequence[Volume | None]
 """A 4D image, or one 3D image per frame; None where there is none."""
@@ -192,7 +193,7 @@ def _missing(data: NDArray[Any]) -> int:
 def _apart_mm(one: Volume, other: Volume) -> float:
     """Return how far apart the corners of two grids of one shape are at most."""
     corners = np.stack(np.meshgrid(*[(0, n - 1) for n in one.shape]), axis=-1).reshape(-1, 3)
-    both = [voxel_to_world(volume.affine, corners) for volume in (one, other)]
+    both = [apply(volume.affine, corners) for volume in (one, other)]
     return float(np.linalg.norm(both[0] - both[1], axis=1).max())
 
 

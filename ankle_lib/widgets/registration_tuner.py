@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ankle_lib.figures.contact_sheet import middle_slice
 from ankle_lib.figures.style import slice_of
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Matrix
 from ankle_lib.registration.settings import Settings
-from ankle_lib.transforms.poses import Matrix
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.inputs import colours_of
 from ankle_lib.widgets.message import Message

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.style import PLANES, Slice, slice_of
 from ankle_lib.files import AnkleError
-from ankle_lib.volume import Volume, voxel_to_world
+from ankle_lib.geometry import apply
+from ankle_lib.volume import Volume
 from ankle_lib.widgets.inputs import colours_of, image_3d, masks_on, not_finite
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
@@ -92,7 +93,7 @@ class VolumeViewer(ipywidgets.VBox):
         """Return world position (mm), value and masks of a voxel (axes P, S, R), in one line."""
         assert self._image is not None
         i, j, k = (int(index) for index in voxel)
-        right, anterior, superior = voxel_to_world(self._image.affine, (i, j, k))
+        right, anterior, superior = apply(self._image.affine, (i, j, k))
         inside = [name for name, mask in self._masks.items() if mask[i, j, k]]
         text = (
             f"R {right:.1f}, A {anterior:.1f}, S {superior:.1f} mm · voxel {i}, {j}, {k} "

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import ndimage
 
+from ankle_lib.geometry import rigid
 from ankle_lib.phantom import scanner
 from ankle_lib.phantom.anatomy import Anatomy, build
 from ankle_lib.phantom.cohort import Recipe, draw_recipe
-from ankle_lib.transforms.poses import rigid
 
 SHAPE, VOXEL_MM = (64, 64, 5), (1.6, 1.6, 8.0)
 

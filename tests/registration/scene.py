@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.transforms.poses import apply, compose, invert, rigid
+from ankle_lib.geometry import apply, compose, invert, rigid
 from ankle_lib.volume import Volume
 
 STATIC_MM = (1.0, 1.2, 1.5)

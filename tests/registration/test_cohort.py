@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.pose_files import read_transforms
 from ankle_lib.quality.gate import fit_gate
 from ankle_lib.quality.registered import frame_path, read_registered
 from ankle_lib.quality.sheet import ReviewSheet
@@ -20,7 +21,6 @@ from ankle_lib.registration.moving import moved_mask
 from ankle_lib.registration.sequence import COLUMNS, Variant, sequence_images
 from ankle_lib.registration.settings import Resolution, Settings
 from ankle_lib.registration.truth import TRUE_LABELS
-from ankle_lib.transforms.pose_list import read_transforms
 from ankle_lib.volume import Volume, load, save
 from tests.registration.scene import scene, turned
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import compose, rigid
 from ankle_lib.registration import flirt
 from ankle_lib.registration.register import register
 from ankle_lib.registration.settings import Settings
-from ankle_lib.transforms.poses import compose, rigid
 from tests.registration.scene import CENTRE, Scene, scene, turned
 
 STAND_IN = r'''

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 
 from ankle_lib.files import AnkleError
-from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
-from ankle_lib.registration.moving import (
+from ankle_lib.geometry import (
+    apply,
     arrival,
-    cut_to_mask,
-    moved,
-    moved_mask,
+    compose,
+    invert,
     part_of,
-    slice_average,
+    rigid,
     slice_direction,
+    world_to_voxel,
 )
-from ankle_lib.transforms.poses import compose, invert, rigid
-from ankle_lib.volume import Volume, voxel_to_world, world_to_voxel
+from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
+from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask, slice_average
+from ankle_lib.volume import Volume
 from tests.registration.scene import CENTRE, FRAME_SHAPE, Scene, oblique, scene, turned
 
 
@@ -76,7 +77,7 @@ def test_a_mask_that_leaves_the_field_of_view(seen: Scene) -> None:
     bone = cut_to_mask(Volume(seen.bone, seen.static.affine))
     away = rigid((0, 0, 0), (0, 500, 0))
     assert not moved_mask(bone, away, FRAME_SHAPE, seen.frames.affine).data.any()
-    box = arrival(bone, away, FRAME_SHAPE, seen.frames.affine)
+    box = arrival(bone.grid, away, seen.frames.grid)
     assert min(part_of(box, seen.frames.affine)[0]) == 0
     with pytest.raises(AnkleError, match="empty"):
         cut_to_mask(Volume(np.zeros((3, 3, 3), dtype=bool), np.eye(4)))
@@ -86,7 +87,7 @@ def test_a_part_of_a_grid_keeps_its_place(seen: Scene) -> None:
     box = (slice(3, 9), slice(5, 30), slice(2, 4))
     shape, affine = part_of(box, seen.frames.affine)
     assert shape == (6, 25, 2)
-    there = voxel_to_world(affine, (1, 2, 1))
+    there = apply(affine, (1, 2, 1))
     np.testing.assert_allclose(world_to_voxel(seen.frames.affine, there), (4, 7, 3), atol=1e-9)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, compose, rigid
 from ankle_lib.registration.one_by_one import agreement, cut_region, fit_each
-from ankle_lib.transforms.poses import apply, compose, rigid
 from ankle_lib.volume import Volume
 from tests.registration.scene import CENTRE, Scene, scene, turned
 

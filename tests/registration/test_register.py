@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import compose, rigid
 from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.registration.multiresolution import _levels
 from ankle_lib.registration.one_by_one import agreement, cut_region
@@ -19,7 +20,6 @@ from ankle_lib.registration.pyramid import fixed_frames
 from ankle_lib.registration.register import Registration, _out_of_line, register
 from ankle_lib.registration.settings import Resolution, Settings
 from ankle_lib.registration.similarity import Options, evaluate, select_points
-from ankle_lib.transforms.poses import compose, rigid
 from ankle_lib.volume import Volume, to_orientation
 from tests.registration.scene import CENTRE, Scene, scene, turned
 

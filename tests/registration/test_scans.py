@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, compose, rigid
+from ankle_lib.pose_files import FramePose, read_flirt, read_itk, read_transforms, write_transforms
 from ankle_lib.registration.high_resolution import bone_grid
 from ankle_lib.registration.measures import bone_points, tre_mm
 from ankle_lib.registration.moving import moved
@@ -20,10 +22,6 @@ from ankle_lib.registration.scans import (
     register_scans,
     summary,
 )
-from ankle_lib.transforms.flirt import read_flirt
-from ankle_lib.transforms.itk import read_itk
-from ankle_lib.transforms.pose_list import FramePose, read_transforms, write_transforms
-from ankle_lib.transforms.poses import apply, compose, rigid
 from ankle_lib.volume import Volume, load, resample, save, to_orientation
 from tests.toy_ankle import toy_ankle
 

@@ -14,19 +14,29 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.registration.moving import moved
-from ankle_lib.transforms.flirt import from_flirt, read_flirt, to_flirt, write_flirt
-from ankle_lib.transforms.itk import from_itk, read_itk, to_itk, write_itk
-from ankle_lib.transforms.pose_list import CONVENTION, FramePose, read_transforms, write_transforms
-from ankle_lib.transforms.poses import (
+from ankle_lib.geometry import (
     apply,
     compose,
+    from_flirt,
     invert,
     is_rigid,
     nearest_rigid,
     rigid,
     rotation_angle_deg,
+    to_flirt,
+    to_itk,
 )
+from ankle_lib.pose_files import (
+    CONVENTION,
+    FramePose,
+    read_flirt,
+    read_itk,
+    read_transforms,
+    write_flirt,
+    write_itk,
+    write_transforms,
+)
+from ankle_lib.registration.moving import moved
 from ankle_lib.volume import Volume, save
 
 sitk = pytest.importorskip("SimpleITK")
@@ -197,7 +207,7 @@ def test_the_matrix_of_itk_is_lps_and_maps_fixed_to_moving() -> None:
     fixed_ras = np.array([12.0, -8.0, 30.0])
     moving_lps = apply(matrix, fixed_ras * [-1, -1, 1])
     np.testing.assert_allclose(apply(POSE, moving_lps * [-1, -1, 1]), fixed_ras, atol=1e-9)
-    np.testing.assert_allclose(from_itk(matrix), POSE, atol=1e-12)
+    np.testing.assert_allclose(to_itk(matrix), POSE, atol=1e-12)
 
 
 def test_itk_files_come_back(tmp_path: Path) -> None:
@@ -346,7 +356,7 @@ def test_damaged_transforms_are_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_transforms(tmp_path / "t.json", POSES)
-    monkeypatch.setattr("ankle_lib.transforms.pose_list.MAX_BYTES", 100)
+    monkeypatch.setattr("ankle_lib.pose_files.MAX_BYTES", 100)
     with pytest.raises(AnkleError, match="larger than"):
         read_transforms(path)
     with pytest.raises(AnkleError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""``transforms.json``: the poses of all frames and bones of a sequence, with their judgement."""
+"""Poses in files: ``transforms.json``, FLIRT's ``.mat`` and ITK's ``.tfm``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ankle_lib.files import AnkleError, write_json
-from ankle_lib.transforms.poses import Matrix, is_rigid
+from ankle_lib.files import AnkleError, write_json, write_text
+from ankle_lib.geometry import Grid, Matrix, from_flirt, is_rigid, to_flirt, to_itk
 
 CONVENTION = "world RAS mm, static to frame"
 
 MAX_BYTES = 64 * 1024**2
 """A pose takes about 500 bytes, so this is more than 100 000 of them."""
+
+_ITK_TYPES = ("AffineTransform_double_3_3", "MatrixOffsetTransformBase_double_3_3")
+_SMALLEST_DETERMINANT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)  # == of arrays is no single truth
@@ -104,6 +108,68 @@ def read_transforms(path: str | os.PathLike[str]) -> list[FramePose]:
     if len(text) > MAX_BYTES:
         raise AnkleError(f"{path}: larger than {MAX_BYTES >> 20} MiB: not a list of transforms")
     return _checked(path, text)
+
+
+def write_flirt(path: str | os.PathLike[str], matrix: ArrayLike, moving: Grid, fixed: Grid) -> Path:
+    """Write a pose as FLIRT's ``.mat`` text file."""
+    rows = to_flirt(matrix, moving, fixed)
+    return write_text(path, "".join("  ".join(f"{x:.12g}" for x in row) + "\n" for row in rows))
+
+
+def read_flirt(path: str | os.PathLike[str], moving: Grid, fixed: Grid) -> Matrix:
+    """Read FLIRT's ``.mat`` text file into a world matrix."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        matrix = np.array([line.split() for line in lines if line.strip()], dtype=np.float64)
+    except OSError as error:
+        raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError:
+        raise AnkleError(f"{path}: not a FLIRT matrix: expected 4 lines of 4 numbers") from None
+    usable = matrix.shape == (4, 4) and np.isfinite(matrix).all()
+    if not usable or abs(np.linalg.det(matrix)) < _SMALLEST_DETERMINANT:
+        raise AnkleError(f"{path}: not an invertible 4 x 4 FLIRT matrix: {matrix.tolist()}")
+    return from_flirt(matrix, moving, fixed)
+
+
+def write_itk(path: str | os.PathLike[str], matrix: ArrayLike) -> Path:
+    """Write a pose as an ITK ``.tfm``, for resampling the moving image on the fixed grid."""
+    lps = to_itk(matrix)
+    parameters = [*lps[:3, :3].ravel(), *lps[:3, 3]]
+    return write_text(
+        path,
+        "#Insight Transform File V1.0\n#Transform 0\n"
+        f"Transform: {_ITK_TYPES[0]}\n"
+        f"Parameters: {' '.join(repr(float(x)) for x in parameters)}\n"
+        "FixedParameters: 0 0 0\n",
+    )
+
+
+def read_itk(path: str | os.PathLike[str]) -> Matrix:
+    """Read an affine ITK ``.tfm`` (text) into a world matrix, moving to fixed."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        fields = [line.split(":", 1) for line in lines if ":" in line]
+        values = {key: np.array(text.split(), dtype=np.float64) for key, text in fields[1:]}
+        kind, parameters, centre = (
+            fields[0][1].strip(),
+            values["Parameters"],
+            values["FixedParameters"],
+        )
+    except OSError as error:
+        raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, KeyError, IndexError):
+        raise AnkleError(f"{path}: not a text file with one ITK transform (.tfm)") from None
+    known = kind in _ITK_TYPES and parameters.shape == (12,) and centre.shape == (3,)
+    if not (known and len(fields) == 3 and np.isfinite([*parameters, *centre]).all()):
+        raise AnkleError(
+            f"{path}: {kind} is not one affine transform in 3D: save it as {_ITK_TYPES[0]}"
+        )
+    lps = np.eye(4)
+    lps[:3, :3] = parameters[:9].reshape(3, 3)
+    lps[:3, 3] = parameters[9:] + centre - lps[:3, :3] @ centre
+    if abs(np.linalg.det(lps)) < _SMALLEST_DETERMINANT:
+        raise AnkleError(f"{path}: the transform cannot be inverted")
+    return to_itk(lps)
 
 
 def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:
