@@ -23,7 +23,8 @@ import numpy as np
 from ipywidgets.embed import dependency_state, embed_data
 from matplotlib.figure import Figure
 
-from ankle_lib.figures.style import BONE_COLOURS, PLANES, draw_slice, slice_of
+from ankle_lib.figures.images import PLANES, draw_slice, slice_of
+from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.positions import PatchRule
 from ankle_lib.volume import Volume

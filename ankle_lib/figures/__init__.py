@@ -14,8 +14,9 @@ from ankle_lib.figures.cleaning import (
     left_beside_right,
     sequence_overview,
 )
-from ankle_lib.figures.contact_sheet import contact_sheet, middle_slice
+from ankle_lib.figures.contact_sheet import contact_sheet
 from ankle_lib.figures.dynamic import contest_scores, label_value, robustness_chart
+from ankle_lib.figures.images import Slice, centre_voxel, middle_slice, slice_of, window
 from ankle_lib.figures.kinematics import joint_motion_chart
 from ankle_lib.figures.masking import (
     bone_volumes,
@@ -73,4 +74,4 @@ from ankle_lib.figures.segmentation import (
     segmented_slices,
     training_losses,
 )
-from ankle_lib.figures.style import BONE_COLOURS, Slice, centre_voxel, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS

@@ -13,17 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    GROUP_COLOURS,
-    PLANES,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    scale_bar,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import PLANES, centre_voxel, draw_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure, scale_bar
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import world_to_voxel
 from ankle_lib.volume import Volume

@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 
 from ankle_lib.cleaning.laterality import side_from_bones
 from ankle_lib.cleaning.scenes import Scene
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    GROUP_COLOURS,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import centre_voxel, draw_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.volume import Volume, resample
 
 STAGES = {

@@ -15,18 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    Slice,
-    new_figure,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import Slice, middle_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.quality.sheet_file import AUTOMATIC
 from ankle_lib.volume import Volume, to_orientation
-
-VERDICT_COLOURS = {"accepted": "#0072B2", "rejected": "#E00000", "unsure": "#F0E442"}
 
 COLUMNS = 15
 """Frames side by side; more continue below."""
@@ -101,21 +94,6 @@ def contact_sheet(
     axes.set_axis_off()
     axes.set_title("\n".join(filter(None, [title, _summary(table)])), fontsize=10, loc="left")
     return figure
-
-
-def middle_slice(mask: NDArray[Any], axis: int = 2) -> int:
-    """Return the slice that halves a mask along ``axis``; it always holds a part of the mask.
-
-    Raises
-    ------
-    AnkleError
-        If the mask is empty.
-    """
-    mask = np.asarray(mask) > 0
-    areas = np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).sum(axis=1)
-    if not areas.any():
-        raise AnkleError("the middle of a mask was asked for, but it is empty")
-    return int(np.searchsorted(np.cumsum(areas), areas.sum() / 2))
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    GROUP_COLOURS,
-    Slice,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import Slice, centre_voxel, draw_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, smoothed
 from ankle_lib.masking.weights import REPORT_VOXEL_MM, ball_voxels, bone_weights, in_mm
 from ankle_lib.volume import Volume

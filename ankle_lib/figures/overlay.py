@@ -9,15 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    PLANES,
-    Slice,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    slice_of,
-)
+from ankle_lib.figures.images import PLANES, Slice, centre_voxel, draw_slice, slice_of
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.volume import Volume, to_orientation
 
 N_SAGITTAL = 5

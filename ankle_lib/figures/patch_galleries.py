@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from ankle_lib.figures.images import Slice, draw_slice
 from ankle_lib.figures.patches import SHOWN_SD, row_name
-from ankle_lib.figures.style import BONE_COLOURS, Slice, draw_slice, new_figure
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.patches.batch import Batch
 
 PATCH_LETTERS = ("A", "P", "I", "S")

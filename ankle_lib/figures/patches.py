@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,14 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import (
-    Slice,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import Slice, box_around, centre_voxel, draw_slice, slice_of, window
+from ankle_lib.figures.style import new_figure
 from ankle_lib.patches.positions import PatchRule, box_sums, local_correlation
 from ankle_lib.volume import Volume
 
@@ -130,7 +125,7 @@ def pair_positions(
     enough = share >= rule.min_fraction - 1e-9
     alike = (local_correlation(low, high, rule.size)[0] > (rule.min_correlation or -1)).numpy()
     outline = slice_of(Volume(mask, frame.affine), "sagittal", index)
-    box, origin = _around(outline, margin_mm=0.6 * rule.size[0] * frame.voxel_size_mm[0])
+    box = _around(outline, margin_mm=0.6 * rule.size[0] * frame.voxel_size_mm[0])
     figure = new_figure(10.5, 3.6)
     panels = figure.subplots(1, 3)
     titles = ("frame", f"static scan, moved with the {bone}", "centres of patches")
@@ -140,15 +135,15 @@ def pair_positions(
                    bar=axes is panels[0])  # fmt: skip
         axes.set_title(title, fontsize=11)
     kind = np.where(enough, np.where(alike, 1.0, 0.0), np.nan)
-    extent = np.array(_centres_extent(frame, rule, kind.shape)) - np.repeat(origin, 2)
+    extent = _centres_extent(frame, rule, kind.shape)
     limits = panels[2].axis()
-    panels[2].imshow(kind.T, origin="lower", extent=tuple(extent), vmin=0, vmax=1, alpha=0.6,
+    panels[2].imshow(kind.T, origin="lower", extent=extent, vmin=0, vmax=1, alpha=0.6,
                      cmap=ListedColormap([UNLIKE_COLOUR, KEPT_COLOUR]),
                      interpolation="nearest")  # fmt: skip
     panels[2].axis(limits)
     if enough.any():
         best = [float(n) for n in np.unravel_index(np.argmax(share), share.shape)]
-        _square(panels[2], frame, best, rule.size, "white", "--", origin)
+        _square(panels[2], frame, best, rule.size, "white", "--")
     handles = [
         Patch(color=KEPT_COLOUR, label="kept"),
         Patch(color=UNLIKE_COLOUR, label=f"correlation at most {rule.min_correlation}"),
@@ -202,11 +197,10 @@ def _square(
     size: Sequence[float],
     colour: str,
     style: str,
-    origin_mm: tuple[float, float] = (0.0, 0.0),
 ) -> None:
-    """Draw a patch whose first voxel is ``corner`` on a slice drawn from ``origin_mm`` on."""
+    """Draw a patch whose first voxel is ``corner``."""
     steps = image.voxel_size_mm[:2]
-    x, y = (first * step - o for first, step, o in zip(corner, steps, origin_mm, strict=True))
+    x, y = (first * step for first, step in zip(corner, steps, strict=True))
     axes.add_patch(Rectangle((x, y), size[0] * steps[0], size[1] * steps[1], fill=False,
                              edgecolor=colour, ls=style, lw=1.8))  # fmt: skip
 
@@ -222,13 +216,6 @@ def _centres_extent(
     return left, right, bottom, top
 
 
-def _around(mask: Slice, margin_mm: float) -> tuple[tuple[slice, slice], tuple[float, float]]:
-    """Return rows and columns around a mask, and x and y in mm at which they begin."""
-    steps = (mask.size_mm[1] / mask.image.shape[0], mask.size_mm[0] / mask.image.shape[1])
-    box, origin = [], []
-    for found, step, n in zip(np.nonzero(mask.image), steps, mask.image.shape, strict=True):
-        margin = round(margin_mm / step)
-        first, last = (int(found.min()), int(found.max()) + 1) if found.size else (0, n)
-        box.append(slice(max(first - margin, 0), min(last + margin, n)))
-        origin.append(box[-1].start * step)
-    return (box[0], box[1]), (origin[1], origin[0])
+def _around(mask: Slice, margin_mm: float) -> tuple[slice, slice]:
+    """Return rows and columns around a mask."""
+    return box_around(replace(mask, outlines={"mask": mask.image}), margin_mm)

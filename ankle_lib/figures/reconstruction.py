@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ankle_lib.figures.style import Slice, draw_slice, new_figure, slice_of, window
+from ankle_lib.figures.images import Slice, draw_slice, slice_of, window
+from ankle_lib.figures.style import new_figure
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.volume import Volume
 

@@ -11,14 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    Slice,
-    draw_slice,
-    new_figure,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import Slice, draw_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.volume import Volume
 
 LEARNT_COLOUR, REPORT_COLOUR = "#0072B2", "#E69F00"

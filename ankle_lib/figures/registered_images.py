@@ -10,16 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from ankle_lib.figures.contact_sheet import VERDICT_COLOURS, middle_slice
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    Slice,
-    centre_voxel,
-    draw_slice,
-    new_figure,
-    slice_of,
-    window,
-)
+from ankle_lib.figures.images import Slice, centre_voxel, draw_slice, middle_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, world_to_voxel
 from ankle_lib.registration.moving import moved, moved_mask

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import BONE_COLOURS, draw_slice, new_figure, slice_of, window
+from ankle_lib.figures.images import draw_slice, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.volume import Volume
 
 NETWORK_NAMES = {

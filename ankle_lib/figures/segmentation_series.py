@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import BONE_COLOURS, Slice, draw_slice, new_figure, slice_of
+from ankle_lib.figures.images import Slice, draw_slice, slice_of
+from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.volume import Volume, to_orientation
 
 MOST_FRAMES = 30

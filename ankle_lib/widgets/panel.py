@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets
 
-from ankle_lib.figures.style import Slice
+from ankle_lib.figures.images import Slice
 from ankle_lib.widgets.canvas import PictureCanvas
 from ankle_lib.widgets.pixels import GREY, Layer, Mark, Pixels, annotate, encode, fit_size, paint
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ankle_lib.figures.images import Slice
 from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UNLIKE_COLOUR
-from ankle_lib.figures.style import Slice
 from ankle_lib.files import AnkleError
 from ankle_lib.patches.items import Item, Rules, rule_of
 from ankle_lib.patches.positions import PatchRule, box_sums, local_correlation

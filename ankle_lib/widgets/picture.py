@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ankle_lib.figures.style import Slice, draw_slice, slice_of, window
+from ankle_lib.figures.images import Slice, draw_slice, slice_of, window
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.pixels import annotate
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from ankle_lib.figures.style import Slice
+from ankle_lib.figures.images import Slice
 
 Pixels = NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import Slice, slice_of
+from ankle_lib.figures.images import Slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, compose, is_rigid, rigid, slice_direction
 from ankle_lib.registration.measures import bone_points, tre_mm

@@ -10,8 +10,7 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures.contact_sheet import middle_slice
-from ankle_lib.figures.style import slice_of
+from ankle_lib.figures.images import middle_slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix
 from ankle_lib.registration.settings import Settings

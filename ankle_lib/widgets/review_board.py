@@ -11,8 +11,8 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from ankle_lib.figures.contact_sheet import VERDICT_COLOURS, middle_slice
-from ankle_lib.figures.style import BONE_COLOURS
+from ankle_lib.figures.images import middle_slice
+from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS
 from ankle_lib.files import AnkleError
 from ankle_lib.quality.sheet import ReviewSheet
 from ankle_lib.quality.sheet_file import AUTOMATIC

@@ -10,7 +10,7 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import slice_of
+from ankle_lib.figures.images import slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, to_orientation
 from ankle_lib.widgets.inputs import (

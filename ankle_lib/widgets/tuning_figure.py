@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from ankle_lib.figures.contact_sheet import VERDICT_COLOURS
-from ankle_lib.figures.style import Slice, draw_slice, new_figure, window
+from ankle_lib.figures.images import Slice, draw_slice, window
+from ankle_lib.figures.style import VERDICT_COLOURS, new_figure
 from ankle_lib.widgets.inputs import colours_of
 from ankle_lib.widgets.registration_scene import Run
 from ankle_lib.widgets.registration_tuner import START_COLOUR, RegistrationTuner

@@ -11,7 +11,7 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import PLANES, Slice, slice_of
+from ankle_lib.figures.images import PLANES, Slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
 from ankle_lib.volume import Volume

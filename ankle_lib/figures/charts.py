@@ -1,0 +1,201 @@
+"""Charts of tables: dots of categories, dots with intervals, curves with bands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ankle_lib.figures.style import BONE_COLOURS
+
+SPREAD = 0.24
+"""Between the colours within one category, whose distance is 1."""
+
+
+def dots(
+    axes: Axes,
+    table: pd.DataFrame,
+    value: str,
+    category: str,
+    hue: str = "bone",
+    colours: Mapping[str, str] = BONE_COLOURS,
+    *,
+    bar: str | None = "median",
+    vertical: bool = False,
+    **marks: Any,
+) -> list[str]:
+    """Draw one dot per row of a table, a line of dots for each category and colour.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With the columns ``value``, ``category`` and ``hue`` (equal to ``category`` if each
+        category has its own colour).
+    colours : mapping of hue to colour
+        In their order; rows of other hues are left out. Their names are labels for a legend.
+    bar : str, optional
+        What is drawn as a short bar across each line of dots: "median", "mean" or None.
+    vertical : bool
+        Whether values go up and categories to the right; else the first category is on top.
+    **marks
+        For `Axes.plot`, such as ``marker``, ``ms``, ``mfc``, ``alpha``.
+
+    Returns
+    -------
+    list of str
+        The categories in the order of their places 0, 1, 2, ….
+
+    Examples
+    --------
+    >>> axes = (figure := new_figure(7, 3)).subplots()
+    >>> dots(axes, scores, "dice", "method", bar="mean")
+    """
+    categories, hues, shift = _places(axes, table, category, hue, colours, vertical)
+    style: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 0, "alpha": 0.55} | marks
+    width = shift or 0.6
+    for place, name in enumerate(categories):
+        for number, one in enumerate(hues):
+            chosen = (table[category] == name) & (table[hue] == one)
+            values = table.loc[chosen, value].dropna().to_numpy(float)
+            middle = place + shift * (number - (len(hues) - 1) / 2)
+            # regular, and so the same in every run
+            across = middle + 0.6 * width * ((np.arange(len(values)) * 0.618) % 1 - 0.5)
+            points = (across, values) if vertical else (values, across)
+            axes.plot(*points, color=colours[one], **style)
+            if bar and len(values):
+                half = 0.48 * width
+                ends = np.array([middle - half, middle + half])
+                level = np.full(2, pd.Series(values).agg(bar))
+                line = (ends, level) if vertical else (level, ends)
+                axes.plot(*line, color=colours[one], lw=2.6, solid_capstyle="butt")
+    _names(axes, hues, colours, marker=style["marker"])
+    return categories
+
+
+def intervals(
+    axes: Axes,
+    table: pd.DataFrame,
+    value: str,
+    category: str,
+    hue: str = "bone",
+    colours: Mapping[str, str] = BONE_COLOURS,
+    *,
+    ends: Sequence[str] = (),
+    vertical: bool = False,
+    **marks: Any,
+) -> list[str]:
+    """Draw one dot and its interval for each category (a row) and colour.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row for each category and hue; several are averaged.
+    ends : two str, optional
+        Columns with the interval's ends.
+
+    Others, and what is returned, as for `dots`.
+    """
+    categories, hues, shift = _places(axes, table, category, hue, colours, vertical)
+    style: dict[str, Any] = {"marker": "o", "ls": "", "ms": 5} | marks
+    for number, one in enumerate(hues):
+        wanted = [value, *ends]
+        rows = table[table[hue] == one].groupby(category)[wanted].mean().reindex(categories)
+        places = np.arange(len(categories)) + shift * (number - (len(hues) - 1) / 2)
+        if ends:
+            draw = axes.vlines if vertical else axes.hlines
+            draw(places, rows[ends[0]], rows[ends[1]], color=colours[one], lw=2.5, alpha=0.5)
+        points = (places, rows[value]) if vertical else (rows[value], places)
+        axes.plot(*points, color=colours[one], **style)
+    _names(axes, hues, colours, marker=style["marker"])
+    return categories
+
+
+def curves(
+    axes: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str = "bone",
+    colours: Mapping[str, str] = BONE_COLOURS,
+    *,
+    band: tuple[float, float] | None = None,
+    **style: Any,
+) -> None:
+    """Draw the median of ``y`` over ``x``, one curve per colour.
+
+    Parameters
+    ----------
+    band : two floats, optional
+        Quantiles between which a band is shaded.
+    **style
+        For `Axes.plot`, such as ``marker``, ``ls``, ``mfc``.
+    """
+    for name in _known(table, hue, colours):
+        look: dict[str, Any] = {"color": colours[name], "label": name, "lw": 1.8} | style
+        groups = table[table[hue] == name].dropna(subset=[x, y]).groupby(x)[y]
+        middle = groups.median()
+        if band:
+            low, high = groups.quantile(band[0]), groups.quantile(band[1])
+            axes.fill_between(middle.index, low, high, color=colours[name], alpha=0.15, lw=0)
+        axes.plot(middle.index, middle, **look)
+
+
+def light_grid(axes: Axes, which: str = "x") -> None:
+    """Draw pale lines behind the data along an axis, and no frame at the top and right."""
+    axes.grid(axis=which, color="0.92")  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def log_axis(axes: Axes, which: str = "x") -> None:
+    """Make an axis logarithmic, with labels such as 0.1, 0.2, 0.5, 1."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def legend_outside(figure: Figure, place: str = "outside upper center", **options: Any) -> None:
+    """Write the labels of the first axes outside of all panels, each label once."""
+    found = {label: handle for axes in figure.axes
+             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    look: dict[str, Any] = {"loc": place, "ncols": max(len(found), 1), "frameon": False} | options
+    figure.legend(list(found.values()), list(found), **look)
+
+
+def _places(
+    axes: Axes,
+    table: pd.DataFrame,
+    category: str,
+    hue: str,
+    colours: Mapping[str, str],
+    vertical: bool,
+) -> tuple[list[str], list[str], float]:
+    """Name an axis by the categories; return them, the hues, and the hues' distance."""
+    categories = list(dict.fromkeys(table[category]))
+    hues = _known(table, hue, colours)
+    if vertical:
+        axes.set_xticks(range(len(categories)), [str(name) for name in categories])
+        axes.set_xlim(-0.5, len(categories) - 0.5)
+    else:
+        axes.set_yticks(range(len(categories)), [str(name) for name in categories])
+        axes.set_ylim(len(categories) - 0.5, -0.5)
+    light_grid(axes, "y" if vertical else "x")
+    return categories, hues, 0.0 if hue == category else min(SPREAD, 0.75 / max(len(hues), 1))
+
+
+def _known(table: pd.DataFrame, hue: str, colours: Mapping[str, str]) -> list[str]:
+    return [name for name in colours if (table[hue] == name).any()]
+
+
+def _names(axes: Axes, hues: Sequence[str], colours: Mapping[str, str], marker: Any) -> None:
+    known = axes.get_legend_handles_labels()[1]
+    for name in hues:
+        if name not in known:
+            axes.plot([], [], color=colours[name], marker=marker, ls="", label=name)
