@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from ankle_lib.figures.images import PLANES, slice_of
-from ankle_lib.figures.style import PLANES, slice_of
 from ankle_lib.geometry import apply
 from ankle_lib.volume import Volume, to_orientation
 from ankle_lib.widgets.canvas import PictureCanvas
