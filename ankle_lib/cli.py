@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from ankle_lib.files import AnkleError
+
+if TYPE_CHECKING:
+    from ankle_lib.foot.results import Outcome
 
 # What a command needs is imported when it runs: `ankle --help` must not wait for torch.
 
@@ -111,44 +114,26 @@ def register_command(
 
     Writes transforms.json, FLIRT and ITK exports, moved masks and images, and contact_sheet.png.
     """
-    from ankle_lib.figures.contact_sheet import contact_sheet
-    from ankle_lib.registration import scans
-    from ankle_lib.registration.result_folder import check_result_folder, result_folder
-    from ankle_lib.registration.scan_files import read_scans
+    from ankle_lib.foot.register import register_files
+    from ankle_lib.foot.results import check_result_folder
     from ankle_lib.running.chapter import resolve_device
     from ankle_lib.running.lock import alone
 
     masks, chosen = _masks(mask), resolve_device(device)
-    check_result_folder(out)
-    found = read_scans(static, dynamic, masks)
-    for note in found.notes:
-        print(f"note: {note}")
-    record = {
-        "static": str(static),
-        "dynamic": [str(path) for path in dynamic],
-        "masks": {bone: str(path) for bone, path in masks.items()},
-        "engine": engine,
-        "gate": gate,
-        "notes": list(found.notes),
-    }
-    with alone(out), result_folder(out, record) as folder:
-        result = scans.register_scans(
-            found,
-            folder,
+    check_result_folder(out)  # before a lock is put beside it
+    with alone(out):
+        outcome = register_files(
+            static,
+            dynamic,
+            masks,
+            out,
             engine=engine,
             device=chosen,
             gate=gate,
             high_resolution=high_resolution,
             progress=True,
         )
-        frames = [found.frames.frame(number) for number in range(found.frames.n_frames)]
-        sheet = contact_sheet(frames, result.masks, result.table, title=f"{engine}, gate {gate:g}")
-        sheet.savefig(folder / "contact_sheet.png", dpi=110, bbox_inches="tight")
-    for line in scans.summary(result):
-        print(line)
-    print(out)
-    if not result.table["verdict"].eq("accepted").any():
-        raise AnkleError(f"no registration reached the gate {gate:g}: see {out}/contact_sheet.png")
+    _tell(outcome)
 
 
 @app.command("segment")
@@ -172,41 +157,14 @@ def segment_command(
     grid, their names and colours for ITK-SNAP (SEG_labels.txt), how far to trust each frame and
     bone (SEG_confidence.csv) and a picture (SEG_overlay.png).
     """
-    from ankle_lib.figures.overlay import segmentation_overlay
-    from ankle_lib.figures.segmentation_series import segmentation_sheet
-    from ankle_lib.figures.style import BONE_COLOURS
+    from ankle_lib.foot.segment import segment_file
     from ankle_lib.running.chapter import resolve_device
-    from ankle_lib.segmentation.any_scan import segment_scan
-    from ankle_lib.segmentation.any_scan_files import check_outputs, read_scan, write_outputs
-    from ankle_lib.segmentation.frame_table import listed, summary
-    from ankle_lib.segmentation.segmenter import read_segmenter
 
     if side not in SIDES:
         raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
-    chosen, outputs = resolve_device(device), check_outputs(out, image, checkpoint)
-    segmenter = read_segmenter(checkpoint)
-    scan = read_scan(image, segmenter.thickest_mm)
     documented = None if side == "auto" else side
-    found = segment_scan(scan, segmenter, device=chosen, side=documented, progress=True)
-    if scan.n_frames > 1:
-        picture = segmentation_sheet(scan, found.labels, found.table, found.names)
-    else:
-        picture = segmentation_overlay(scan, found.labels, found.volumes_cm3, found.names)
-    write_outputs(outputs, found, BONE_COLOURS, picture, image)
-    for line in summary(found.table):
-        print(line)
-    if found.side:
-        print(f"a {found.side} foot, by the shape of its bones")
-    for note in found.notes:
-        print(f"note: {note}")
-    for path in (outputs.labels, outputs.description, outputs.table, outputs.overlay):
-        print(path)
-    missing = found.table[found.table["volume_cm3"] == 0]
-    if len(missing):
-        lost = set(missing["bone"])
-        bones = " and no ".join(bone for bone in found.names.values() if bone in lost)
-        where = f" in {listed(sorted(set(missing['frame'])))}" if scan.n_frames > 1 else ""
-        raise AnkleError(f"{image}: no {bones} found{where}: see {outputs.overlay}")
+    chosen = resolve_device(device)
+    _tell(segment_file(image, checkpoint, out, device=chosen, side=documented, progress=True))
 
 
 @app.command("reconstruct")
@@ -236,41 +194,23 @@ def reconstruct_command(
     Writes the series (4D), beside it OUT_consistency.csv (does averaging it over the slices give
     the frames back?), OUT_residual.nii.gz and OUT_filmstrip.png.
     """
-    from ankle_lib.figures.reconstruction import reconstruction_filmstrip
-    from ankle_lib.reconstruction.any_scan import read_poses, read_refine, reconstruct
-    from ankle_lib.reconstruction.any_scan_files import (
-        check_outputs,
-        write_beside,
-        written_together,
-    )
-    from ankle_lib.registration.scan_files import read_scans
+    from ankle_lib.foot.reconstruct import reconstruct_file
     from ankle_lib.running.chapter import resolve_device
 
     masks, chosen = _masks(mask), resolve_device(device)
-    outputs = check_outputs(out, dynamic, static, transforms, *masks.values())
-    refine = None if checkpoint is None else read_refine(checkpoint, chosen)
-    scans = read_scans(static, [dynamic], masks)
-    poses = read_poses(transforms, scans)
-    with written_together(outputs) as temporary:
-        found = reconstruct(
-            scans,
-            poses,
-            temporary.series,
+    _tell(
+        reconstruct_file(
+            dynamic,
+            static,
+            masks,
+            transforms,
+            out,
+            checkpoint=checkpoint,
             whole=whole,
-            refine_with=refine,
             device=chosen,
             progress=True,
         )
-        write_beside(temporary, found, reconstruction_filmstrip(found.stills))
-    for note in (*scans.notes, *found.notes):
-        print(f"note: {note}")
-    ratios = found.table["consistency"].dropna()
-    print(f"consistency {ratios.mean():.2f}, at worst {ratios.max():.2f} times the noise")
-    for path in (outputs.series, outputs.table, outputs.residual, outputs.filmstrip):
-        print(path)
-    if found.left_out:
-        listed = ", ".join(map(str, found.left_out))
-        raise AnkleError(f"{out}: no accepted pose in frame {listed}: these frames are 0")
+    )
 
 
 @app.command("summary")
@@ -365,6 +305,18 @@ def fetch(
     cohort = load_manifest(file or _default_manifest()).cohort(name)
     for path in fetch(cohort, out, progress=True):
         print(path)
+
+
+def _tell(outcome: Outcome) -> None:
+    """Print what a command found and wrote; what could not be done is an error."""
+    for line in outcome.lines:
+        print(line)
+    for note in outcome.notes:
+        print(f"note: {note}")
+    for path in outcome.files:
+        print(path)
+    if outcome.problem:
+        raise AnkleError(outcome.problem)
 
 
 def _default_manifest() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,69 +39,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def nifti_stem(out: Path, thing: str, example: str) -> str:
-    """Return the name of an image to write without its suffix.
-
-    Parameters
-    ----------
-    out : Path
-        Where somebody wants the image.
-    thing : str
-        What it holds, in the plural, for messages.
-    example : str
-        A name that would do.
-
-    Raises
-    ------
-    AnkleError
-        If it is a folder, has another suffix than NIfTI's, or lies below a file.
-    """
-    if out.is_dir():
-        raise AnkleError(f"{out}: is a folder: name the file to write, as in {out}/{example}")
-    suffix = next((suffix for suffix in NIFTI_SUFFIXES if out.name.endswith(suffix)), None)
-    stem = out.name.removesuffix(suffix or "")
-    if suffix is None or not stem:
-        named = " or ".join(NIFTI_SUFFIXES)
-        raise AnkleError(f"{out}: {thing} are written as NIfTI: name a file {named}")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise AnkleError(f"{out}: {parent} is a file: name a folder for the {thing}")
-    return stem
-
-
-def check_replaceable(
-    written: Sequence[Path], inputs: Sequence[Path], sign: Path, *, ours: bool, thing: str, by: str
-) -> None:
-    """Refuse to overwrite what is read, and what this program did not write.
-
-    Parameters
-    ----------
-    written : sequence of Path
-        Images to write, the one that somebody named first.
-    inputs : sequence of Path
-    sign : Path
-        A file beside the first one, by which an earlier result is known.
-    ours : bool
-        Whether it is there and says so.
-    thing, by : str
-        What is written, and by which command, for messages.
-
-    Raises
-    ------
-    AnkleError
-        If an image is one of the inputs, or the first one exists and is no earlier result.
-    """
-    read = {path.resolve() for path in inputs if path.exists()}
-    for path in written:
-        if path.resolve() in read:
-            raise AnkleError(f"{path}: is what is read: name another file for the {thing}")
-    if written[0].exists() and not ours:
-        raise AnkleError(
-            f"{written[0]}: exists and is no result of `{by}` ({sign.name} is missing or of "
-            "another program): name another file, or move it away"
-        )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.masking.cohort import cohort_histograms, mask_cohort
 from ankle_lib.masking.foot import foot_mask, pooled_histogram, valley_threshold
 from ankle_lib.masking.measures import bone_volumes_cm3
@@ -266,3 +267,19 @@ def test_cohort_histograms(ankle: ToyAnkle, subject: CleanSubject) -> None:
     assert frames.counts.shape[0] == 3
     assert static.pooled.sum() + static.n_zero.sum() == ankle.static.data.size
     assert 100 < valley_threshold(static) < 500
+
+
+@pytest.mark.parametrize("factor", [0.01, 1.0, 300.0])
+def test_the_foot_is_found_in_any_unit_of_intensity(factor: float) -> None:
+    ankle = toy_ankle()
+    found = find_foot((ankle.static.data * factor).astype(np.float32))
+    assert found[ankle.foot.data].mean() > 0.9
+    assert found[~ankle.foot.data].mean() < 0.02
+
+
+def test_a_background_without_noise_is_no_obstacle() -> None:
+    ankle = toy_ankle()
+    found = find_foot(np.where(ankle.foot.data, ankle.static.data, 0))
+    assert found[ankle.foot.data].mean() > 0.9
+    with pytest.raises(AnkleError, match="no foot in it"):
+        find_foot(np.full((4, 4, 4), -1.0))

@@ -30,7 +30,6 @@ FLOORS = (
         "geometry",
         "nifti_header",
         "volume",
-        "scan_checks",
         "pose_files",
         "polyrigid",
         "metrics",
@@ -41,6 +40,7 @@ FLOORS = (
     ("patches", "networks", "training", "inference", "segmentation", "reconstruction"),
     ("dynamic",),
     ("figures", "widgets"),
+    ("foot",),
     ("running", "pipeline", "summary"),
     ("cli",),
 )

@@ -21,22 +21,23 @@ from ankle_lib import cli
 from ankle_lib.figures.segmentation_series import segmentation_sheet
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.files import AnkleError
+from ankle_lib.foot.reading import read_image
+from ankle_lib.foot.segment import (
+    EXPECTED_CM3,
+    Frame,
+    Segmentation,
+    frame_notes,
+    frame_table,
+    label_files,
+    segment_scan,
+    write_labels,
+)
 from ankle_lib.geometry import apply
 from ankle_lib.metrics import dice
 from ankle_lib.networks.base import SliceNetwork
 from ankle_lib.networks.catalogue import build
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation import labelling
-from ankle_lib.segmentation.any_scan import Segmentation, segment_scan
-from ankle_lib.segmentation.any_scan_files import check_outputs, read_scan, write_outputs
-from ankle_lib.segmentation.frame_table import (
-    COLUMNS,
-    EXPECTED_CM3,
-    Frame,
-    frame_notes,
-    frame_table,
-    listed,
-)
 from ankle_lib.segmentation.labelling import label_bones
 from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
 from ankle_lib.volume import Volume, load, save, to_orientation
@@ -126,7 +127,7 @@ def test_the_order_of_the_axes_does_not_matter(
 
 def test_the_table_has_each_frame_and_bone(found: Segmentation) -> None:
     table = found.table
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == ("frame", "bone", "confidence", "volume_cm3", "note")
     assert list(table["frame"]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert list(table["bone"]) == 3 * list(BONES)
     assert table["confidence"].between(0.95, 1).all()
@@ -262,12 +263,6 @@ def test_two_frames_do_not_say_which_is_odd() -> None:
     assert frame_notes(alone) == ["the talus: low confidence: look at the picture"]
 
 
-def test_many_frames_are_listed_in_part() -> None:
-    assert listed([4]) == "frame 4"
-    assert listed([4, 9]) == "frames 4, 9"
-    assert listed(range(20)) == "frames 0, 1, 2, 3, 4, 5, 6, 7, … (20 in all)"
-
-
 # files
 
 
@@ -283,11 +278,11 @@ def test_thick_slices_need_a_network_for_them(
             "network of chapter 07"
         ),
     ):
-        read_scan(path, old.thickest_mm)
+        read_image(path, old.thickest_mm)
     new = read_segmenter(written(network, tmp_path / "new.ckpt", {"input": THICK}))
-    np.testing.assert_array_equal(read_scan(path, new.thickest_mm).data, series.data)
+    np.testing.assert_array_equal(read_image(path, new.thickest_mm).data, series.data)
     with pytest.raises(AnkleError, match=r"at most 5 mm: give thinner ones"):
-        read_scan(path, 5.0)
+        read_image(path, 5.0)
 
 
 @pytest.mark.parametrize("codes", ["PSR", "RPS", "LIA"])
@@ -297,10 +292,10 @@ def test_only_sagittal_slices_may_be_thick(tmp_path: Path, codes: str) -> None:
         scan = to_orientation(Volume(data, oblique_affine((30, 30, 30), voxel_mm)), codes)
         path = save(tmp_path / "scan.nii", scan.data, scan.affine)
         if axis == 2:
-            assert "".join(read_scan(path, 10.0).axis_codes) == codes
+            assert "".join(read_image(path, 10.0).axis_codes) == codes
         else:
             with pytest.raises(AnkleError, match=r"beyond 3 mm .* give sagittal slices"):
-                read_scan(path, 10.0)
+                read_image(path, 10.0)
 
 
 def picture(series: Volume, found: Segmentation) -> Figure:
@@ -329,12 +324,12 @@ def test_geometry_and_time_step_are_kept(
     tmp_path: Path, series: Volume, segmenter: Segmenter, name: str, codes: str, order: str
 ) -> None:
     source = stored(tmp_path / name, series, codes, order)
-    scan = read_scan(tmp_path / name, segmenter.thickest_mm)
+    scan = read_image(tmp_path / name, segmenter.thickest_mm)
     result = segment_scan(scan, segmenter)
-    outputs = check_outputs(tmp_path / "out" / "seg.nii.gz")
-    write_outputs(outputs, result, BONE_COLOURS, picture(scan, result), tmp_path / name)
+    outputs = label_files(tmp_path / "out" / "seg.nii.gz")
+    write_labels(outputs, result, picture(scan, result), tmp_path / name)
 
-    labels = nib.load(outputs.labels)
+    labels = nib.load(outputs.image)
     assert labels.shape == source.shape
     assert labels.get_data_dtype() == np.uint8
     np.testing.assert_allclose(labels.header.get_zooms(), source.header.get_zooms(), rtol=1e-6)
@@ -343,12 +338,12 @@ def test_geometry_and_time_step_are_kept(
         ours, theirs = (getattr(one.header, form)(coded=True) for one in (labels, source))
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
         assert ours[1] == theirs[1]
-    np.testing.assert_array_equal(load(outputs.labels).data, result.labels.data)
-    table = pd.read_csv(outputs.table, keep_default_na=False)
+    np.testing.assert_array_equal(load(outputs.image).data, result.labels.data)
+    table = pd.read_csv(outputs.others[1], keep_default_na=False)
     pd.testing.assert_frame_equal(table, result.table, rtol=1e-5)
-    before = outputs.labels.read_bytes()
-    write_outputs(outputs, result, BONE_COLOURS, picture(scan, result), tmp_path / name)
-    assert outputs.labels.read_bytes() == before
+    before = outputs.image.read_bytes()
+    write_labels(outputs, result, picture(scan, result), tmp_path / name)
+    assert outputs.image.read_bytes() == before
 
 
 def test_a_series_of_one_frame_is_a_scan(
@@ -356,7 +351,7 @@ def test_a_series_of_one_frame_is_a_scan(
 ) -> None:
     one = Volume(series.data[..., :1], series.affine)
     path = save(tmp_path / "one.nii", one.data, one.affine)
-    result = segment_scan(read_scan(path, segmenter.thickest_mm), segmenter)
+    result = segment_scan(read_image(path, segmenter.thickest_mm), segmenter)
     np.testing.assert_array_equal(result.labels.data, found.labels.frame(0).data)
 
 
@@ -365,9 +360,9 @@ def test_a_failed_write_leaves_the_earlier_result(
 ) -> None:
     path = tmp_path / "film.nii"
     stored(path, series, "PSR")
-    outputs = check_outputs(tmp_path / "out" / "seg.nii.gz", path)
-    write_outputs(outputs, found, BONE_COLOURS, new_figure(1, 1), path)
-    before = {one.name: one.read_bytes() for one in outputs.labels.parent.iterdir()}
+    outputs = label_files(tmp_path / "out" / "seg.nii.gz", path)
+    write_labels(outputs, found, new_figure(1, 1), path)
+    before = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
     assert len(before) == 4
 
     class Broken(Figure):
@@ -376,10 +371,10 @@ def test_a_failed_write_leaves_the_earlier_result(
 
     other = replace(found, labels=Volume(0 * found.labels.data, series.affine), names={})
     for name in ("seg.nii.gz", "new.nii.gz"):
-        again = check_outputs(tmp_path / "out" / name, path)
+        again = label_files(tmp_path / "out" / name, path)
         with pytest.raises(OSError, match="No space left"):
-            write_outputs(again, other, BONE_COLOURS, Broken(), path)
-        now = {one.name: one.read_bytes() for one in outputs.labels.parent.iterdir()}
+            write_labels(again, other, Broken(), path)
+        now = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
         assert now == before
 
 

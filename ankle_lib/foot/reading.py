@@ -1,4 +1,4 @@
-"""One's own scans: what a registration needs is read and checked before any work begins."""
+"""Scans of one foot and masks on them: read and checked before any work begins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,16 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Grid, apply, world_to_voxel
 from ankle_lib.presets import BONES
-from ankle_lib.scan_checks import check_scan, size_in_words, values_in_words
-from ankle_lib.volume import Volume, load, resample, to_orientation
+from ankle_lib.segmentation.segmenter import THIN_MM
+from ankle_lib.volume import Volume, canonical_voxel_size, load, resample, to_orientation
+
+FEWEST_SLICES = 2
+LARGEST_SIDE_MM = (40.0, 1000.0)
+"""Longest side of a field of view: a child's ankle fills 80 mm, a scanner's bore 600 mm."""
+FEWEST_VALUES = 9
+"""A scan has more distinct values than any map of labels that is meant here."""
+SAMPLE = 100_000
+"""Voxels that usually show whether there are many values."""
 
 SAME_GRID_VOXELS = 0.1
 """Corners of two grids that differ by less are the same."""
@@ -81,6 +90,89 @@ def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path])
     notes = [note for _, note in found.values() if note]
     notes += _seen_notes(canonical, bones, frames)
     return Scans(canonical, (still.shape, still.affine), frames, bones, tuple(notes))
+
+
+def read_image(path: Path, thickest_mm: float = THIN_MM) -> Volume:
+    """Read a static scan or a series of frames, in the orientation of its file.
+
+    Parameters
+    ----------
+    path : Path
+    thickest_mm : float
+        The thickest sagittal slices that the network was trained for.
+
+    Raises
+    ------
+    AnkleError
+        If it cannot be read, is no scan of an ankle (see `check_scan`), or has slices too thick
+        for the network, or pixels too large to show the bones' shape.
+    """
+    scan = load(path)
+    check_scan(path, scan)
+    *pixel_mm, slice_mm = canonical_voxel_size(scan.affine)
+    if max(pixel_mm) > THIN_MM:
+        raise AnkleError(
+            f"{path}: voxels of {size_in_words(scan)}: beyond {THIN_MM:g} mm a voxel mixes bone "
+            "with what lies beside it; only from left to right it may: give sagittal slices"
+        )
+    if slice_mm > thickest_mm:
+        instead = "use a network of chapter 07" if thickest_mm <= THIN_MM else "give thinner ones"
+        raise AnkleError(
+            f"{path}: sagittal slices of {slice_mm:.3g} mm, the network was trained for at most "
+            f"{thickest_mm:g} mm: {instead}"
+        )
+    return scan
+
+
+def check_scan(name: Path | str, volume: Volume) -> None:
+    """Refuse what cannot be a scan of an ankle.
+
+    Parameters
+    ----------
+    name : Path or str
+        How messages call the scan.
+    volume : Volume
+        3D, in any orientation.
+
+    Raises
+    ------
+    AnkleError
+        If it is a single slice, smaller or larger than any scan of an ankle, not finite,
+        constant, or a mask.
+    """
+    if min(volume.shape) < FEWEST_SLICES:
+        raise AnkleError(
+            f"{name}: shape {volume.shape} is a single slice: give the whole scan, at least "
+            f"{FEWEST_SLICES} slices"
+        )
+    longest = max(n * size for n, size in zip(volume.shape, volume.voxel_size_mm, strict=True))
+    if not LARGEST_SIDE_MM[0] <= longest <= LARGEST_SIDE_MM[1]:
+        raise AnkleError(
+            f"{name}: its longest side is {longest:.3g} mm, expected {LARGEST_SIDE_MM[0]:g} to "
+            f"{LARGEST_SIDE_MM[1]:g}: is the header in another unit than mm?"
+        )
+    data = volume.data
+    n_bad = 0 if data.dtype.kind in "iu" else int(data.size - np.isfinite(data).sum())
+    if n_bad:
+        raise AnkleError(f"{name}: {n_bad} voxels are NaN or infinite: replace them by 0")
+    values = _few_values(data)
+    if values is not None and len(values) == 1:
+        raise AnkleError(f"{name}: every voxel is {values[0]:g}: there is no image in it")
+    if values is not None:
+        raise AnkleError(
+            f"{name}: holds only the values {values_in_words(values)}: a mask was given for a scan"
+        )
+
+
+def size_in_words(volume: Volume) -> str:
+    """Return the voxel size, e.g. ``0.28 x 0.28 x 0.8 mm``."""
+    return " x ".join(f"{size:.3g}" for size in volume.voxel_size_mm) + " mm"
+
+
+def values_in_words(values: NDArray[Any]) -> str:
+    """Return the first values, e.g. ``0, 1, 2``."""
+    shown = ", ".join(f"{value:g}" for value in values[:5])
+    return f"{shown}, …" if len(values) > 5 else shown
 
 
 def _static(path: Path) -> Volume:
@@ -199,3 +291,12 @@ def _span(volume: Volume) -> str:
     world = apply(volume.affine, corners)
     sides = zip("RAS", world.min(axis=0), world.max(axis=0), strict=True)
     return ", ".join(f"{letter} {low:.0f}..{high:.0f}" for letter, low, high in sides)
+
+
+def _few_values(data: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the distinct values if there are few; a sample tells for most scans."""
+    flat = data.ravel(order="K")
+    if len(np.unique(flat[:: len(flat) // SAMPLE + 1])) >= FEWEST_VALUES:
+        return None
+    values = np.unique(flat)
+    return values if len(values) < FEWEST_VALUES else None

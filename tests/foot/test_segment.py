@@ -22,6 +22,15 @@ from matplotlib.figure import Figure
 from ankle_lib.figures.overlay import segmentation_overlay
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.files import AnkleError
+from ankle_lib.foot.reading import read_image
+from ankle_lib.foot.segment import (
+    EXPECTED_CM3,
+    Segmentation,
+    label_description,
+    label_files,
+    segment_scan,
+    write_labels,
+)
 from ankle_lib.geometry import apply
 from ankle_lib.masking.any_scan import find_foot
 from ankle_lib.metrics import dice
@@ -29,14 +38,6 @@ from ankle_lib.networks.base import SliceNetwork
 from ankle_lib.networks.catalogue import build
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation import labelling
-from ankle_lib.segmentation.any_scan import Segmentation, segment_scan
-from ankle_lib.segmentation.any_scan_files import (
-    check_outputs,
-    label_description,
-    read_scan,
-    write_outputs,
-)
-from ankle_lib.segmentation.frame_table import EXPECTED_CM3
 from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
 from ankle_lib.volume import Volume, load, resample, save, to_orientation
 from tests.toy_ankle import oblique_affine
@@ -339,21 +340,21 @@ def test_what_is_no_scan_is_refused(
     stored = stored.astype(np.int16) if stored.dtype == np.int64 else stored
     nib.save(nib.Nifti1Image(stored, np.diag([*voxel_mm, 1.0])), path)
     with pytest.raises(AnkleError, match=re.escape(message)) as refusal:
-        read_scan(path)
+        read_image(path)
     assert str(refusal.value).startswith(f"{path}: ")
     assert "\n" not in str(refusal.value)
 
 
 def test_a_scan_keeps_the_orientation_of_its_file(tmp_path: Path, scan: Volume) -> None:
     turned = to_orientation(scan, "LSA")
-    read = read_scan(save(tmp_path / "scan.nii.gz", turned.data, turned.affine))
+    read = read_image(save(tmp_path / "scan.nii.gz", turned.data, turned.affine))
     assert read.axis_codes == ("L", "S", "A")
     np.testing.assert_array_equal(read.data, turned.data)
 
 
 def test_outputs_lie_beside_each_other(tmp_path: Path) -> None:
-    outputs = check_outputs(tmp_path / "new" / "sub.01.nii.gz", tmp_path / "scan.nii")
-    assert [path.name for path in vars(outputs).values()] == [
+    outputs = label_files(tmp_path / "new" / "sub.01.nii.gz", tmp_path / "scan.nii")
+    assert [path.name for path in outputs.files] == [
         "sub.01.nii.gz",
         "sub.01_labels.txt",
         "sub.01_confidence.csv",
@@ -377,15 +378,15 @@ def test_outputs_never_replace_what_is_not_theirs(tmp_path: Path) -> None:
         "scan.nii.gz/seg.nii": "scan.nii.gz is a file: name a folder",
     }.items():
         with pytest.raises(AnkleError, match=re.escape(message)):
-            check_outputs(tmp_path / name, scan, checkpoint)
+            label_files(tmp_path / name, scan, checkpoint)
     with pytest.raises(AnkleError, match="is a folder: name the file to write"):
-        check_outputs(tmp_path, scan, checkpoint)
+        label_files(tmp_path, scan, checkpoint)
     by_hand = tmp_path / "reader.nii.gz"
     by_hand.write_bytes(b"hours of work")
     (tmp_path / "reader_labels.txt").write_text(label_description({1: "calcaneus"}, BONE_COLOURS)
                                                 .replace("# written by", "# not by"))  # fmt: skip
     with pytest.raises(AnkleError, match="exists and is no result of `ankle segment`"):
-        check_outputs(by_hand, scan, checkpoint)
+        label_files(by_hand, scan, checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -403,32 +404,32 @@ def test_geometry_of_the_labels_is_that_of_the_scan(
     image.set_sform(turned.affine, 2)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
-    outputs = check_outputs(tmp_path / "out" / "seg.nii.gz", path)
-    result = segment_scan(read_scan(path), segmenter)
-    write_outputs(outputs, result, BONE_COLOURS, overlay, path)
+    outputs = label_files(tmp_path / "out" / "seg.nii.gz", path)
+    result = segment_scan(read_image(path), segmenter)
+    write_labels(outputs, result, overlay, path)
 
-    labels = nib.load(outputs.labels)
+    labels = nib.load(outputs.image)
     assert labels.get_data_dtype() == np.uint8
     assert labels.shape == image.shape
     np.testing.assert_array_equal(labels.header.get_sform(), image.header.get_sform())
     np.testing.assert_allclose(labels.header.get_qform(), image.header.get_qform(), atol=1e-5)
-    for ours, theirs in ((sitk.ReadImage(str(outputs.labels)), sitk.ReadImage(str(path))),):
+    for ours, theirs in ((sitk.ReadImage(str(outputs.image)), sitk.ReadImage(str(path))),):
         assert ours.GetSize() == theirs.GetSize()
         np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-4)
         np.testing.assert_allclose(ours.GetSpacing(), theirs.GetSpacing(), atol=1e-5)
         np.testing.assert_allclose(ours.GetDirection(), theirs.GetDirection(), atol=1e-5)
     truth = labelled(labels.shape, labels.affine)
     assert least_dice(np.asarray(labels.dataobj), truth) > 0.995
-    assert outputs.overlay.read_bytes().startswith(b"\x89PNG")
-    names = sorted(one.name for one in outputs.labels.parent.iterdir())
+    assert outputs.others[2].read_bytes().startswith(b"\x89PNG")
+    names = sorted(one.name for one in outputs.image.parent.iterdir())
     assert names == ["seg.nii.gz", "seg_confidence.csv", "seg_labels.txt", "seg_overlay.png"]
 
 
 def test_a_failed_write_leaves_the_earlier_result(
     tmp_path: Path, found: Segmentation, overlay: Figure
 ) -> None:
-    outputs = check_outputs(tmp_path / "seg.nii.gz")
-    write_outputs(outputs, found, BONE_COLOURS, overlay, Path())
+    outputs = label_files(tmp_path / "seg.nii.gz")
+    write_labels(outputs, found, overlay, Path())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     class Broken(Figure):
@@ -437,12 +438,12 @@ def test_a_failed_write_leaves_the_earlier_result(
 
     other = replace(found, labels=Volume(0 * found.labels.data, found.labels.affine))
     with pytest.raises(OSError, match="No space left"):
-        write_outputs(check_outputs(tmp_path / "seg.nii.gz"), other, BONE_COLOURS, Broken(), Path())
+        write_labels(label_files(tmp_path / "seg.nii.gz"), other, Broken(), Path())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(OSError, match="No space left"):
-        write_outputs(check_outputs(tmp_path / "new.nii.gz"), other, BONE_COLOURS, Broken(), Path())
+        write_labels(label_files(tmp_path / "new.nii.gz"), other, Broken(), Path())
     assert {path.name for path in tmp_path.iterdir()} == set(before)
-    write_outputs(check_outputs(tmp_path / "seg.nii.gz"), other, BONE_COLOURS, overlay, Path())
+    write_labels(label_files(tmp_path / "seg.nii.gz"), other, overlay, Path())
     assert not load(tmp_path / "seg.nii.gz").data.any()
 
 
@@ -539,7 +540,7 @@ def test_a_scan_of_the_reports_size_needs_less_than_4_gb(
 import resource, sys, numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from ankle_lib.segmentation.any_scan import segment_scan
+from ankle_lib.foot.segment import segment_scan
 from ankle_lib.segmentation.segmenter import read_segmenter
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import rendered
@@ -555,7 +556,7 @@ found = segment_scan(Volume(scan, affine), read_segmenter(Path({str(checkpoint)!
 print(sorted(found.volumes_cm3), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) < 4.0

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ankle_lib.files import AnkleError
+from ankle_lib.foot.reading import read_scans
 from ankle_lib.geometry import rigid
-from ankle_lib.registration.scan_files import read_scans
 from ankle_lib.volume import Volume, save, to_orientation
 from tests.toy_ankle import ToyAnkle, toy_ankle
 

@@ -1,8 +1,8 @@
-"""One's own scans: a thick-sliced sequence made sharp, as `ankle reconstruct` does."""
+"""`ankle reconstruct`: a thick-sliced sequence made as sharp as the static scan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ankle_lib.files import AnkleError
+from ankle_lib.figures.reconstruction import reconstruction_filmstrip
+from ankle_lib.files import FIGURE_DPI, AnkleError
+from ankle_lib.foot.reading import Scans, read_scans
+from ankle_lib.foot.results import Outcome, beside, frames_in_words
 from ankle_lib.geometry import Grid
 from ankle_lib.networks.checkpoint import Checkpoint, load_checkpoint
 from ankle_lib.pose_files import read_transforms
@@ -26,9 +29,8 @@ from ankle_lib.reconstruction.sequence import (
     reconstruct_frames,
 )
 from ankle_lib.reconstruction.thick import scanning
-from ankle_lib.registration.scan_files import Scans
 from ankle_lib.registration.settings import WHOLE
-from ankle_lib.volume import Volume, resample, save_series, to_orientation
+from ankle_lib.volume import Volume, resample, save, save_series, to_orientation
 
 COLUMNS = ("frame", "consistency", "noise_sd", "smallest_jacobian", "rigidity_mm", "bones")
 """Of the table of a reconstruction, one row for each frame."""
@@ -73,6 +75,70 @@ class ScanReconstruction:
     def left_out(self) -> list[int]:
         """Frames without any accepted pose: they are 0 in the series."""
         return [int(n) for n in self.table.loc[self.table["consistency"].isna(), "frame"]]
+
+
+def reconstruct_file(
+    dynamic: Path,
+    static: Path,
+    masks: Mapping[str, Path],
+    transforms: Path,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    whole: bool = False,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Outcome:
+    """Make a file of frames as sharp as the static scan.
+
+    Parameters
+    ----------
+    dynamic, static, masks
+        As in `foot.reading.read_scans`; one 4D file.
+    transforms : Path
+        ``transforms.json``, as `ankle register` writes it.
+    out : Path
+        The series to write; beside it ``_consistency.csv`` (of each frame consistency, smallest
+        Jacobian and rigidity), ``_residual.nii.gz`` (what the worst frame and its reconstruction,
+        averaged again, differ by, in units of the noise) and ``_filmstrip.png``.
+    checkpoint : Path, optional
+        A network of chapter 06 that refines every frame.
+    whole, device, progress
+        As in `reconstruct`.
+
+    Raises
+    ------
+    AnkleError
+        If a file cannot be used, or ``out`` cannot be written.
+    """
+    names = ("_consistency.csv", "_residual.nii.gz", "_filmstrip.png")
+    inputs = [dynamic, static, transforms, *masks.values()]
+    inputs += [] if checkpoint is None else [checkpoint]
+    sign = ",".join(COLUMNS)
+    result = beside(out, names, inputs, sign=sign, thing="frames", command="ankle reconstruct")
+    refine_with = None if checkpoint is None else read_refine(checkpoint, device)
+    scans = read_scans(static, [dynamic], masks)
+    poses = read_poses(transforms, scans)
+    with result.written() as (series, table, residual, filmstrip):
+        found = reconstruct(
+            scans,
+            poses,
+            series,
+            whole=whole,
+            refine_with=refine_with,
+            device=device,
+            progress=progress,
+        )
+        found.table.to_csv(table, index=False, float_format="%.6g")
+        assert found.residual is not None  # at least one frame has a pose
+        save(residual, found.residual.data, found.residual.affine)
+        figure = reconstruction_filmstrip(found.stills)
+        figure.savefig(filmstrip, dpi=FIGURE_DPI, bbox_inches="tight")
+    ratios = found.table["consistency"].dropna()
+    lines = [f"consistency {ratios.mean():.2f}, at worst {ratios.max():.2f} times the noise"]
+    missing = frames_in_words(found.left_out) if found.left_out else ""
+    problem = f"{out}: no accepted pose in {missing}: these frames are 0" if missing else ""
+    return Outcome(result.files, lines, [*scans.notes, *found.notes], problem)
 
 
 def read_poses(path: Path, scans: Scans) -> list[Poses]:
@@ -170,7 +236,7 @@ def reconstruct(
     Parameters
     ----------
     scans : Scans
-        From `registration.scan_files.read_scans`.
+        From `foot.reading.read_scans`.
     poses : sequence of mappings
         From `read_poses`.
     out : Path
@@ -272,9 +338,9 @@ def _notes(poses: Sequence[Poses], bones: Sequence[str]) -> list[str]:
     for bone in bones:
         without = [n for n, pose in enumerate(poses) if pose and bone not in pose]
         if without:
-            listed = ", ".join(map(str, without))
             notes.append(
-                f"the {bone} has no accepted pose in frame {listed}: there it follows the others"
+                f"the {bone} has no accepted pose in {frames_in_words(without)}: there it follows "
+                "the others"
             )
     return notes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ankle_lib.files import AnkleError
-from ankle_lib.registration.result_folder import RECORD, result_folder
+from ankle_lib.foot.results import RECORD, frames_in_words, result_folder
 
 
 def write(out: Path, *names: str, engine: str = "torch") -> None:
@@ -100,3 +100,9 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AnkleError, match="leads out of"):
         write(out, "masks/a.nii")
     assert list(elsewhere.iterdir()) == []
+
+
+def test_many_frames_are_listed_in_part() -> None:
+    assert frames_in_words([4]) == "frame 4"
+    assert frames_in_words([4, 9]) == "frames 4, 9"
+    assert frames_in_words(range(20)) == "frames 0, 1, 2, 3, 4, 5, 6, 7, … (20 in all)"

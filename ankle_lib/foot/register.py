@@ -1,0 +1,227 @@
+"""`ankle register`: the static scan and its bones moved onto every frame.
+
+First the foot as a whole, then each bone from there. Everything is written on the grid of the
+frames as they are in their files; high-resolution images lie in the frames' world too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from ankle_lib.figures.contact_sheet import contact_sheet
+from ankle_lib.files import FIGURE_DPI
+from ankle_lib.foot.reading import Scans, read_scans
+from ankle_lib.foot.results import Outcome, check_result_folder, frames_in_words, result_folder
+from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
+from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
+from ankle_lib.registration.high_resolution import bone_grid
+from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
+from ankle_lib.registration.register import Registration, register
+from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
+from ankle_lib.volume import Volume, save
+
+SLICE_SAMPLES = 9
+"""Samples across a slice of the moved static scan; 8 mm of slice are 10 voxels of 0.8 mm."""
+
+
+@dataclass(frozen=True)
+class ScanRegistration:
+    """What `register_scans` found."""
+
+    poses: list[FramePose]
+    """Of the whole foot and every bone in every frame."""
+    masks: dict[str, list[Volume]]
+    """Bone to its moved mask in every frame (bool, on the frames' grid)."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Columns frame, bone, correlation, verdict, as in a review sheet; bones only."""
+        rows = [
+            (p.frame, p.bone, p.correlation, "accepted" if p.accepted else "rejected")
+            for p in self.poses
+            if p.bone in self.masks
+        ]
+        return pd.DataFrame(rows, columns=["frame", "bone", "correlation", "verdict"])
+
+
+def register_files(
+    static: Path,
+    dynamic: Sequence[Path],
+    masks: Mapping[str, Path],
+    out: Path,
+    *,
+    engine: str = "torch",
+    device: str = "cpu",
+    gate: float = BONE_CORRELATION,
+    high_resolution: bool = True,
+    progress: bool = False,
+) -> Outcome:
+    """Read scans, register them, and write everything into a folder: the earlier result or this.
+
+    Parameters
+    ----------
+    static, dynamic, masks
+        As in `read_scans`.
+    out : Path
+        New, empty, or with an earlier result of this command, which is replaced.
+    engine, device, gate, high_resolution, progress
+        As in `register_scans`.
+
+    Raises
+    ------
+    AnkleError
+        If a file cannot be used, or ``out`` holds something else.
+    """
+    check_result_folder(out)
+    scans = read_scans(static, dynamic, masks)
+    record = {
+        "static": str(static),
+        "dynamic": [str(path) for path in dynamic],
+        "masks": {bone: str(path) for bone, path in masks.items()},
+        "engine": engine,
+        "gate": gate,
+        "notes": list(scans.notes),
+    }
+    with result_folder(out, record) as folder:
+        found = register_scans(
+            scans,
+            folder,
+            engine=engine,
+            device=device,
+            gate=gate,
+            high_resolution=high_resolution,
+            progress=progress,
+        )
+        frames = [scans.frames.frame(number) for number in range(scans.frames.n_frames)]
+        sheet = contact_sheet(frames, found.masks, found.table, title=f"{engine}, gate {gate:g}")
+        sheet.savefig(folder / "contact_sheet.png", dpi=FIGURE_DPI, bbox_inches="tight")
+    none = not found.table["verdict"].eq("accepted").any()
+    problem = f"no registration reached the gate {gate:g}: see {out}/contact_sheet.png"
+    return Outcome([out], _in_words(found), list(scans.notes), problem if none else "")
+
+
+def register_scans(
+    scans: Scans,
+    folder: Path,
+    *,
+    engine: str = "torch",
+    device: str = "cpu",
+    gate: float = BONE_CORRELATION,
+    high_resolution: bool = True,
+    settings: Settings | None = None,
+    progress: bool = False,
+) -> ScanRegistration:
+    """Register the foot and its bones, and write the results into ``folder``.
+
+    Files are ``transforms.json``; ``flirt/`` and ``itk/`` with a matrix for each frame and bone;
+    ``masks/`` with the moved bones, filled where they fill half of a voxel; ``moved/`` with the
+    static scan moved with each bone and averaged over the slices; ``high_resolution/`` with the
+    same around each bone at the static scan's voxel size.
+
+    Parameters
+    ----------
+    scans : Scans
+        From `read_scans`.
+    folder : Path
+    engine, device, settings
+        As in `register`.
+    gate : float
+        Correlation from which on the registration of a bone is accepted. That of the whole foot
+        is only where the bones start; it is compared with the report's 0.64.
+    high_resolution : bool
+        Whether to write ``high_resolution/``.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    AnkleError
+        If an engine is not available, or the foot has no contrast.
+    """
+    static, frames, n_frames = scans.static, scans.frames, scans.frames.n_frames
+    voxel_mm, sigma_mm = static.voxel_size_mm, in_mm(SIGMA_VOXELS)
+    weights = {
+        bone: bone_weights(mask, voxel_mm, in_mm(RADIUS_VOXELS[bone]), sigma_mm)
+        for bone, mask in scans.masks.items()
+    }
+    n_fits = n_frames * (1 + 2 * len(scans.masks))
+    with tqdm(total=n_fits, disable=not progress, unit="fit") as bar:
+        bar.set_description("the whole foot")
+        foot = {WHOLE: find_foot(static.data).astype(np.float32)}
+        whole = register(frames, static, foot, engine=engine, device=device, settings=settings)
+        bar.update(n_frames)
+        bar.set_description("its bones")
+        start = whole.poses[:, 0]
+        bones = register(
+            frames, static, weights, start=start, engine=engine, device=device, settings=settings
+        )
+        bar.update(n_frames * len(scans.masks))
+        poses = [*_frame_poses(whole, REPORT_CORRELATION), *_frame_poses(bones, gate)]
+        write_transforms(folder / "transforms.json", poses)
+        bar.set_description("writing")
+        # once for all frames and bones: at the report's grid each would take half a second
+        still = Volume(static.data.astype(np.float32, order="K"), static.affine)
+        cut = {bone: cut_to_mask(Volume(m, static.affine)) for bone, m in scans.masks.items()}
+        masks: dict[str, list[Volume]] = {bone: [] for bone in scans.masks}
+        digits = max(2, len(str(n_frames - 1)))
+        grid = frames.shape, frames.affine
+        for pose in poses:
+            stem = f"frame-{pose.frame:0{digits}d}_label-{pose.bone}"
+            # as FLIRT and ITK read poses, for the files as they were given
+            matrix = folder / "flirt" / f"{stem}.mat"
+            write_flirt(matrix, pose.matrix, scans.static_grid, grid)
+            write_itk(folder / "itk" / f"{stem}.tfm", pose.matrix)
+            if pose.bone in cut:
+                bone = cut[pose.bone]
+                mask = moved_mask(bone, pose.matrix, *grid)
+                save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
+                masks[pose.bone].append(mask)
+                thick = moved(still, pose.matrix, *grid, slice_samples=SLICE_SAMPLES)
+                _save_image(folder / "moved" / f"{stem}_desc-moved_static.nii.gz", thick)
+                if high_resolution:
+                    fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
+                    sharp = moved(still, pose.matrix, *fine)
+                    name = f"{stem}_desc-highres_static.nii.gz"
+                    _save_image(folder / "high_resolution" / name, sharp)
+                bar.update()
+    return ScanRegistration(poses, masks)
+
+
+def _save_image(path: Path, image: Volume) -> None:
+    save(path, image.data, image.affine, scale="auto")
+
+
+def _frame_poses(found: Registration, gate: float) -> list[FramePose]:
+    return [
+        FramePose(
+            frame=frame,
+            bone=region,
+            matrix=found.poses[frame, index],
+            correlation=float(found.correlations[frame, index]),
+            accepted=bool(
+                not found.failed[frame, index] and found.correlations[frame, index] >= gate
+            ),
+        )
+        for index, region in enumerate(found.regions)
+        for frame in range(len(found.poses))
+    ]
+
+
+def _in_words(result: ScanRegistration) -> list[str]:
+    """Return one line for each bone: how many frames were accepted, and which were not."""
+    lines = []
+    for bone, rows in result.table.groupby("bone", sort=False):
+        rejected = rows.loc[rows["verdict"] == "rejected", "frame"].tolist()
+        low, high = rows["correlation"].min(), rows["correlation"].max()
+        line = f"{bone}: {len(rows) - len(rejected)} of {len(rows)} frames accepted, "
+        line += f"correlation {low:.2f} to {high:.2f}"
+        lines.append(line + (f"; rejected: {frames_in_words(rejected)}" if rejected else ""))
+    return lines
