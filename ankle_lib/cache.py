@@ -108,33 +108,32 @@ def code_digest(work: Callable[..., Any]) -> str:
     """
     while isinstance(work, functools.partial):
         work = work.func
-    modules, waiting = {work.__module__: ""}, [work.__module__]
+    sources, waiting = {}, {work.__module__}
     while waiting:
         name = waiting.pop()
-        modules[name], used = _source(name)
-        for one in used - modules.keys():
-            modules[one] = ""
-            waiting.append(one)
-    return digest(modules)
+        sources[name], used = _source(name) or (uuid.uuid4().hex, frozenset())
+        waiting |= used - sources.keys()
+    return digest(sources)
 
 
 @functools.cache
-def _source(module: str) -> tuple[str, frozenset[str]]:
-    """Return a digest of a module's source, and the names of the modules that it imports."""
+def _source(module: str) -> tuple[str, frozenset[str]] | None:
+    """Return a digest of a module's source and the modules that it imports; None if unknown."""
     spec = None if module == "__main__" else importlib.util.find_spec(module)
     if spec is None or spec.origin is None:  # what a person typed has no file
-        return uuid.uuid4().hex, frozenset()
+        return None
     path = Path(spec.origin)
     if path.stat().st_mtime > psutil.Process().create_time():
-        return uuid.uuid4().hex, frozenset()
-    tree, used = ast.parse(path.read_text(encoding="utf-8")), set()
+        return None
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            used |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            used |= {alias.name for alias in node.names}
-    own = {one for one in used - PLUMBING if one.startswith("ankle_lib.") and _is_module(one)}
-    return digest(ast.dump(tree)), frozenset(own)
+            names |= {alias.name for alias in node.names}
+    own = (name for name in names - PLUMBING if name.startswith("ankle_lib."))
+    return digest(ast.dump(tree)), frozenset(filter(_is_module, own))
 
 
 def _is_module(name: str) -> bool:
