@@ -13,30 +13,35 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import (
-    aff2axcodes,
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
+from nibabel import orientations
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError, atomic_path
-from ankle_lib.geometry import checked_affine, voxel_size
-from ankle_lib.nifti_header import FIRST_DATA_BYTE, HEADER_BYTES, Header, Layout, parse_header
+from ankle_lib.geometry import (
+    Matrix,
+    checked_affine,
+    compose,
+    in_words,
+    invert,
+    slice_direction,
+    slice_parts,
+    voxel_size,
+)
 
 CANONICAL_CODES = "PSR"
 """Orientation used by the whole course: axis 0 runs to posterior, 1 to superior, 2 to right."""
 
+MAX_BYTES = 2 * 1024**3
+"""Largest image that is read; the report's largest static scan has 0.08 GB."""
+PIXDIM_TOLERANCE = 0.05
+"""Largest relative difference between the voxel sizes of the affine and of pixdim."""
 _MAX_DEFLATE_RATIO = 1032
 """Deflate cannot compress better than 1032 : 1 (zlib's technical details)."""
 _GZIP_LEVEL = 1
@@ -44,7 +49,12 @@ _CHUNK_BYTES = 1 << 20
 _INT16_MAX = 32767
 _LONGEST_AXIS = 32767
 """Largest number that fits into the header's dim, an int16."""
-_SCANNER_CODE = 1
+_FARTHEST_DATA = 64 * 1024**2
+_CODES = range(6)
+"""Of qform and sform; 0 says that the affine is not set."""
+_FORMATS = {kind.sizeof_hdr: kind for kind in (nib.Nifti1Header, nib.Nifti2Header)}
+_SECONDS = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Of the unit of time, by its code; where there is none, it is the second."""
 
 
 @dataclass(frozen=True, eq=False)  # == of arrays is no single truth
@@ -57,10 +67,13 @@ class Volume:
         Voxel values, spatial axes first.
     affine : ndarray, shape (4, 4), float64
         Voxel indices to world coordinates, RAS, mm.
+    time_step_s : float, optional
+        Seconds from frame to frame; None if it is not known, or there is one frame.
     """
 
     data: NDArray[Any]
-    affine: NDArray[np.float64]
+    affine: Matrix
+    time_step_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays and affines that no function here could use."""
@@ -84,14 +97,14 @@ class Volume:
         return voxel_size(self.affine)
 
     @property
-    def grid(self) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    def grid(self) -> tuple[tuple[int, int, int], Matrix]:
         """Shape of the three spatial axes, and the affine."""
         return self.shape, self.affine
 
     @property
     def axis_codes(self) -> tuple[str, str, str]:
         """Where each axis of the array points to, e.g. ``("P", "S", "R")``."""
-        return cast(tuple[str, str, str], tuple(aff2axcodes(self.affine)))
+        return cast(tuple[str, str, str], tuple(orientations.aff2axcodes(self.affine)))
 
     def frame(self, index: int) -> Volume:
         """Return frame ``index`` (from 0) as a 3D volume on the same grid; a view, not a copy."""
@@ -100,8 +113,52 @@ class Volume:
         return Volume(self.data[..., index] if self.data.ndim == 4 else self.data, self.affine)
 
 
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a NIfTI header says about geometry and values.
+
+    Attributes
+    ----------
+    shape : tuple of 3 int
+    n_frames : int
+    time_step_s : float, optional
+        None if there is one frame, or the header has no positive number.
+    dtype : numpy.dtype
+        Type of the values as stored, native byte order.
+    qform, sform : ndarray, shape (4, 4)
+        Both affines of the format, all NaN where the header holds no usable one.
+    qform_code, sform_code : int
+        0 says that the affine is not set.
+    affine : ndarray, shape (4, 4)
+        The one that :func:`load` uses: sform if set, else qform, else the voxel sizes alone.
+    affine_source : {"sform", "qform", "none"}
+        Where ``affine`` comes from. With "none" the file does not say how the subject lies in it
+        and :func:`load` refuses it.
+    slope, intercept : float
+        Value = slope * stored + intercept; 1 and 0 if there is no scaling.
+    byte_order : {"<", ">"}
+    offset : int
+        Where the values begin in the (uncompressed) file.
+    """
+
+    shape: tuple[int, int, int]
+    n_frames: int
+    time_step_s: float | None
+    dtype: np.dtype[Any]
+    qform: Matrix
+    qform_code: int
+    sform: Matrix
+    sform_code: int
+    affine: Matrix
+    affine_source: Literal["sform", "qform", "none"]
+    slope: float
+    intercept: float
+    byte_order: Literal["<", ">"]
+    offset: int
+
+
 def load(path: str | os.PathLike[str]) -> Volume:
-    """Read a NIfTI-1 file (``.nii`` or ``.nii.gz``), in either byte order.
+    """Read a NIfTI file (``.nii`` or ``.nii.gz``, version 1 or 2), in either byte order.
 
     Parameters
     ----------
@@ -117,32 +174,36 @@ def load(path: str | os.PathLike[str]) -> Volume:
     Raises
     ------
     AnkleError
-        If the file is missing, no NIfTI-1 file, damaged, longer or shorter than its header says,
+        If the file is missing, no NIfTI file, damaged, longer or shorter than its header says,
         larger than 2 GiB, not of real numbers, or without a usable affine.
+
+    Examples
+    --------
+    >>> film = load("sub-T01_task-active.nii.gz")  # doctest: +SKIP
+    >>> film.shape, film.n_frames, film.voxel_size_mm, film.time_step_s  # doctest: +SKIP
     """
     path = Path(path)
     with _opened(path) as stream:
-        block = stream.read(HEADER_BYTES)
-        header, layout = parse_header(path, block)
+        header = _header_of(path, stream)
         if header.affine_source == "none":
             raise AnkleError(
                 f"{path}: neither qform nor sform is set (codes 0 and 0), so the file does not say "
                 "where left and right are: convert the scan again from DICOM"
             )
-        stored = _read_values(path, stream, layout)
+        stored = _values(path, stream, header)
     shape = header.shape if header.n_frames == 1 else (*header.shape, header.n_frames)
-    data = stored.reshape(shape, order="F")
-    return Volume(_scaled(path, data, header), header.affine)
+    data = _scaled(path, stored.reshape(shape, order="F"), header)
+    return Volume(data, header.affine, header.time_step_s)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read only the header of a NIfTI-1 file; raises :class:`AnkleError` as :func:`load` does.
+    """Read only the header of a NIfTI file; raises :class:`AnkleError` as :func:`load` does.
 
     A header without any affine is returned with ``affine_source == "none"``.
     """
     path = Path(path)
     with _opened(path) as stream:
-        return parse_header(path, stream.read(HEADER_BYTES))[0]
+        return _header_of(path, stream)
 
 
 def save(
@@ -151,6 +212,7 @@ def save(
     affine: ArrayLike,
     *,
     scale: float | Literal["auto"] | None = None,
+    time_step_s: float | None = None,
 ) -> Path:
     """Write a NIfTI-1 file atomically; equal arrays give equal bytes.
 
@@ -165,6 +227,8 @@ def save(
     scale : float or "auto", optional
         Store as int16 with this ``scl_slope``; "auto" takes the smallest slope that holds the
         largest absolute value. Values are rounded to multiples of the slope.
+    time_step_s : float, optional
+        Seconds from frame to frame, as `Volume.time_step_s`.
 
     Raises
     ------
@@ -172,16 +236,10 @@ def save(
         If shape, type, affine or scale cannot be stored, or a value does not fit into int16.
     """
     path = Path(path)
-    volume = Volume(np.asarray(data), np.asarray(affine, dtype=np.float64))
-    if not all(1 <= length <= _LONGEST_AXIS for length in volume.data.shape):
-        raise AnkleError(
-            f"{path}: NIfTI-1 cannot hold shape {volume.data.shape}: expected 1 to {_LONGEST_AXIS} "
-            "voxels along each axis"
-        )
+    volume = Volume(np.asarray(data), np.asarray(affine, dtype=np.float64), time_step_s)
     stored, slope = _storable(path, volume.data, scale)
-    content = _header(stored.dtype, stored.shape, volume.affine, slope)
-    with _writing(path) as stream:
-        _write(stream, content, stored)
+    with _writing(path, stored.dtype, stored.shape, volume, slope) as file:
+        file.write(stored.tobytes(order="F"))
     return path
 
 
@@ -193,6 +251,7 @@ def save_series(
     affine: ArrayLike,
     *,
     scale: float,
+    time_step_s: float | None = None,
 ) -> Path:
     """Write a 4D NIfTI-1 file atomically, one frame after the other in memory.
 
@@ -208,18 +267,19 @@ def save_series(
         Voxel to world RAS mm.
     scale : float
         ``scl_slope``: values are rounded to its multiples, and cut to the range of int16.
+    time_step_s : float, optional
+        Seconds from frame to frame, as `Volume.time_step_s`.
 
     Raises
     ------
     AnkleError
         If a frame has another shape or holds NaN, or their number is another one.
     """
-    path, target = Path(path), checked_affine(np.asarray(affine, dtype=np.float64), "affine")
-    slope, count = float(np.float32(scale)), 0
+    path, slope, count = Path(path), float(np.float32(scale)), 0
     if not (math.isfinite(slope) and slope > 0):
         raise AnkleError(f"{path}: scale {scale}: give a positive number")
-    with _writing(path) as stream:
-        stream.write(_header(np.dtype("<i2"), (*shape, n_frames), target, slope))
+    place = Volume(np.broadcast_to(0, shape), np.asarray(affine, dtype=np.float64), time_step_s)
+    with _writing(path, np.dtype("<i2"), (*shape, n_frames), place, slope) as file:
         for count, frame in enumerate(frames, start=1):
             data = np.asarray(frame)
             if data.shape != tuple(shape) or not np.isfinite(data).all():
@@ -228,7 +288,7 @@ def save_series(
                     f"numbers: expected {tuple(shape)}"
                 )
             stored = np.rint(data / slope).clip(-_INT16_MAX, _INT16_MAX).astype("<i2")
-            stream.write(stored.tobytes(order="F"))
+            file.write(stored.tobytes(order="F"))
         if count != n_frames:
             raise AnkleError(f"{path}: {count} frames were given, {n_frames} announced")
     return path
@@ -247,14 +307,15 @@ def to_orientation(volume: Volume, codes: str = CANONICAL_CODES) -> Volume:
     """
     if len(codes) != 3 or any(len(set(codes) & set(pair)) != 1 for pair in ("LR", "PA", "IS")):
         raise AnkleError(f"orientation {codes!r}: give one each of L/R, P/A and I/S, as in 'PSR'")
-    change = ornt_transform(io_orientation(volume.affine), axcodes2ornt(tuple(codes)))
-    data = apply_orientation(volume.data, change)
-    return Volume(data, volume.affine @ inv_ornt_aff(change, volume.shape))
+    change = _change(volume.affine, codes)
+    affine = volume.affine @ orientations.inv_ornt_aff(change, volume.shape)
+    data = orientations.apply_orientation(volume.data, change)
+    return replace(volume, data=data, affine=affine)
 
 
 def left_right_axis(affine: ArrayLike) -> int:
     """Return the axis of the array that is closest to world left-right."""
-    orientation = io_orientation(np.asarray(affine, dtype=np.float64))
+    orientation = orientations.io_orientation(np.asarray(affine, dtype=np.float64))
     return int(np.flatnonzero(orientation[:, 0] == 0)[0])
 
 
@@ -263,16 +324,22 @@ def flip_left_right(volume: Volume) -> Volume:
 
     This undoes a file whose array was reversed without its affine.
     """
-    return Volume(np.flip(volume.data, left_right_axis(volume.affine)), volume.affine)
+    return replace(volume, data=np.flip(volume.data, left_right_axis(volume.affine)))
 
 
 def canonical_voxel_size(affine: ArrayLike) -> tuple[float, float, float]:
     """Return the voxel size in mm along posterior, superior and right, whatever the axes' order."""
     matrix = np.asarray(affine, dtype=np.float64)
-    change = ornt_transform(io_orientation(matrix), axcodes2ornt(tuple(CANONICAL_CODES)))
+    change = _change(matrix, CANONICAL_CODES)
     sizes = np.empty(3)
     sizes[change[:, 0].astype(int)] = voxel_size(matrix)
     return cast(tuple[float, float, float], tuple(float(size) for size in sizes))
+
+
+def _change(affine: Matrix, codes: str) -> NDArray[Any]:
+    """Return nibabel's change of orientation from a grid's own to ``codes``."""
+    wanted = orientations.axcodes2ornt(tuple(codes))
+    return np.asarray(orientations.ornt_transform(orientations.io_orientation(affine), wanted))
 
 
 def resample(
@@ -281,8 +348,11 @@ def resample(
     affine: ArrayLike,
     order: int = 1,
     fill: float = 0.0,
+    *,
+    pose: ArrayLike | None = None,
+    slice_samples: int = 1,
 ) -> Volume:
-    """Interpolate ``volume`` on another grid of the same world.
+    """Interpolate ``volume`` on another grid, after a pose has carried it.
 
     Parameters
     ----------
@@ -296,25 +366,43 @@ def resample(
         and more the result is float32.
     fill : float
         Value outside of ``volume``.
+    pose : array, shape (4, 4), optional
+        World of ``volume`` to world of the result, RAS mm; the same world by default.
+    slice_samples : int
+        Samples that are averaged across the thickest axis of the new grid, as a thick slice does;
+        1 samples the middle of the slice only.
     """
     target = checked_affine(affine, "affine of the new grid")
     source = volume.data.astype(np.uint8) if volume.data.dtype == bool else volume.data
-    dtype = source.dtype if order == 0 else np.dtype(np.float32)
-    new_to_old = np.linalg.inv(volume.affine) @ target
-    result = np.empty((*shape, *source.shape[3:]), dtype=dtype)
-    for frame in range(volume.n_frames):
-        where = (..., frame) if source.ndim == 4 else (...,)
-        ndimage.affine_transform(
-            source[where],
-            new_to_old[:3, :3],
-            new_to_old[:3, 3],
-            output_shape=shape,
-            output=result[where],
-            order=order,
-            mode="constant",
-            cval=fill,
-        )
-    return Volume(result.astype(volume.data.dtype) if order == 0 else result, target)
+    dtype = source.dtype if order == 0 and slice_samples == 1 else np.dtype(np.float32)
+    back = np.eye(4) if pose is None else invert(pose)
+    thick = target[:3, slice_direction(target).axis]
+    result = np.zeros((*shape, *source.shape[3:]), dtype=dtype)
+    parts = slice_parts(slice_samples)
+    for part in parts:
+        grid = target.copy()
+        grid[:3, 3] += part * thick
+        new_to_old = compose(np.linalg.inv(volume.affine), back, grid)
+        for frame in range(volume.n_frames):
+            where = (..., frame) if source.ndim == 4 else (...,)
+            result[where] += ndimage.affine_transform(
+                source[where],
+                new_to_old[:3, :3],
+                new_to_old[:3, 3],
+                output_shape=shape,
+                output=dtype,
+                order=order,
+                mode="constant",
+                cval=fill,
+            )
+    if slice_samples > 1:
+        result /= slice_samples
+    labels = order == 0 and slice_samples == 1
+    data = result.astype(volume.data.dtype, copy=False) if labels else result
+    return replace(volume, data=data, affine=target)
+
+
+# --- reading ---
 
 
 @contextmanager
@@ -328,67 +416,185 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise AnkleError(f"{path}: is not a regular file")
     try:
         with open(path, "rb") as file:
-            if file.read(2) == b"\x1f\x8b":
-                file.seek(0)
+            is_compressed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if is_compressed:
                 with gzip.GzipFile(fileobj=file, mode="rb") as decompressed:
                     yield cast(BinaryIO, decompressed)
             else:
-                file.seek(0)
                 yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise AnkleError(
             f"{path}: damaged or truncated gzip file ({error}): copy or export it again"
         ) from None
-    except AnkleError:
-        raise
     except OSError as error:
         raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _read_values(path: Path, stream: BinaryIO, layout: Layout) -> NDArray[Any]:
+def _header_of(path: Path, stream: BinaryIO) -> Header:
+    """Read a header and check what a scan's must be, before any memory is taken for values."""
+
+    def expect(condition: bool, otherwise: str) -> None:
+        if not condition:
+            raise AnkleError(f"{path}: {otherwise}")
+
+    fields = _fields(path, stream)
+    magic, first = bytes(fields["magic"]).split(b"\0")[0], fields.single_vox_offset
+    expect(magic == fields.single_magic, f"magic {magic!r} is not that of a single-file NIfTI")
+    shape = _shape(path, fields["dim"])
+    dtype = _dtype(path, int(fields["datatype"]), int(fields["bitpix"]))
+    n_bytes = math.prod(shape) * dtype.itemsize
+    expect(
+        n_bytes <= MAX_BYTES,
+        f"dimensions {shape} of {dtype} need {n_bytes / 1e9:.1f} GB, more than the limit of "
+        f"{MAX_BYTES / 1e9:.1f} GB: check the header's dim",
+    )
+    units, offset = int(fields["xyzt_units"]), float(fields["vox_offset"])
+    expect(
+        units & 7 in (0, 2), f"spatial unit code {units & 7} is not mm (2): convert the file to mm"
+    )
+    expect(
+        first <= offset <= _FARTHEST_DATA and offset == int(offset),
+        f"vox_offset {offset:g} is not a place for the data ({first} to {_FARTHEST_DATA}): the "
+        "header is damaged",
+    )
+    slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
+    if slope == 0 or math.isnan(slope):  # NIfTI's and nibabel's way to say: no scaling
+        slope, intercept = 1.0, 0.0
+    expect(
+        math.isfinite(slope) and math.isfinite(intercept),
+        f"scl_slope {slope:g} and scl_inter {intercept:g} must be finite: the header is damaged",
+    )
+    codes = {name: int(fields[f"{name}_code"]) for name in ("sform", "qform")}
+    for name, code in codes.items():
+        expect(code in _CODES, f"{name}_code {code} is not one of 0 to {_CODES[-1]}")
+    pixdim = tuple(float(size) for size in fields["pixdim"][1:4])
+    affines = {"sform": fields.get_sform(), "qform": _qform(fields)}
+    source = next((name for name in affines if codes[name]), "none")
+    found = affines.get(source, np.diag([*pixdim, 1.0]))
+    affine = checked_affine(found, f"{path}: {source if source in affines else 'pixdim'}")
+    sizes = voxel_size(affine)
+    expect(
+        np.allclose(pixdim, sizes, rtol=PIXDIM_TOLERANCE, atol=0),
+        f"voxels are {in_words(sizes)} by the {source} but {in_words(pixdim)} by pixdim: correct "
+        "the header or convert the scan again from DICOM",
+    )
+    step = float(fields["pixdim"][4]) * _SECONDS.get(units & 56, math.nan)
+    return Header(
+        shape=shape[:3],
+        n_frames=shape[3],
+        time_step_s=step if shape[3] > 1 and 0 < step < math.inf else None,
+        dtype=dtype,
+        qform=affines["qform"],
+        qform_code=codes["qform"],
+        sform=affines["sform"],
+        sform_code=codes["sform"],
+        affine=affine,
+        affine_source=cast(Literal["sform", "qform", "none"], source),
+        slope=slope,
+        intercept=intercept,
+        byte_order=fields.endianness,
+        offset=int(offset),
+    )
+
+
+def _fields(path: Path, stream: BinaryIO) -> nib.Nifti1Header:
+    """Read the fields of a header of either version and byte order."""
+    block = stream.read(4)
+    for order, name in (("<", "little"), (">", "big")):
+        kind = _FORMATS.get(int.from_bytes(block[:4], cast(Literal["little", "big"], name)))
+        if kind is not None:
+            block += stream.read(kind.sizeof_hdr - 4)
+            if len(block) == kind.sizeof_hdr:
+                return kind(block, endianness=order, check=False)
+    if len(block) != 4:
+        raise AnkleError(
+            f"{path}: {len(block)} bytes are too few for a NIfTI header: the file is empty or "
+            "truncated"
+        )
+    raise AnkleError(
+        f"{path}: not a NIfTI file (sizeof_hdr is {int.from_bytes(block, 'little')}, expected "
+        f"{' or '.join(map(str, _FORMATS))}): convert the scan to .nii.gz"
+    )
+
+
+def _shape(path: Path, dim: NDArray[Any]) -> tuple[int, int, int, int]:
+    n_axes = int(dim[0])
+    lengths = [int(length) for length in dim[1 : n_axes + 1]] if 3 <= n_axes <= 7 else []
+    if not lengths or min(lengths) < 1 or any(n != 1 for n in lengths[4:]):
+        raise AnkleError(
+            f"{path}: dim {dim.tolist()} is not that of a 3D image or a 4D series: "
+            "expected 3 or 4 axes of positive length"
+        )
+    i, j, k, frames = (*lengths[:4], 1)[:4]
+    return i, j, k, frames
+
+
+def _dtype(path: Path, code: int, bits: int) -> np.dtype[Any]:
+    types = nib.nifti1.data_type_codes
+    dtype: np.dtype[Any] = np.dtype(cast(str, types.dtype[code]) if code in types.code else "V")
+    if dtype.kind not in "iuf" or not 0 < dtype.itemsize <= 8:
+        raise AnkleError(f"{path}: datatype code {code} is not one of real numbers of 8 to 64 bits")
+    if bits != 8 * dtype.itemsize:
+        raise AnkleError(
+            f"{path}: bitpix {bits} contradicts datatype {code} ({dtype}, {8 * dtype.itemsize} "
+            "bits): the header is damaged"
+        )
+    return dtype
+
+
+def _qform(fields: nib.Nifti1Header) -> Matrix:
+    if fields["pixdim"][0] == 0:  # NIfTI: a handedness of 0 is to be read as 1
+        fields["pixdim"][0] = 1
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(fields.get_qform(), dtype=np.float64)
+    except (nib.spatialimages.HeaderDataError, ValueError):
+        return np.full((4, 4), np.nan)
+
+
+def _values(path: Path, stream: BinaryIO, header: Header) -> NDArray[Any]:
     """Read the values as a flat array: at most the bytes that the header promises, and one more."""
-    expected = layout.offset + layout.n_bytes
-    size = path.stat().st_size
+    n_bytes = math.prod(header.shape) * header.n_frames * header.dtype.itemsize
+    expected, size = header.offset + n_bytes, path.stat().st_size
     compressed = isinstance(stream, gzip.GzipFile)
-    largest = size * _MAX_DEFLATE_RATIO if compressed else size
-    if largest < expected:
+    if size * (_MAX_DEFLATE_RATIO if compressed else 1) < expected:
         raise AnkleError(
             f"{path}: truncated: {size} bytes{' of gzip' if compressed else ''} cannot hold the "
             f"{expected} that the header promises: copy or export it again"
         )
-    stream.read(layout.offset - HEADER_BYTES)
-    values = np.empty(layout.n_bytes, dtype=np.uint8)  # pages count only once they are written
+    stream.read(header.offset - stream.tell())
+    values = np.empty(n_bytes, dtype=np.uint8)  # pages count only once they are written
     done = 0
-    while done < layout.n_bytes:
-        chunk = stream.read(min(_CHUNK_BYTES, layout.n_bytes - done))
-        if not chunk:
-            raise AnkleError(
-                f"{path}: truncated: holds {done} of the {layout.n_bytes} bytes of image data "
-                "that the header promises: copy or export it again"
-            )
+    while chunk := stream.read(min(_CHUNK_BYTES, n_bytes - done)):
         values[done : done + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
         done += len(chunk)
+    if done < n_bytes:
+        raise AnkleError(
+            f"{path}: truncated: holds {done} of the {n_bytes} bytes of image data "
+            "that the header promises: copy or export it again"
+        )
     if stream.read(1):  # at the end of a gzip stream this also verifies its checksum
         raise AnkleError(
             f"{path}: holds more data than the header promises ({expected} bytes): "
             "its dim or datatype is wrong"
         )
-    return values.view(layout.dtype).astype(layout.dtype.newbyteorder("="), copy=False)
+    return values.view(header.dtype.newbyteorder(header.byte_order)).astype(
+        header.dtype, copy=False
+    )
 
 
 def _scaled(path: Path, data: NDArray[Any], header: Header) -> NDArray[Any]:
     plain = (header.slope, header.intercept) == (1.0, 0.0)
-    if (data.dtype == np.float32 and plain) or (data.dtype.kind in "iu" and plain):
+    if plain and (data.dtype == np.float32 or data.dtype.kind in "iu"):
         return data
     # float32 holds every integer of 16 bits exactly; larger types are scaled in double precision
-    working = np.dtype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
+    scaled: NDArray[Any] = data.astype(np.float32 if data.dtype.itemsize <= 2 else np.float64)
     try:
         with np.errstate(over="raise", invalid="ignore"):
-            if plain:
-                return data.astype(np.float32)
-            scaled = data.astype(working)
-            scaled *= header.slope
-            scaled += header.intercept
+            if not plain:
+                scaled *= header.slope
+                scaled += header.intercept
             return scaled.astype(np.float32, copy=False)
     except FloatingPointError:
         raise AnkleError(
@@ -397,31 +603,35 @@ def _scaled(path: Path, data: NDArray[Any], header: Header) -> NDArray[Any]:
         ) from None
 
 
+# --- writing ---
+
+
 def _storable(
     path: Path, data: NDArray[Any], scale: float | Literal["auto"] | None
 ) -> tuple[NDArray[Any], float]:
     """Return the array as it goes to disk (little endian) and its slope."""
     if data.dtype.kind not in "biuf":
         raise AnkleError(f"{path}: values of type {data.dtype} cannot be saved as an image")
+    if not all(1 <= length <= _LONGEST_AXIS for length in data.shape):
+        raise AnkleError(
+            f"{path}: NIfTI-1 cannot hold shape {data.shape}: expected 1 to {_LONGEST_AXIS} "
+            "voxels along each axis"
+        )
     if scale is not None:
         return _as_int16(path, data, scale)
-    if data.dtype == bool:
-        return data.astype("u1"), 1.0
-    if data.dtype.kind == "f":
-        try:
-            with np.errstate(over="raise"):
-                return data.astype("<f4", copy=False), 1.0
-        except FloatingPointError:
-            raise AnkleError(
-                f"{path}: values beyond the range of float32 cannot be saved"
-            ) from None
-    return data.astype(data.dtype.newbyteorder("<"), copy=False), 1.0
+    wanted = {"b": "u1", "f": "<f4"}.get(data.dtype.kind, data.dtype.newbyteorder("<"))
+    try:
+        with np.errstate(over="raise"):
+            return data.astype(wanted, copy=False), 1.0
+    except FloatingPointError:
+        raise AnkleError(f"{path}: values beyond the range of float32 cannot be saved") from None
 
 
 def _as_int16(
     path: Path, data: NDArray[Any], scale: float | Literal["auto"]
 ) -> tuple[NDArray[Any], float]:
-    largest = float(np.abs(data).max())
+    # not of abs(data), which in int16 turns -32768 into itself
+    largest = float(np.abs([float(data.min()), float(data.max())]).max())
     if scale == "auto":
         slope = float(np.nextafter(np.float32(largest / _INT16_MAX), np.float32(np.inf)))
         slope = slope if largest > 0 else 1.0
@@ -437,34 +647,26 @@ def _as_int16(
     return np.rint(data / slope).astype("<i2"), slope
 
 
-def _header(
-    dtype: np.dtype[Any], shape: tuple[int, ...], affine: NDArray[np.float64], slope: float
-) -> bytes:
-    """Return everything that comes before the values."""
+@contextmanager
+def _writing(
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], place: Volume, slope: float
+) -> Iterator[Any]:
+    """Open a file to be written whole or not at all, and write all that precedes the values."""
     header = nib.Nifti1Header(endianness="<")
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    header.set_qform(affine, code=_SCANNER_CODE)
-    header.set_sform(affine, code=_SCANNER_CODE)
+    header.set_qform(place.affine, code="scanner")
+    header.set_sform(place.affine, code="scanner")
     header.set_xyzt_units("mm", "sec")
+    header["pixdim"][4] = place.time_step_s or 0.0
     header["scl_slope"], header["scl_inter"] = slope, 0.0
-    header["vox_offset"] = FIRST_DATA_BYTE
-    header["magic"] = b"n+1"
-    block: bytes = header.binaryblock
-    return block + bytes(FIRST_DATA_BYTE - HEADER_BYTES)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Any]:
-    """Open a file to be written whole or not at all, compressed if its name says so."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    header["vox_offset"], header["magic"] = header.single_vox_offset, header.single_magic
+    content = header.binaryblock + bytes(header.single_vox_offset - header.sizeof_hdr)
+    with atomic_path(path) as temporary, open(temporary, "wb") as plain:
         if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as compressed:
-                yield compressed
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, plain, mtime=0) as file:
+                file.write(content)
+                yield file
         else:
-            yield file
-
-
-def _write(file: Any, header: bytes, data: NDArray[Any]) -> None:
-    file.write(header)
-    file.write(data.tobytes(order="F"))
+            plain.write(content)
+            yield plain

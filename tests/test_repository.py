@@ -28,7 +28,6 @@ FLOORS = (
     ("files", "parallel", "presets", "resume", "cache"),
     (
         "geometry",
-        "nifti_header",
         "volume",
         "pose_files",
         "polyrigid",

@@ -24,6 +24,7 @@ from ankle_lib.volume import (
     read_header,
     resample,
     save,
+    save_series,
     to_orientation,
 )
 
@@ -339,6 +340,81 @@ def test_resampling_labels_keeps_their_type_and_fills_outside() -> None:
     assert not result.data[3:].any()
     image = Volume(np.full((3, 3, 3), 5, dtype=np.int16), np.eye(4))
     assert (resample(image, (5, 3, 3), np.eye(4), fill=-1).data[3:] == -1).all()
+
+
+@pytest.mark.parametrize("scale", ["auto", 2.0])
+def test_the_least_int16_keeps_its_value(tmp_path: Path, scale: float | str) -> None:
+    """Its absolute value is itself, so that it seems smaller than all others."""
+    data = np.full((2, 3, 4), 32, dtype=np.int16)
+    data[0, 0, 0] = -32768
+    path = save(tmp_path / "image.nii", data, OBLIQUE_PSR, scale=scale)  # type: ignore[arg-type]
+    np.testing.assert_allclose(load(path).data, data, atol=1.01)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_series_keeps_its_time_step(tmp_path: Path, suffix: str) -> None:
+    data = np.zeros((3, 4, 5, 2), dtype=np.int16)
+    path = save(tmp_path / f"series{suffix}", data, OBLIQUE_PSR, time_step_s=0.35)
+    other = save_series(
+        *(tmp_path / f"streamed{suffix}", [data[..., 0]] * 2, (3, 4, 5), 2, OBLIQUE_PSR),
+        scale=1.0,
+        time_step_s=0.35,
+    )
+    assert path.read_bytes() == other.read_bytes()
+    series = load(path)
+    assert series.time_step_s == pytest.approx(0.35)
+    assert read_header(path).time_step_s == series.time_step_s
+    assert to_orientation(series).time_step_s == series.time_step_s
+    assert flip_left_right(series).time_step_s == series.time_step_s
+    assert resample(series, (2, 2, 2), OBLIQUE_PSR).time_step_s == series.time_step_s
+    assert series.frame(1).time_step_s is None
+    assert nib.load(path).header.get_zooms()[3] == pytest.approx(0.35)
+    assert nib.load(path).header.get_xyzt_units() == ("mm", "sec")
+
+
+@pytest.mark.parametrize(
+    ("unit", "step", "seconds"),
+    [("sec", 2, 2), ("msec", 250, 0.25), ("usec", 250, 2.5e-4), ("unknown", 2, 2), ("hz", 2, None),
+     ("sec", 0, None), ("sec", np.nan, None), ("sec", -1, None)],
+)  # fmt: skip
+def test_the_time_step_is_read_in_seconds(
+    tmp_path: Path, unit: str, step: float, seconds: float | None
+) -> None:
+    image = nib.Nifti1Image(np.zeros((3, 4, 5, 2), dtype=np.int16), OBLIQUE_PSR)
+    image.header.set_xyzt_units("mm", unit)
+    image.header["pixdim"][4] = step
+    image.to_filename(tmp_path / "series.nii")
+    expected = None if seconds is None else pytest.approx(seconds)
+    assert load(tmp_path / "series.nii").time_step_s == expected
+
+
+def test_a_second_version_of_the_format_is_read(tmp_path: Path) -> None:
+    data = np.random.default_rng(1).integers(-900, 900, (5, 6, 4, 3)).astype(np.int16)
+    for name, endianness in (("one.nii", "<"), ("two.nii.gz", ">")):
+        image = nib.Nifti2Image(data, OBLIQUE_PSR, nib.Nifti2Header(endianness=endianness))
+        image.to_filename(tmp_path / name)
+        np.testing.assert_array_equal(load(tmp_path / name).data, data)
+        np.testing.assert_allclose(load(tmp_path / name).affine, OBLIQUE_PSR)
+    content = (tmp_path / "one.nii").read_bytes()
+    (tmp_path / "cut.nii").write_bytes(content[:400])
+    with pytest.raises(AnkleError, match="too few"):
+        load(tmp_path / "cut.nii")
+
+
+def test_a_pose_carries_an_image_and_a_thick_slice_averages_it() -> None:
+    """Against the averages of many thin slices, written out."""
+    source = Volume(np.random.default_rng(2).normal(size=(9, 8, 12)), np.eye(4))
+    pose = np.eye(4)
+    pose[:3, 3] = [1, -2, 3]
+    thick = np.diag([1.0, 1.0, 4.0, 1.0])
+    thick[:3, 3] = [1, 0, 6]
+    found = resample(source, (7, 6, 2), thick, pose=pose, slice_samples=4)
+    thin = np.eye(4)
+    thin[:3, 3] = [1, 0, 4.5]
+    expected = resample(source, (7, 6, 8), thin, pose=pose).data.reshape(7, 6, 2, 4).mean(axis=3)
+    np.testing.assert_allclose(found.data, expected, atol=1e-6)
+    still = resample(source, (9, 8, 12), pose, pose=pose)
+    np.testing.assert_allclose(still.data, source.data, atol=1e-6)
 
 
 def test_volumes_are_equal_only_to_themselves() -> None:

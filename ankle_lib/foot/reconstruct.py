@@ -275,6 +275,7 @@ def reconstruct(
         frames.n_frames,
         turned.affine,
         scale=max(HEADROOM * float(np.max(frames.data)) / INT16_MAX, FINEST_STEP * seen.noise_sd),
+        time_step_s=frames.time_step_s,
     )
     return result
 

@@ -5,13 +5,11 @@ A series is segmented frame by frame. Frames in which nothing is found do not st
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -50,8 +48,6 @@ FEWEST_FRAMES = 3
 MISSING, UNSURE = "not found", "low confidence"
 IMPLAUSIBLE, ODD = "implausible volume", "unusual volume"
 
-TIME_UNIT = 0b111000
-"""Bits of a NIfTI header's units that say in what it counts time."""
 
 MARK = "# written by `ankle segment`"
 
@@ -141,7 +137,7 @@ def segment_file(
         figure = segmentation_sheet(scan, found.labels, found.table, found.names)
     else:
         figure = segmentation_overlay(scan, found.labels, found.volumes_cm3, found.names)
-    write_labels(result, found, figure, image)
+    write_labels(result, found, figure)
     lines = _in_words(found.table)
     lines += [f"a {found.side} foot, by the shape of its bones"] if found.side else []
     missing = found.table[found.table["volume_cm3"] == 0]
@@ -161,16 +157,11 @@ def label_files(out: Path, *inputs: Path) -> Beside:
     return beside(out, names, inputs, sign=MARK, thing="labels", command="ankle segment")
 
 
-def write_labels(files: Beside, found: Segmentation, figure: Figure, image: Path) -> None:
-    """Write labels, their description, the table and the picture; if anything fails, none of them.
-
-    The labels of a series keep the time step that the header of ``image`` has.
-    """
+def write_labels(files: Beside, found: Segmentation, figure: Figure) -> None:
+    """Write labels, their description, the table and the picture; all of them or none."""
     with files.written() as (labels, description, table, picture):
-        if found.labels.n_frames > 1:
-            _save_series(labels, found.labels, image)
-        else:
-            save(labels, found.labels.data, found.labels.affine)
+        made = found.labels
+        save(labels, made.data, made.affine, time_step_s=made.time_step_s)
         description.write_text(label_description(found.names, BONE_COLOURS), encoding="utf-8")
         found.table.to_csv(table, index=False, float_format="%.6g")
         figure.savefig(picture, dpi=FIGURE_DPI, bbox_inches="tight")
@@ -220,7 +211,12 @@ def segment_scan(
         volumes = bone_volumes_cm3(_masks(there, segmenter.bones), scan.voxel_size_mm)
         frames.append(Frame(found.confidence, volumes))
     _check_found(frames, segmenter)
-    return _described(Volume(labels.reshape(scan.data.shape), scan.affine), frames, segmenter, side)
+    return _described(
+        Volume(labels.reshape(scan.data.shape), scan.affine, scan.time_step_s),
+        frames,
+        segmenter,
+        side,
+    )
 
 
 def _check_found(frames: list[Frame], segmenter: Segmenter) -> None:
@@ -379,21 +375,3 @@ def label_description(names: Mapping[int, str], colours: Mapping[str, str]) -> s
 def _line(number: int, rgb: tuple[int, int, int], shown: int, name: str) -> str:
     red, green, blue = rgb
     return f'{number:5d} {red:5d} {green:4d} {blue:4d} {shown:8d} {shown:2d} {shown:2d}    "{name}"'
-
-
-def _save_series(path: Path, labels: Volume, scan: Path) -> None:
-    """Write labels as `save` does, with the time step of the scan's header, right or wrong."""
-    timed = _header(scan)
-    image = nib.Nifti1Image(labels.data, labels.affine)
-    image.set_qform(labels.affine, 1)
-    image.set_sform(labels.affine, 1)
-    image.header["pixdim"][4] = timed["pixdim"][4]
-    image.header["xyzt_units"] = 2 | int(timed["xyzt_units"]) & TIME_UNIT
-    nib.save(image, path)
-
-
-def _header(path: Path) -> nib.Nifti1Header:
-    with open(path, "rb") as file:
-        is_compressed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if is_compressed else open(path, "rb") as file:
-        return nib.Nifti1Header.from_fileobj(file, check=False)

@@ -36,7 +36,7 @@ def folder(scene: Motion, tmp_path_factory: pytest.TempPathFactory) -> Path:
         turned = to_orientation(Volume(mask, scene.static.affine), "LPS")
         save(folder / f"{bone}.nii.gz", turned.data, turned.affine)
     frames = to_orientation(scene.frames, "RPS")
-    save(folder / "dynamic.nii.gz", frames.data, frames.affine, scale="auto")
+    save(folder / "dynamic.nii.gz", frames.data, frames.affine, scale="auto", time_step_s=0.25)
     write_transforms(folder / "transforms.json", listed(scene))
     return folder
 
@@ -93,6 +93,7 @@ def test_frames_become_sharp(scene: Motion, folder: Path, tmp_path: Path, comman
     assert sorted(path.name for path in out.parent.iterdir()) == names
     series = load(out)
     assert series.n_frames == len(ANGLES)
+    assert series.time_step_s == 0.25
     assert series.axis_codes == ("R", "A", "S")
     assert sorted(series.voxel_size_mm) == pytest.approx(sorted(scene.static.voxel_size_mm))
     for number, truth in enumerate(scene.truth):

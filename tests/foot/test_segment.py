@@ -406,7 +406,7 @@ def test_geometry_of_the_labels_is_that_of_the_scan(
     nib.save(image, path)
     outputs = label_files(tmp_path / "out" / "seg.nii.gz", path)
     result = segment_scan(read_image(path), segmenter)
-    write_labels(outputs, result, overlay, path)
+    write_labels(outputs, result, overlay)
 
     labels = nib.load(outputs.image)
     assert labels.get_data_dtype() == np.uint8
@@ -429,7 +429,7 @@ def test_a_failed_write_leaves_the_earlier_result(
     tmp_path: Path, found: Segmentation, overlay: Figure
 ) -> None:
     outputs = label_files(tmp_path / "seg.nii.gz")
-    write_labels(outputs, found, overlay, Path())
+    write_labels(outputs, found, overlay)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     class Broken(Figure):
@@ -438,12 +438,12 @@ def test_a_failed_write_leaves_the_earlier_result(
 
     other = replace(found, labels=Volume(0 * found.labels.data, found.labels.affine))
     with pytest.raises(OSError, match="No space left"):
-        write_labels(label_files(tmp_path / "seg.nii.gz"), other, Broken(), Path())
+        write_labels(label_files(tmp_path / "seg.nii.gz"), other, Broken())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(OSError, match="No space left"):
-        write_labels(label_files(tmp_path / "new.nii.gz"), other, Broken(), Path())
+        write_labels(label_files(tmp_path / "new.nii.gz"), other, Broken())
     assert {path.name for path in tmp_path.iterdir()} == set(before)
-    write_labels(label_files(tmp_path / "seg.nii.gz"), other, overlay, Path())
+    write_labels(label_files(tmp_path / "seg.nii.gz"), other, overlay)
     assert not load(tmp_path / "seg.nii.gz").data.any()
 
 

@@ -327,13 +327,14 @@ def test_geometry_and_time_step_are_kept(
     scan = read_image(tmp_path / name, segmenter.thickest_mm)
     result = segment_scan(scan, segmenter)
     outputs = label_files(tmp_path / "out" / "seg.nii.gz")
-    write_labels(outputs, result, picture(scan, result), tmp_path / name)
+    write_labels(outputs, result, picture(scan, result))
 
     labels = nib.load(outputs.image)
     assert labels.shape == source.shape
     assert labels.get_data_dtype() == np.uint8
-    np.testing.assert_allclose(labels.header.get_zooms(), source.header.get_zooms(), rtol=1e-6)
-    assert labels.header.get_xyzt_units() == ("mm", "msec")
+    *sizes, step_ms = source.header.get_zooms()
+    np.testing.assert_allclose(labels.header.get_zooms(), [*sizes, step_ms / 1000], rtol=1e-6)
+    assert labels.header.get_xyzt_units() == ("mm", "sec")
     for form in ("get_qform", "get_sform"):
         ours, theirs = (getattr(one.header, form)(coded=True) for one in (labels, source))
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
@@ -342,7 +343,7 @@ def test_geometry_and_time_step_are_kept(
     table = pd.read_csv(outputs.others[1], keep_default_na=False)
     pd.testing.assert_frame_equal(table, result.table, rtol=1e-5)
     before = outputs.image.read_bytes()
-    write_labels(outputs, result, picture(scan, result), tmp_path / name)
+    write_labels(outputs, result, picture(scan, result))
     assert outputs.image.read_bytes() == before
 
 
@@ -361,7 +362,7 @@ def test_a_failed_write_leaves_the_earlier_result(
     path = tmp_path / "film.nii"
     stored(path, series, "PSR")
     outputs = label_files(tmp_path / "out" / "seg.nii.gz", path)
-    write_labels(outputs, found, new_figure(1, 1), path)
+    write_labels(outputs, found, new_figure(1, 1))
     before = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
     assert len(before) == 4
 
@@ -373,7 +374,7 @@ def test_a_failed_write_leaves_the_earlier_result(
     for name in ("seg.nii.gz", "new.nii.gz"):
         again = label_files(tmp_path / "out" / name, path)
         with pytest.raises(OSError, match="No space left"):
-            write_labels(again, other, Broken(), path)
+            write_labels(again, other, Broken())
         now = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
         assert now == before
 
