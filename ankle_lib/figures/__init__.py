@@ -1,13 +1,5 @@
 """Every figure of the course: data in, matplotlib Figure out."""
 
-from ankle_lib.figures.anatomy import (
-    bone_surfaces,
-    filmstrip,
-    joint_angles,
-    orthogonal_slices,
-    render_bones,
-    static_beside_frame,
-)
 from ankle_lib.figures.cleaning import (
     before_and_after,
     inclusion_flow,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.figures.overlay import segmentation_overlay
+from ankle_lib.figures.anatomy import segmentation_overlay
 from ankle_lib.figures.segmentation_series import segmentation_sheet
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
