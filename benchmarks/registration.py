@@ -25,7 +25,7 @@ from scipy import ndimage
 
 from ankle_lib import registration
 from ankle_lib.geometry import apply, rigid, world_to_voxel
-from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.phantom import cohort
 from ankle_lib.presets import get_preset
 from ankle_lib.registration.register import register

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ankle_lib import parallel
 from benchmarks.kill import undisturbed
 
 
@@ -21,3 +25,19 @@ def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             undisturbed("smoke", folder)
             (folder / "done").touch()
     return folder / "results" / "smoke"
+
+
+@pytest.fixture
+def sent_to_cluster(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every task that is sent to a cluster: a stand-in that takes pickled calls and does them."""
+    sent: list[Any] = []
+
+    def stand_in(address: str, function: Any, tasks: Any) -> Iterator[tuple[int, Any]]:
+        for number, task in enumerate(tasks):
+            call, argument = pickle.loads(pickle.dumps((function, task)))
+            sent.append(argument)
+            yield number, call(argument)
+
+    monkeypatch.setenv(parallel.SCHEDULER_VARIABLE, "tcp://stand-in:8786")
+    monkeypatch.setattr(parallel, "_on_cluster", stand_in)
+    return sent

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ankle_lib import cleaning
-from ankle_lib.cleaning.cohort import clean_cohort
+from ankle_lib.cleaning import clean as clean_module
+from ankle_lib.cleaning.checks import binarise, fill_missing
+from ankle_lib.cleaning.clean import Cleaned, clean_cohort, clean_subject
 from ankle_lib.cleaning.laterality import (
     BoneSide,
     MaskFit,
@@ -20,9 +21,7 @@ from ankle_lib.cleaning.laterality import (
     masks_fit_image,
     side_from_bones,
 )
-from ankle_lib.cleaning.reference import Foot, best_affine, corner_distance_mm, same_grid
-from ankle_lib.cleaning.repairs import binarise, fill_missing
-from ankle_lib.cleaning.subject import Cleaned, clean_subject
+from ankle_lib.cleaning.placing import Foot, best_affine, corner_distance_mm, same_grid
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.manifest.layouts import read_clean_cohort
@@ -440,15 +439,12 @@ def test_fill_missing() -> None:
     holes = ramp.copy()
     holes[3:6, 3:6, 3:6] = np.nan
     holes[0, 0, 0] = np.inf
-    filled, n_missing = fill_missing(holes)
-    assert n_missing == 28
+    filled = fill_missing(holes)
     assert np.isnan(holes[4, 4, 4])
     assert np.abs(filled - ramp).max() <= 1.0
     known = np.isfinite(holes)
     assert np.array_equal(filled[known], ramp[known])
-    nothing, n_missing = fill_missing(ramp)
-    assert nothing is ramp
-    assert n_missing == 0
+    assert fill_missing(ramp) is ramp
 
 
 def test_same_grid_is_half_a_voxel(ankle: ToyAnkle) -> None:
@@ -489,7 +485,7 @@ def test_clean_cohort_writes_images_and_tables(ankle: ToyAnkle, tmp_path: Path) 
     corrected = mirrored_both(ankle).write(tmp_path / "raw", "E02")
     excluded = record("E03", None, [], {}, [])
     out = tmp_path / "clean"
-    result = clean_cohort(cohort_of(good, corrected, excluded), out, n_jobs=2, progress=False)
+    _, written = clean_cohort(cohort_of(good, corrected, excluded), out, progress=False)
 
     inclusion = pd.read_csv(out / "tables" / "inclusion.csv")
     assert list(inclusion.columns[:5]) == ["subject", "group", "side", "included", "reasons"]
@@ -498,7 +494,7 @@ def test_clean_cohort_writes_images_and_tables(ankle: ToyAnkle, tmp_path: Path) 
     corrections = pd.read_csv(out / "tables" / "corrections.csv")
     assert list(corrections.columns[:3]) == ["subject", "file", "correction"]
     assert set(corrections["subject"]) == {"E02"}
-    assert len(result.corrections) == len(corrections) == 4
+    assert len(written) == len(corrections) == 4
 
     first, second = read_clean_cohort(out)
     assert (first.code, first.group, first.side) == ("T01", "control", "left")
@@ -543,28 +539,41 @@ def test_a_second_call_does_not_repeat_what_is_done(
 ) -> None:
     subjects = [ankle.write(tmp_path / "raw", code) for code in ("T01", "T02")]
     out = tmp_path / "clean"
-    first = clean_cohort(cohort_of(*subjects), out, n_jobs=1, progress=False)
+    first, _ = clean_cohort(cohort_of(*subjects), out, progress=False)
     tables = {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
 
     done: list[str] = []
-    original = cleaning.cohort.clean_subject
+    original = clean_module.clean_subject
 
     def counted(subject: Subject, *rest: object) -> Cleaned:
         done.append(subject.code)
         return original(subject, *rest)
 
-    monkeypatch.setattr(cleaning.cohort, "clean_subject", counted)
-    again = clean_cohort(cohort_of(*subjects), out, n_jobs=1, progress=False)
+    monkeypatch.setattr(clean_module, "clean_subject", counted)
+    again, _ = clean_cohort(cohort_of(*subjects), out, progress=False)
     assert done == []
-    assert again.inclusion.equals(first.inclusion)
+    assert again.equals(first)
     assert {path.name: path.read_bytes() for path in (out / "tables").iterdir()} == tables
 
     (out / ".records" / "T02.json").write_text("{half")  # as if killed before it was complete
-    clean_cohort(cohort_of(*subjects), out, n_jobs=1, progress=False)
+    clean_cohort(cohort_of(*subjects), out, progress=False)
     assert done == ["T02"]
-    os.utime(subjects[0].static[0], ns=(1, 1))
-    clean_cohort(cohort_of(*subjects), out, n_jobs=1, progress=False)
+    os.utime(subjects[0].static[0], ns=(1, 1))  # copied: another time, the same content
+    clean_cohort(cohort_of(*subjects), out, progress=False)
+    assert done == ["T02"]
+    static = load(subjects[0].static[0])
+    save(subjects[0].static[0], static.data + 1, static.affine)
+    clean_cohort(cohort_of(*subjects), out, progress=False)
     assert done == ["T02", "T01"]
+
+
+def test_a_cluster_cleans_the_subjects(
+    ankle: ToyAnkle, tmp_path: Path, sent_to_cluster: list[Subject]
+) -> None:
+    subjects = [ankle.write(tmp_path / "raw", code) for code in ("T01", "T02")]
+    inclusion, _ = clean_cohort(cohort_of(*subjects), tmp_path / "clean", progress=False)
+    assert [subject.code for subject in sent_to_cluster] == ["T01", "T02"]
+    assert inclusion["included"].all()
 
 
 def test_a_subject_that_is_no_longer_usable_leaves_no_images(
@@ -575,8 +584,8 @@ def test_a_subject_that_is_no_longer_usable_leaves_no_images(
     clean_cohort(cohort_of(subject), out, progress=False)
     assert (out / "sub-T01").exists()
     subject.masks["talus"].unlink()
-    result = clean_cohort(cohort_of(subject), out, progress=False)
-    assert not result.inclusion["included"].any()
+    inclusion, _ = clean_cohort(cohort_of(subject), out, progress=False)
+    assert not inclusion["included"].any()
     assert not (out / "sub-T01").exists()
 
 
@@ -594,11 +603,11 @@ def test_real_files_are_excluded_with_the_right_reasons(tmp_path: Path) -> None:
     for code, static in (("A1", []), ("A2", [echo])):
         subject = record(code, "left", static, masks, [])
         subjects.append(subject.model_copy(update={"sequences": [sequence]}))
-    result = clean_cohort(
+    inclusion, _ = clean_cohort(
         cohort_of(*subjects).model_copy(update={"geometry": GEOMETRY}), tmp_path, progress=False
     )
-    assert not result.inclusion["included"].any()
-    assert result.inclusion["kinds"].tolist() == [
+    assert not inclusion["included"].any()
+    assert inclusion["kinds"].tolist() == [
         "no static scan; no usable sequence",
         "wrong resolution; mask on another grid; no usable sequence",
     ]

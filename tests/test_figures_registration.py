@@ -13,7 +13,7 @@ from ankle_lib import figures
 from ankle_lib.files import AnkleError, write_figure
 from ankle_lib.geometry import rigid
 from ankle_lib.quality.gate import fit_gate
-from ankle_lib.quality.sheet_file import AUTOMATIC
+from ankle_lib.quality.review_sheet import AUTOMATIC
 from ankle_lib.volume import Volume, resample, to_orientation
 from tests.toy_ankle import ToyAnkle, toy_ankle
 

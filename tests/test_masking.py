@@ -11,18 +11,17 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.any_scan import find_foot
-from ankle_lib.masking.cohort import cohort_histograms, mask_cohort
-from ankle_lib.masking.foot import foot_mask, pooled_histogram, valley_threshold
-from ankle_lib.masking.measures import bone_volumes_cm3
-from ankle_lib.masking.weights import (
+from ankle_lib.masking.bone_weights import (
     BONE_RADIUS_VOXELS,
     REPORT_SIGMA_VOXELS,
     REPORT_VOXEL_MM,
     ball_voxels,
+    bone_volumes_cm3,
     bone_weights,
     in_mm,
 )
+from ankle_lib.masking.foot import find_foot, foot_mask, pooled_histogram, valley_threshold
+from ankle_lib.masking.mask_images import cohort_histograms, mask_cohort
 from ankle_lib.volume import load, save
 from tests.toy_ankle import ToyAnkle, toy_ankle
 
@@ -217,7 +216,9 @@ def subject(ankle: ToyAnkle, tmp_path: Path) -> CleanSubject:
 def test_mask_cohort(ankle: ToyAnkle, subject: CleanSubject, tmp_path: Path) -> None:
     truth, out = tmp_path / "truth", tmp_path / "out"
     save(truth / "T01" / "static_dseg.nii.gz", 4 * ankle.foot.data.astype("u1"), ankle.foot.affine)
-    result = mask_cohort([subject], out, truth=truth, compare_with=(150.0, 500.0), progress=False)
+    foot_masks, _ = mask_cohort(
+        [subject], out, truth=truth, compare_with=(150.0, 500.0), progress=False
+    )
 
     table = pd.read_csv(out / "tables" / "foot_masks.csv")
     assert list(table.columns[:4]) == ["subject", "image", "threshold", "foot_fraction"]
@@ -227,7 +228,7 @@ def test_mask_cohort(ankle: ToyAnkle, subject: CleanSubject, tmp_path: Path) -> 
     assert table["dice_truth"].notna().tolist() == [True, False, False, False]
     assert table["other_dice_truth"][0] > table["dice_truth"][0] > 0.85
     assert table["other_threshold"].tolist() == [150, 500, 500, 500]
-    assert len(result.foot_masks) == 4
+    assert len(foot_masks) == 4
 
     volumes = pd.read_csv(out / "tables" / "bone_volumes.csv")
     assert list(volumes.columns[:3]) == ["subject", "bone", "volume_cm3"]
@@ -254,11 +255,19 @@ def test_mask_cohort_goes_on_where_it_stopped(subject: CleanSubject, tmp_path: P
     out = tmp_path / "out"
     mask_cohort([subject], out, progress=False)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
-    again = mask_cohort([subject], out, progress=False)
+    again, _ = mask_cohort([subject], out, progress=False)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
-    assert len(again.foot_masks) == 4
+    assert len(again) == 4
     mask_cohort([subject], out, static_threshold=300, progress=False)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} != before
+
+
+def test_a_cluster_masks_the_subjects(
+    subject: CleanSubject, tmp_path: Path, sent_to_cluster: list[CleanSubject]
+) -> None:
+    foot_masks, _ = mask_cohort([subject], tmp_path / "out", progress=False)
+    assert [one.code for one in sent_to_cluster] == ["T01"]
+    assert len(foot_masks) == 4
 
 
 def test_cohort_histograms(ankle: ToyAnkle, subject: CleanSubject) -> None:

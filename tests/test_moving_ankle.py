@@ -18,7 +18,7 @@ from ankle_lib.figures.reconstruction import (
 from ankle_lib.files import AnkleError
 from ankle_lib.foot.reconstruct import Still
 from ankle_lib.geometry import apply, compose, invert, rigid
-from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.foot import find_foot
 from ankle_lib.reconstruction.consistency import consistency
 from ankle_lib.reconstruction.guided import guided, with_the_measured
 from ankle_lib.reconstruction.polyrigid import MovedScan, MovingFoot, moved_static

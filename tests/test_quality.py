@@ -15,8 +15,14 @@ from ankle_lib.geometry import rigid
 from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.quality.gate import REPORT_CORRELATION, fit_gate
 from ankle_lib.quality.registered import frame_path, read_registered
-from ankle_lib.quality.sheet import ReviewSheet, accepted
-from ankle_lib.quality.sheet_file import AUTOMATIC, COLUMNS, KEY, SHEET_NAME
+from ankle_lib.quality.review_sheet import (
+    AUTOMATIC,
+    COLUMNS,
+    KEY,
+    SHEET_NAME,
+    ReviewSheet,
+    accepted,
+)
 from ankle_lib.running import records
 
 # --- the gate ---
@@ -393,7 +399,7 @@ def test_two_people_at_once_lose_no_row(tmp_path: Path) -> None:
 
 
 def test_a_sheet_that_someone_holds(sheet: ReviewSheet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ankle_lib.quality.sheet.LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("ankle_lib.quality.review_sheet.LOCK_TIMEOUT_S", 0.05)
     with (
         filelock.FileLock(sheet.path.with_name(f".{SHEET_NAME}.lock")),
         pytest.raises(AnkleError, match="another process has held it"),

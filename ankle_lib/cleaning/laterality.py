@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ankle_lib.cleaning.checks import Log, Scan
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
+from ankle_lib.manifest.schema import Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, flip_left_right
 
@@ -74,6 +76,32 @@ class Flip:
     """Something that could not be verified, for the reader."""
 
 
+def fix_left_right(
+    static: Scan, masks: dict[str, Volume], subject: Subject, log: Log
+) -> tuple[Scan, dict[str, Volume], str | None]:
+    """Mirror image and masks where needed; return them and the side of the foot."""
+    if not all(mask.data.any() for mask in masks.values()):
+        return static, masks, subject.side
+    bones = side_from_bones({bone: mask.data for bone, mask in masks.items()}, static.volume.affine)
+    flip = decide_flip(masks_fit_image(static.volume, masks), bones, subject.side)
+    if flip.reason:
+        log.exclude("left or right unclear", flip.reason)
+    if flip.note:
+        log.notes.append(flip.note)
+    wrong = [name for name in ("image", "masks") if getattr(flip, name)]
+    kind = f"{' and '.join(wrong)} mirrored"
+    if flip.image:
+        log.correct(static.path, kind, f"mirrored left to right: a {subject.side} foot")
+        other = flip_left_right(static.volume)
+        static = static.with_image(other.data, other.affine)
+    if flip.masks:
+        text = f"mirrored left to right: the bones were those of a {bones.side} foot"
+        for bone in masks:
+            log.correct(subject.masks[bone], kind, text)
+        masks = {bone: flip_left_right(mask) for bone, mask in masks.items()}
+    return static, masks, subject.side or bones.side
+
+
 def side_from_bones(masks: Mapping[str, NDArray[np.bool_]], affine: NDArray) -> BoneSide:
     """Tell a left foot from a right one by the shape and place of its bones.
 
@@ -97,10 +125,11 @@ def side_from_bones(masks: Mapping[str, NDArray[np.bool_]], affine: NDArray) -> 
     """
     points = {bone: _world_points(masks, bone, affine) for bone in BONES}
     centre = {bone: points[bone].mean(axis=0) for bone in BONES}
-    forward = _long_axis(points["calcaneus"])
+    forward = np.linalg.eigh(np.cov(points["calcaneus"].T))[1][:, -1]
     if forward @ (centre["talus"] - centre["calcaneus"]) < 0:
         forward = -forward
-    up = _unit_across(centre["tibia"] - centre["calcaneus"], forward)
+    up = centre["tibia"] - centre["calcaneus"]
+    up = _unit(up - (up @ forward) * forward)
     right = np.cross(forward, up)
     shaft = _unit(centre["tibia"] - centre["talus"])
     right_of_shaft = _unit(np.cross(forward, shaft))
@@ -127,8 +156,11 @@ def masks_fit_image(image: Volume, masks: Mapping[str, Volume]) -> MaskFit:
     masks : mapping of bone to Volume
         Boolean masks on the image's grid.
     """
-    mirrored = {bone: flip_left_right(mask) for bone, mask in masks.items()}
-    return MaskFit(_cortex_contrast(image, masks), _cortex_contrast(image, mirrored))
+    as_is, flipped = (
+        float(np.mean([_bone_contrast(image, mask.data) for mask in variant]))
+        for variant in (masks.values(), [flip_left_right(mask) for mask in masks.values()])
+    )
+    return MaskFit(as_is, flipped)
 
 
 def decide_flip(fit: MaskFit, bones: BoneSide, expected: str | None) -> Flip:
@@ -186,14 +218,6 @@ def _world_points(
     return apply(affine, voxels[::step])
 
 
-def _long_axis(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.linalg.eigh(np.cov(points.T))[1][:, -1]
-
-
-def _unit_across(vector: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _unit(vector - (vector @ axis) * axis)
-
-
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     return vector / np.linalg.norm(vector)
 
@@ -213,15 +237,11 @@ def _malleolus(tibia: NDArray[np.float64], shaft: NDArray[np.float64]) -> NDArra
     return tip - (above if len(above) else tibia).mean(axis=0)
 
 
-def _cortex_contrast(image: Volume, masks: Mapping[str, Volume]) -> float:
-    return float(np.mean([_bone_contrast(image, mask.data) for mask in masks.values()]))
-
-
 def _bone_contrast(image: Volume, mask: NDArray[np.bool_]) -> float:
     """Return (marrow - rim) / sd of the image inside one bone; 0 where there is no image."""
-    box = _bounding_box(mask)
-    if box is None:
+    if not mask.any():
         return 0.0
+    (box,) = ndimage.find_objects(mask.astype(np.uint8))
     inside = np.pad(mask[box], 1)
     depth = ndimage.distance_transform_edt(inside, sampling=image.voxel_size_mm)
     depth = depth[1:-1, 1:-1, 1:-1]
@@ -232,8 +252,3 @@ def _bone_contrast(image: Volume, mask: NDArray[np.bool_]) -> float:
     if marrow.size == 0 or rim.size == 0 or spread == 0:
         return 0.0
     return float(marrow.mean() - rim.mean()) / spread
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.cleaning.reference import affines_of, corner_distance_mm
+from ankle_lib.cleaning.placing import affines_of, corner_distance_mm
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.manifest.schema import Subject

@@ -21,7 +21,7 @@ from ankle_lib.dynamic.mask_poses import poses_from_masks
 from ankle_lib.dynamic.over_time import smooth_together
 from ankle_lib.dynamic.prediction import Prediction, predict
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, read_transforms

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import Slice, middle_slice, slice_of, window
 from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS, new_figure
 from ankle_lib.files import AnkleError
-from ankle_lib.quality.sheet_file import AUTOMATIC
+from ankle_lib.quality.review_sheet import AUTOMATIC
 from ankle_lib.volume import Volume, to_orientation
 
 COLUMNS = 15

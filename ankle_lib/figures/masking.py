@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.images import Slice, centre_voxel, draw_slice, slice_of, window
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
+from ankle_lib.masking.bone_weights import REPORT_VOXEL_MM, ball_voxels, bone_weights, in_mm
 from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, smoothed
-from ankle_lib.masking.weights import REPORT_VOXEL_MM, ball_voxels, bone_weights, in_mm
 from ankle_lib.volume import Volume
 
 REPORT_COLOUR, VALLEY_COLOUR = "#D55E00", "#0072B2"

@@ -23,7 +23,7 @@ from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import read_image, size_in_words
 from ankle_lib.foot.results import Beside, Outcome, beside, frames_in_words
-from ankle_lib.masking.measures import bone_volumes_cm3
+from ankle_lib.masking.bone_weights import bone_volumes_cm3
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.labelling import label_bones
 from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter

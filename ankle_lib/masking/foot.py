@@ -1,4 +1,8 @@
-"""The foot on a scan: intensities of all images together, a threshold, and the mask above it."""
+"""The foot on a scan: intensities of all images together, a threshold, and the mask above it.
+
+`foot_mask` asks for a threshold in the scanner's units; `find_foot` finds one by itself on a scan
+of unknown intensities: another scanner, other units, an offset.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,16 @@ CODE_STATIC_THRESHOLD = 220.0
 
 SPECK = 0.001
 """A foot of 600 cm3 has specks below 0.6 cm3; the marrow of a metatarsal has more."""
+
+DARK_PERCENTILE = 0.1
+"""Background of a scan: not the minimum, which may be a single bad voxel."""
+BRIGHT_PERCENTILE = 99.5
+BRIGHT_INTENSITY = 2000.0
+"""The scanner that the course knows shows this percentile at about this intensity."""
+DARKEST_FOOT = 0.2
+"""Part of the bright intensity above which is foot, where noise and tissue have no valley."""
+SAMPLE = 4_000_000
+"""Voxels that suffice for a histogram."""
 
 _IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], axis=2).astype(bool)
 _IN_PLANE[[0, 0, 2, 2], [0, 2, 0, 2], 1] = False
@@ -146,6 +160,36 @@ def foot_mask(
     if fill_holes:
         mask = _fill_slices(mask)
     return mask
+
+
+def find_foot(image: NDArray) -> NDArray[np.bool_]:
+    """Return where the foot is, for images of any unit of intensity and any offset.
+
+    The foot is brighter than the valley between noise and tissue; where there is none (no noise
+    in the background, for instance), brighter than a fifth of the bright tissue.
+
+    Parameters
+    ----------
+    image : (I, J, K) array
+        Finite; tissue brighter than air.
+
+    Raises
+    ------
+    AnkleError
+        If nothing is brighter than the background.
+    """
+    flat = image.ravel(order="K")
+    sample = flat[:: flat.size // SAMPLE + 1].astype(np.float32)
+    dark = float(np.percentile(sample, DARK_PERCENTILE))
+    brighter = sample[sample > dark]
+    if brighter.size == 0:
+        raise AnkleError("nothing in the scan is brighter than its background: no foot in it")
+    unit = (float(np.percentile(brighter, BRIGHT_PERCENTILE)) - dark) / BRIGHT_INTENSITY
+    try:
+        threshold = valley_threshold(pooled_histogram([((sample - dark) / unit).clip(0)]))
+    except AnkleError:
+        threshold = DARKEST_FOOT * BRIGHT_INTENSITY
+    return foot_mask(image, dark + threshold * unit)
 
 
 def _without_specks(mask: NDArray[np.bool_], smallest_piece: float) -> NDArray[np.bool_]:

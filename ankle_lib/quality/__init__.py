@@ -1,7 +1,7 @@
 """Which registrations are good enough: the correlation gate, the review sheet, what may go on.
 
-``gate`` finds the correlation that stands for enough overlap, ``sheet`` keeps the gate's and
-people's verdicts in one file (``sheet_file``), ``registered`` gives later chapters what was
+``gate`` finds the correlation that stands for enough overlap, ``review_sheet`` keeps the gate's and
+people's verdicts in one file, ``registered`` gives later chapters what was
 accepted, nothing else.
 """
 
@@ -13,5 +13,4 @@ from ankle_lib.quality.gate import (
     fit_gate,
 )
 from ankle_lib.quality.registered import frame_path, read_registered
-from ankle_lib.quality.sheet import ReviewSheet, accepted
-from ankle_lib.quality.sheet_file import KEY, SHEET_NAME
+from ankle_lib.quality.review_sheet import KEY, SHEET_NAME, ReviewSheet, accepted

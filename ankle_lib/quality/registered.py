@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.pose_files import FramePose, read_transforms
-from ankle_lib.quality.sheet import accepted, same_correlation
-from ankle_lib.quality.sheet_file import AUTOMATIC, SHEET_NAME
+from ankle_lib.quality.review_sheet import AUTOMATIC, SHEET_NAME, accepted, same_correlation
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.foot import find_foot
 from ankle_lib.reconstruction.thick import Scanning, ThickSlices
 from ankle_lib.volume import Volume
 

@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.foot import find_foot
 from ankle_lib.reconstruction.consistency import Consistency, consistency
 from ankle_lib.reconstruction.polyrigid import MovedScan
 from ankle_lib.reconstruction.thick import Scanning, ThickSlices, scanning

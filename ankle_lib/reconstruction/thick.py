@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import slice_direction
-from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.foot import find_foot
 from ankle_lib.volume import Volume
 
 LEAST_BAND = 0.4

@@ -18,8 +18,7 @@ from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.quality.gate import Gate
-from ankle_lib.quality.sheet import ReviewSheet
-from ankle_lib.quality.sheet_file import SHEET_NAME
+from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet
 from ankle_lib.registration.measures import AXES
 from ankle_lib.registration.sequence import (
     COLUMNS,

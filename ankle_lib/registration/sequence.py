@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ankle_lib.cache import remembered
 from ankle_lib.geometry import arrival, part_of, rigid
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.metrics import dice
 from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.quality.registered import frame_path

@@ -18,7 +18,7 @@ from scipy import sparse
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import bounding_box
 from ankle_lib.inference import MARGIN, labels_from, tidy_labels, whole_slices
-from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.foot import find_foot
 from ankle_lib.patches.items import slices_at
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.presets import BONES

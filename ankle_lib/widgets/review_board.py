@@ -14,8 +14,7 @@ import numpy as np
 from ankle_lib.figures.images import middle_slice
 from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS
 from ankle_lib.files import AnkleError
-from ankle_lib.quality.sheet import ReviewSheet
-from ankle_lib.quality.sheet_file import AUTOMATIC
+from ankle_lib.quality.review_sheet import AUTOMATIC, ReviewSheet
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.inputs import OUTSIDE, inside, not_finite
 from ankle_lib.widgets.picture import SlicePicture

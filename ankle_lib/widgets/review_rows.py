@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.figures.style import BONE_COLOURS
-from ankle_lib.quality.sheet_file import AUTOMATIC, KEY
+from ankle_lib.quality.review_sheet import AUTOMATIC, KEY
 
 RowKey = tuple[str, str, int, str]
 """Subject, sequence, frame, bone."""

@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ankle_lib.quality.sheet import ReviewSheet
-from ankle_lib.quality.sheet_file import AUTOMATIC, SHEET_NAME
+from ankle_lib.quality.review_sheet import AUTOMATIC, SHEET_NAME, ReviewSheet
 from ankle_lib.running.execution import execute_notebook
 from ankle_lib.widgets.keyboard import BOARD_CLASS
 from tests.browser.lab import ROOT, Person, serve

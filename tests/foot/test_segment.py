@@ -33,7 +33,7 @@ from ankle_lib.foot.segment import (
     write_labels,
 )
 from ankle_lib.geometry import apply
-from ankle_lib.masking.any_scan import find_foot
+from ankle_lib.masking.foot import find_foot
 from ankle_lib.metrics import dice
 from ankle_lib.networks.base import SliceNetwork
 from ankle_lib.networks.catalogue import build

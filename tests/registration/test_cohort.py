@@ -14,7 +14,7 @@ from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.quality.gate import fit_gate
 from ankle_lib.quality.registered import frame_path, read_registered
-from ankle_lib.quality.sheet import ReviewSheet
+from ankle_lib.quality.review_sheet import ReviewSheet
 from ankle_lib.registration import sequence
 from ankle_lib.registration.cohort import experiment, judge, register_cohort
 from ankle_lib.registration.moving import moved_mask

@@ -1,8 +1,8 @@
-"""Soft weights around the bones, for a registration that looks at one bone."""
+"""Soft weights around the bones, for a registration that looks at one bone, and their volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,14 @@ def in_mm(voxels: float) -> tuple[float, float, float]:
         voxels * REPORT_VOXEL_MM[1],
         voxels * REPORT_VOXEL_MM[2],
     )
+
+
+def bone_volumes_cm3(
+    masks: Mapping[str, NDArray[np.bool_]], voxel_size_mm: Sequence[float]
+) -> dict[str, float]:
+    """Return the volume of each bone in cubic centimetres."""
+    voxel_cm3 = float(np.prod(voxel_size_mm)) / 1000.0
+    return {bone: float(np.count_nonzero(mask)) * voxel_cm3 for bone, mask in masks.items()}
 
 
 def ball_voxels(radius: int) -> NDArray[np.bool_]:
