@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,6 +26,9 @@ from ankle_lib.files import write_text
 
 PLUMBING = {f"ankle_lib.{name}" for name in ("cache", "files", "parallel", "presets")}
 """Modules without a method of their own: a change in them makes no result out of date."""
+
+_PARSER = threading.Lock()
+"""Python's parser must not be called by two threads at once (SystemError: recursion depth)."""
 
 Answer = TypeVar("Answer")
 
@@ -125,7 +129,8 @@ def _source(module: str) -> tuple[str, frozenset[str]] | None:
     path = Path(spec.origin)
     if path.stat().st_mtime > psutil.Process().create_time():
         return None
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    with _PARSER:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:

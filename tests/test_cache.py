@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,9 @@ import pandas as pd
 import pytest
 
 import ankle_lib
+from ankle_lib import cache
 from ankle_lib.cache import code_digest, digest, file_digest, folder_for, remembered
+from ankle_lib.masking.mask_images import mask_cohort
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,24 @@ def test_code_is_what_is_loaded_and_all_that_it_imports(tmp_path: Path) -> None:
     os.utime(constants, (hour_ago, hour_ago))
     again = run()
     assert len({*first, *changed_meanwhile, *again}) == 6
+
+
+def test_threads_parse_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's parser gives a SystemError where two threads use it at once."""
+    parse, busy, most = ast.parse, [0], [0]
+
+    def watched(source: str) -> ast.Module:
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        time.sleep(0.002)
+        busy[0] -= 1
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", watched)
+    cache._source.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(code_digest, [mask_cohort] * 4))) == 1
+    assert most == [1]
 
 
 def test_what_a_person_typed_is_never_the_same() -> None:
