@@ -73,9 +73,9 @@ def run(
     ] = None,
 ) -> None:
     """Run the chapters in order, skipping those that are up to date."""
-    from ankle_lib import pipeline
+    from ankle_lib.running import course
 
-    pipeline.run(
+    course.run(
         preset,
         only=only,
         start=start,
@@ -117,11 +117,11 @@ def register_command(
     from ankle_lib.foot.register import register_files
     from ankle_lib.foot.results import check_result_folder
     from ankle_lib.running.chapter import resolve_device
-    from ankle_lib.running.lock import alone
+    from ankle_lib.running.lock import one_writer
 
     masks, chosen = _masks(mask), resolve_device(device)
     check_result_folder(out)  # before a lock is put beside it
-    with alone(out):
+    with one_writer(out):
         outcome = register_files(
             static,
             dynamic,
@@ -249,10 +249,10 @@ def simulate(
     from ankle_lib.phantom import cohort
     from ankle_lib.presets import get_preset
     from ankle_lib.running.chapter import resolve_device
-    from ankle_lib.running.lock import alone
+    from ankle_lib.running.lock import one_writer
 
     sizes, chosen = get_preset(preset), resolve_device(device)
-    with alone(out):
+    with one_writer(out):
         print(cohort.simulate(sizes, out, seed=seed, device=chosen))
 
 

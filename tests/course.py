@@ -1,10 +1,17 @@
-"""A course of small notebooks in a temporary folder, for tests of the pipeline."""
+"""A course of small notebooks in a temporary folder, for tests of what runs it."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
+
+from ankle_lib.running import kernel_side
+from ankle_lib.running.chapter import CHAPTER_VARIABLE
+from ankle_lib.running.execution import Execution, NotebookError
 
 PARAMETERS = 'preset = "laptop"\nresults = "results"\ncohort = "phantom"\ndevice = "auto"\n'
 
@@ -48,6 +55,8 @@ from ankle_lib.running.chapter import open_chapter
 chapter = open_chapter("{name}", preset, results, cohort, device)
 """
 
+FINISH = "chapter.finish()"
+
 WRITE_TABLE = """\
 import pandas as pd
 chapter.table(pd.DataFrame({"value": [1, 2, 3]}), "numbers")
@@ -60,12 +69,42 @@ chapter.table(numbers * 2, "doubled")
 """
 
 
+def execute_here(
+    notebook: Path,
+    output: Path,
+    parameters: dict[str, Any],
+    *,
+    environment: dict[str, str],
+    on_cell: Callable[[int, int], None],
+) -> Execution:
+    """Stand in for `execute_notebook` without a kernel, which takes seconds to start."""
+    book = nbformat.read(notebook, as_version=4)
+    book.metadata.papermill = {"output_path": str(output)}
+    variables: dict[str, Any] = {}
+    kernel_side._inputs.clear()
+    here, os.environ[CHAPTER_VARIABLE] = Path.cwd(), environment[CHAPTER_VARIABLE]
+    os.chdir(notebook.parent)
+    try:
+        for number, cell in enumerate(book.cells):
+            on_cell(number + 1, len(book.cells))
+            exec(cell.source, variables)
+            variables.update(parameters if number == 0 else {})
+    except Exception as error:
+        name = type(error).__name__
+        raise NotebookError(f"In [{number + 2}]: {name}: {error}") from None
+    finally:
+        nbformat.write(book, output)
+        os.chdir(here)
+        del os.environ[CHAPTER_VARIABLE]
+    return Execution(100.0, 0.0, tuple(kernel_side._inputs), ("ankle_lib", "ankle_lib.files"))
+
+
 def two_chapters(root: Path) -> Path:
     """Write a course whose second chapter reads a table of the first."""
     return write_course(
         root,
         {
-            "01_first": [OPEN.format(name="01_first"), WRITE_TABLE],
-            "02_second": [OPEN.format(name="02_second"), READ_TABLE],
+            "01_first": [OPEN.format(name="01_first"), WRITE_TABLE, FINISH],
+            "02_second": [OPEN.format(name="02_second"), READ_TABLE, FINISH],
         },
     )

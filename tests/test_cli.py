@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ankle_lib import cli, pipeline
+from ankle_lib import cli
 from ankle_lib.files import AnkleError
+from ankle_lib.running import course as courses
 from tests.course import two_chapters, write_notebook
 
 COMMAND = [sys.executable, "-c", "from ankle_lib.cli import main; main()"]
@@ -49,10 +50,10 @@ def test_help_names_the_commands_without_waiting_for_torch() -> None:
     assert "data" in done.stdout
 
 
-def test_options_reach_the_pipeline(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_run(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(
-        pipeline, "run", lambda preset, **options: asked.update(options, preset=preset)
+        courses, "run", lambda preset, **options: asked.update(options, preset=preset)
     )
     status, _, _ = command(
         *("run", "--preset", "smoke", "--from", "01", "--cohort", "mine", "--results", "out"),
@@ -362,7 +363,7 @@ def test_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise AnkleError("no")
 
-    monkeypatch.setattr(pipeline, "run", fails)
+    monkeypatch.setattr(courses, "run", fails)
     monkeypatch.setattr(sys, "argv", ["ankle", "run"])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -40,7 +40,7 @@ FLOORS = (
     ("dynamic",),
     ("figures", "widgets"),
     ("foot",),
-    ("running", "pipeline", "summary"),
+    ("running", "summary"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -212,6 +212,12 @@ def test_every_figure_is_seen(path: Path) -> None:
             for node in ast.walk(ast.Module(body, [])):
                 if isinstance(node, ast.Expr) and ast.unparse(node).startswith("chapter.show("):
                     assert node is body[-1], f"wrap in display(): {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_chapter_is_finished_in_its_last_cell_of_code(path: Path) -> None:
+    code = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    assert code[-1].startswith("chapter.finish()")
 
 
 # --- texts ---

@@ -1,1 +1,1 @@
-"""What `ankle_lib.pipeline` stands on: a chapter's place, its kernel, its record, the lock."""
+"""Runs the chapters (``course``) and opens one in its notebook (``chapter``)."""

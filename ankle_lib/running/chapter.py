@@ -8,6 +8,9 @@ written to ``cohort/`` beside its chapters.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,16 @@ from ankle_lib.manifest.document import load_manifest
 from ankle_lib.manifest.schema import Cohort, PhantomSource
 from ankle_lib.presets import Preset, get_preset
 from ankle_lib.running import kernel_side, records
-from ankle_lib.running.lock import alone
+from ankle_lib.running.lock import one_writer
 
 MANIFEST = "data_manifest.yaml"
 DEFAULT_COHORT = "phantom"
 
 CHAPTER_VARIABLE = "ANKLE_CHAPTER"
 """Environment variable that tells a kernel which chapter `ankle run` executes in it."""
+
+_written: dict[Path, ExitStack] = {}
+"""Folders of the chapters that this process has opened by hand, each with its lock."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +45,35 @@ class Chapter:
     ----------
     name
         Such as ``"01_data_cleaning"``.
-    preset
-        Sizes of the cohort and its grids.
-    folder
-        ``results/<preset>/<name>/``; it exists, and so do ``tables`` and ``figures`` in it.
-    cohort_manifest
-        Manifest that lists the cohort's files.
+    place
+        Preset, cohort and device, and where the results lie.
     cohort_records
         The raw cohort, with absolute paths.
-    device
-        ``"cpu"`` or ``"cuda"``.
     """
 
     name: str
-    preset: Preset
-    folder: Path
-    cohort_manifest: Path
+    place: Place
     cohort_records: Cohort
-    device: str
+
+    @property
+    def preset(self) -> Preset:
+        """Sizes of the cohort and its grids."""
+        return self.place.preset
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``."""
+        return self.place.device
+
+    @property
+    def cohort_manifest(self) -> Path:
+        """Manifest that lists the cohort's files."""
+        return self.place.cohort_manifest
+
+    @property
+    def folder(self) -> Path:
+        """``results/<preset>/<name>/``; it exists, and so do ``tables`` and ``figures`` in it."""
+        return self.place.folder / self.name
 
     @property
     def tables(self) -> Path:
@@ -79,24 +96,19 @@ class Chapter:
             If that chapter has no results, or only those of a run that did not finish; the
             message names the command that makes them.
         """
-        folder = self.folder.parent / chapter
-        if not records.has_results(folder):
-            raise AnkleError(
-                f"{self.name} reads {chapter}, which has no finished results in {folder}: run "
-                f"`{self._command(chapter)}`, then this again"
-            )
+        self.place.check_finished(self.name, [chapter])
         kernel_side.note_input(chapter)
-        return folder
+        return self.place.folder / chapter
 
-    def _command(self, chapter: str) -> str:
-        """Return the command that runs another chapter at the same place."""
-        words = ["ankle run", f"--preset {self.preset.name}", f"--only {chapter[:2]}"]
-        if self.cohort_records.name != DEFAULT_COHORT:
-            words.append(f"--cohort {self.cohort_records.name}")
-        results = self.folder.parents[1]
-        if results != find_root() / "results":
-            words.append(f"--results {results}")
-        return " ".join(words)
+    def finish(self) -> None:
+        """Say that all results are written: from now on later chapters read them.
+
+        It is the last line of every notebook, for those who run it by hand. Under `ankle run` it
+        does nothing, since the run itself knows when a chapter is finished.
+        """
+        if self.folder in _written:
+            records.finish_by_hand(self.folder)
+            _written.pop(self.folder).close()
 
     def show(self, figure: Figure, name: str) -> Figure:
         """Save ``figure`` as ``figures/<name>.png`` and ``.svg``, and return it for display."""
@@ -119,8 +131,8 @@ def open_chapter(
     """Open the chapter called ``name``: its folders exist afterwards, and so does the cohort.
 
     A notebook calls this with its parameters. Under `ankle run` everything is prepared; in
-    JupyterLab a missing simulated cohort is made now, and the chapter's ``run.json`` is removed,
-    since the results are no longer those that it describes.
+    JupyterLab a missing simulated cohort is made now. There the chapter's folder belongs to this
+    notebook until `Chapter.finish` or until its kernel ends, and its results count as unfinished.
 
     Parameters
     ----------
@@ -134,24 +146,35 @@ def open_chapter(
     Raises
     ------
     AnkleError
-        If preset, cohort or device is unknown, or the working folder is not in the repository.
+        If preset, cohort or device is unknown, the working folder is not in the repository, an
+        earlier chapter that this one reads is not finished, or somebody else writes to its folder.
+
+    Examples
+    --------
+    >>> chapter = open_chapter("02_masking", preset="smoke")
+    >>> subjects = read_clean_cohort(chapter.previous("01_data_cleaning"))
     """
     _show_figures()
     place = Place.find(preset, Path(results), cohort, device)
     folder = place.folder / name
     if os.environ.get(CHAPTER_VARIABLE) != name:
-        records.forget(folder)
+        place.check_finished(name, earlier_chapters(place.root, name))
+        if folder not in _written:
+            lock = ExitStack()
+            lock.enter_context(one_writer(folder))
+            _written[folder] = lock
+        records.start_by_hand(folder)
         place.make_cohort()
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    return Chapter(
-        name=name,
-        preset=place.preset,
-        folder=folder,
-        cohort_manifest=place.cohort_manifest,
-        cohort_records=place.cohort_records(),
-        device=place.device,
-    )
+    return Chapter(name, place, place.cohort_records())
+
+
+def earlier_chapters(root: Path, name: str) -> list[str]:
+    """Return the chapters that the notebook ``name`` asks for with `Chapter.previous`."""
+    notebook = root / "notebooks" / f"{name}.ipynb"
+    code = "\n".join(records.notebook_code(notebook)) if notebook.is_file() else ""
+    return list(dict.fromkeys(re.findall(r"""\.previous\(\s*["'](\w+)["']""", code)))
 
 
 def _show_figures() -> None:
@@ -211,6 +234,25 @@ class Place:
         source = self.cohort.source
         return source.seed if isinstance(source, PhantomSource) else None
 
+    def check_finished(self, name: str, chapters: Iterable[str]) -> None:
+        """Refuse to go on with ``name`` if one of ``chapters`` has no finished results here."""
+        for chapter in chapters:
+            if not records.has_results(self.folder / chapter):
+                raise AnkleError(
+                    f"{name} reads {chapter}, which has no finished results in "
+                    f"{self.folder / chapter}: run its notebook to the end, or "
+                    f"`{self._command(chapter)}`, then this again"
+                )
+
+    def _command(self, chapter: str) -> str:
+        """Return the command that runs a chapter here."""
+        words = ["ankle run", f"--preset {self.preset.name}", f"--only {chapter[:2]}"]
+        if self.cohort.name != DEFAULT_COHORT:
+            words.append(f"--cohort {self.cohort.name}")
+        if self.results != self.root / "results":
+            words.append(f"--results {self.results}")
+        return " ".join(words)
+
     def make_cohort(self) -> None:
         """Simulate the cohort if it is a simulated one; what is there already is kept."""
         source = self.cohort.source
@@ -224,7 +266,8 @@ class Place:
         if not self.cohort_manifest.exists():
             print(f"simulating the cohort in {folder}", flush=True)
         sizes = get_preset(source.preset) if source.preset else self.preset
-        with alone(folder):
+        with one_writer(folder):
+            records.clear_partial_files(folder)
             simulate(sizes, folder, seed=source.seed, device=self.device)
 
     def cohort_records(self) -> Cohort:
@@ -241,6 +284,14 @@ class Place:
             "cohort": self.cohort.name,
             "device": self.device,
         }
+
+
+def list_chapters(root: Path) -> list[Path]:
+    """Return the notebooks ``NN_name.ipynb`` of ``root`` in order."""
+    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not notebooks:
+        raise AnkleError(f"there are no notebooks NN_name.ipynb in {root / 'notebooks'}")
+    return notebooks
 
 
 def find_root() -> Path:

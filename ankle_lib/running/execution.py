@@ -1,7 +1,8 @@
 """One notebook, executed by papermill in this interpreter's own kernel, with every error found.
 
 papermill alone would use whatever kernel is registered as ``python3``, end with success when an
-error hides in a widget's callback or a cell calls ``sys.exit(0)``, and know nothing of memory.
+error hides in a widget's callback or a cell calls ``sys.exit(0)``, wait for ever for a kernel that
+has lost a request, and know nothing of memory.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ import joblib
 import papermill
 import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.channels import HBChannel
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 import ankle_lib
 
-MEMORY_SAMPLE_S = 0.2
+SAMPLE_S = 0.2
+"""Between two looks at a kernel's memory and heartbeat."""
+ANSWER_S = 60.0
+"""A kernel that is alive takes up requests, and replies to what it has done, within this time."""
 KERNEL_START_S = 120  # a busy two-core machine needs tens of seconds to import IPython
 
 
@@ -81,7 +86,8 @@ def execute_notebook(
     Raises
     ------
     NotebookError
-        If a cell fails, if an error hides in a callback, or if the notebook ends early.
+        If a cell fails, if an error hides in a callback, if the notebook ends early, or if the
+        kernel dies or answers no more. A cell may compute for as long as it wants.
     """
     execution = Execution()
     try:
@@ -101,6 +107,10 @@ def execute_notebook(
     except papermill.PapermillExecutionError as error:
         text = _one_line({"type": error.ename, "text": error.evalue})
         raise NotebookError(f"In [{error.exec_count}]: {text}") from None
+    except _Unanswered:
+        raise NotebookError(
+            f"the kernel lives but did not answer for {ANSWER_S:.0f} s and was ended: run again"
+        ) from None
     except DeadKernelError:
         raise NotebookError(
             "the kernel died (killed, perhaps for want of memory: "
@@ -128,6 +138,7 @@ class _Client(PapermillNotebookClient):
         super().__init__(nb_man, **options)
         self._environment = environment
         self._execution = execution
+        self._watch = _Watch(execution)
         total = len(nb_man.nb.cells)
         self.on_cell_start = lambda cell, cell_index: on_cell(cell_index + 1, total)
 
@@ -138,26 +149,43 @@ class _Client(PapermillNotebookClient):
         return self.km
 
     def execute(self, **options: Any) -> NotebookNode:
-        return super().execute(env=_kernel_environment(self._environment), **options)
+        try:
+            return super().execute(env=_kernel_environment(self._environment), **options)
+        except (DeadKernelError, CellTimeoutError):
+            if self._watch.ended_it:
+                raise _Unanswered from None
+            raise
+        finally:
+            self._watch.stop()
 
     def papermill_execute_cells(self) -> None:
-        with _MemoryWatch(self.km.provisioner.pid) as memory:  # type: ignore[union-attr]
-            try:
-                self._evaluate("start()")
-                super().papermill_execute_cells()
-                report = json.loads(self._evaluate("report()"))
-            except KeyboardInterrupt:
-                self.shutdown_kernel = "immediate"  # or it complains while it is shut down
-                raise
-            finally:
-                self._execution.peak_rss_mb = memory.peak_mb
-        self._execution.peak_rss_mb = max(memory.peak_mb, report["peak_rss_mb"] or 0)
+        self._watch.start(self.km.provisioner.pid, self.kc.hb_channel)  # type: ignore[union-attr]
+        try:
+            self._evaluate("start()")
+            super().papermill_execute_cells()
+            report = json.loads(self._evaluate("report()"))
+        except KeyboardInterrupt:
+            self.shutdown_kernel = "immediate"  # or it complains while it is shut down
+            raise
+        self._execution.peak_rss_mb = max(self._execution.peak_rss_mb, report["peak_rss_mb"] or 0)
         self._execution.peak_gpu_mb = report["peak_gpu_mb"]
         self._execution.inputs = tuple(report["inputs"])
         self._execution.modules = tuple(report["modules"])
+        self._watch.expect_answer()  # to papermill's last request
+
+    def process_message(self, msg: Any, cell: NotebookNode, cell_index: int) -> Any:
+        if msg["msg_type"] == "status":
+            if msg["content"]["execution_state"] == "busy":  # the cell is at work
+                self._watch.expect_nothing()
+            else:
+                self._watch.expect_answer()
+        return super().process_message(msg, cell, cell_index)
 
     def execute_cell(self, cell: NotebookNode, cell_index: int, **options: Any) -> NotebookNode:
+        if cell.cell_type == "code":
+            self._watch.expect_answer()
         executed = super().execute_cell(cell, cell_index, **options)
+        self._watch.expect_nothing()
         if cell.cell_type == "code":
             hidden = json.loads(self._evaluate("errors()"))
             if hidden:
@@ -173,7 +201,9 @@ class _Client(PapermillNotebookClient):
         message = self.kc.execute(
             "", silent=True, store_history=False, user_expressions={"value": expression}
         )
+        self._watch.expect_answer()
         value = self.wait_for_reply(message)["content"]["user_expressions"]["value"]
+        self._watch.expect_nothing()
         if value["status"] != "ok":
             raise NotebookError(f"the kernel cannot watch itself: {value['evalue']}")
         return ast.literal_eval(value["data"]["text/plain"])
@@ -192,6 +222,7 @@ class _Engine(NBClientEngine):
             kernel_name=kernel_name,
             startup_timeout=start_timeout,
             timeout=None,
+            iopub_timeout=int(ANSWER_S),
             log=logging.getLogger("papermill"),
             **{name: options[name] for name in ours},
         ).execute()
@@ -209,35 +240,57 @@ class _OwnInterpreter(KernelSpecManager):
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quiet))
 
 
-class _MemoryWatch:
-    """Samples the resident memory of a process and its children in a thread."""
+class _Unanswered(Exception):
+    """The kernel was ended because it answered no more."""
 
-    def __init__(self, pid: int) -> None:
-        self.peak_mb = 0.0
-        self._process = psutil.Process(pid)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> _MemoryWatch:
+class _Watch:
+    """Samples a kernel's memory in a thread, and ends the kernel if it answers no more.
+
+    That is judged by what a kernel does at any time, even while a cell computes for hours: its
+    heart beats. While it is idle, it takes up a request and replies to it.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.ended_it = False
+        self._execution = execution
+        self._expecting = False
+        self._silent_s = 0.0
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, pid: int, heart: HBChannel) -> None:
+        self._thread = threading.Thread(target=self._sample, args=(pid, heart), daemon=True)
         self._thread.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def stop(self) -> None:
+        self._end.set()
+        if self._thread:
+            self._thread.join()
 
-    def _sample(self) -> None:
-        while not self._stop.wait(MEMORY_SAMPLE_S):
-            self.peak_mb = max(self.peak_mb, self._resident_mb())
+    def expect_answer(self) -> None:
+        """The kernel is idle: it is to answer soon."""
+        self._expecting, self._silent_s = True, 0.0
 
-    def _resident_mb(self) -> float:
-        total = 0
-        try:
-            for process in (self._process, *self._process.children(recursive=True)):
-                total += process.memory_info().rss
-        except psutil.Error:  # a child, or the kernel, has just ended
-            pass
-        return total / 2**20
+    def expect_nothing(self) -> None:
+        """The kernel is at work, or was asked nothing."""
+        self._expecting = False
+
+    def _sample(self, pid: int, heart: HBChannel) -> None:
+        while not self._end.wait(SAMPLE_S):
+            # looks are counted, not time: this process may be stopped for a while, too
+            silent = self._expecting or not heart.is_beating()
+            self._silent_s = self._silent_s + SAMPLE_S if silent else 0.0
+            try:
+                kernel = psutil.Process(pid)
+                family = (kernel, *kernel.children(recursive=True))
+                memory_mb = sum(process.memory_info().rss for process in family) / 2**20
+                self._execution.peak_rss_mb = max(self._execution.peak_rss_mb, memory_mb)
+                if self._silent_s > ANSWER_S and not self.ended_it:
+                    self.ended_it = True
+                    kernel.kill()  # which nbclient notices
+            except psutil.Error:  # the kernel, or a child, has just ended
+                continue
 
 
 def _kernel_environment(further: dict[str, str]) -> dict[str, str]:

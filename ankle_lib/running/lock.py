@@ -18,12 +18,11 @@ from ankle_lib.files import AnkleError, write_json
 RUN_VARIABLE = "ANKLE_RUN"
 """Environment variable by which the processes that a run starts are known as its own."""
 
-_LOCK = ".lock"
-_WRITER = ".writer.json"
+LOCK_FILES = (".lock", ".writer.json")
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def one_writer(folder: Path) -> Iterator[None]:
     """Be the only one that writes to ``folder``.
 
     The lock ends with its process, however that ends. But a kernel or a worker that it started
@@ -36,14 +35,14 @@ def alone(folder: Path) -> Iterator[None]:
         If another process, which is alive, holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    writer = folder / _WRITER
-    lock = filelock.FileLock(folder / _LOCK)
+    path, writer = (folder / name for name in LOCK_FILES)
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise AnkleError(
             f"process {_read(writer).get('pid', 'of another run')} is writing to {folder}: "
-            "wait for it or end it first"
+            "wait for it or end it first (a notebook: shut down its kernel)"
         ) from None
     mark, outer_mark = uuid.uuid4().hex, os.environ.get(RUN_VARIABLE)
     try:

@@ -1,4 +1,4 @@
-"""What a chapter was made from: fingerprints, ``run.json``, and whether it is up to date.
+"""What a chapter was made from: its state, ``run.json``, and whether it is up to date.
 
 A chapter is up to date if its ``run.json`` exists (it is written last), if the fingerprint in it
 (notebook's code, parameters, cohort) is today's, if the modules of ``ankle_lib`` that it imported
@@ -16,7 +16,6 @@ that read it do.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -27,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import ankle_lib
+from ankle_lib.cache import digest
 from ankle_lib.files import PARTIAL_PREFIX, write_json
 from ankle_lib.manifest.schema import Cohort
+from ankle_lib.running.lock import LOCK_FILES
 
 RUN_RECORD = "run.json"
 NOTEBOOK = "notebook.ipynb"
@@ -42,79 +43,83 @@ _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
 _REMADE = ("tables", "figures", NOTEBOOK, FAILED_NOTEBOOK)
 _PACKAGES = ("ankle-lib", "numpy", "scipy", "pandas", "nibabel", "matplotlib", "papermill", "torch")
 
-
-def fingerprint(notebook: Path, parameters: dict[str, Any], cohort: Cohort) -> str:
-    """Digest of what a chapter is made from, but for ``ankle_lib`` and the earlier chapters.
-
-    Text cells do not count, nor does the place of the results.
-    """
-    chosen = {name: value for name, value in parameters.items() if name != "results"}
-    parts = [_notebook_code(notebook), chosen, _cohort_stamp(cohort)]
-    return _digest(json.dumps(parts, sort_keys=True, default=str))
+State = dict[str, Any]
+"""``fingerprint`` of notebook, parameters and cohort, and digests of the ``code`` of every module
+of the library and of the results of all earlier chapters (``inputs``)."""
 
 
-def results_digest(folder: Path) -> str:
-    """Digest of the names, sizes and times of what other chapters may read in ``folder``."""
-    return _digest(json.dumps([_stamp(path, folder) for path in _readable(folder)]))
+def state_of(
+    notebook: Path,
+    parameters: dict[str, Any],
+    cohort: Cohort,
+    results: Path,
+    earlier: Iterable[str],
+) -> State:
+    """Return what a chapter would be made from now.
 
-
-def up_to_date(folder: Path, wanted: str) -> bool:
-    """Whether ``folder`` holds a finished chapter with the fingerprint ``wanted``."""
-    record = _read(folder / RUN_RECORD)
-    if record is None or record.get("fingerprint") != wanted:
-        return False
-    return (
-        record["code"] == _code_digests(record["code"])
-        and record["inputs"] == _results_digests(folder.parent, record["inputs"])
-        and all((folder / name).exists() for name in record["outputs"])
-    )
-
-
-def prepare_folder(
-    folder: Path, wanted: str, earlier: Iterable[str], *, afresh: bool = False
-) -> None:
-    """Empty ``folder`` for a run; keep what a killed run of the very same inputs had finished.
-
-    `KEPT` stays in any case; the chapter itself decides what of it still holds.
+    Cells of text do not count, nor does the place of the results.
 
     Parameters
     ----------
-    wanted
-        The chapter's `fingerprint`.
+    results
+        Folder of the chapters' folders.
     earlier
         Names of the chapters before it.
-    afresh
-        Keep nothing but `KEPT`, even if nothing changed.
+    """
+    chosen = {name: value for name, value in parameters.items() if name != "results"}
+    return {
+        "fingerprint": digest([notebook_code(notebook), chosen, _cohort_stamp(cohort)]),
+        "code": _library_digests(),
+        "inputs": {chapter: _results_digest(results / chapter) for chapter in earlier},
+    }
+
+
+def up_to_date(folder: Path, now: State) -> bool:
+    """Whether ``folder`` holds a finished chapter that was made from what there is now."""
+    record = _read(folder / RUN_RECORD)
+    if record.get("fingerprint") != now["fingerprint"] or not isinstance(
+        record.get("outputs"), list
+    ):
+        return False
+    for part in ("code", "inputs"):
+        then = record.get(part)
+        if not isinstance(then, dict) or any(now[part].get(name) != then[name] for name in then):
+            return False
+    return all((folder / name).exists() for name in record["outputs"])
+
+
+def prepare_folder(folder: Path, now: State, *, afresh: bool = False) -> None:
+    """Empty ``folder`` for a run; keep what a killed run of the very same state had finished.
+
+    `KEPT` stays in any case, even with ``afresh``; the chapter itself decides what of it holds.
     """
     (folder / RUN_RECORD).unlink(missing_ok=True)  # first: what follows is no longer a result
-    started = {
-        "fingerprint": wanted,
-        "code": _code_digests(_all_modules()),
-        "inputs": _results_digests(folder.parent, earlier),
-    }
-    if afresh or _read(folder / _STARTED) != started:
+    if afresh or _read(folder / _STARTED) != now:
         (folder / _STARTED).unlink(missing_ok=True)
-        _remove(*(path for path in _everything(folder) if path.name not in KEPT))
+        stays = {*KEPT, *LOCK_FILES}
+        present = folder.iterdir() if folder.is_dir() else ()
+        _remove(*(path for path in present if path.name not in stays))
     else:
+        clear_partial_files(folder)
         _remove(*(folder / name for name in _REMADE))
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    write_json(folder / _STARTED, started)
+    write_json(folder / _STARTED, now)
 
 
 def finish(
-    folder: Path, record: dict[str, Any], inputs: Iterable[str], modules: Iterable[str]
+    folder: Path, record: dict[str, Any], then: State, inputs: Iterable[str], modules: Iterable[str]
 ) -> None:
     """Write ``run.json``: ``record``, all outputs, and what was read and imported.
 
-    The digests of ``inputs`` (chapters) and ``modules`` are those from before the chapter started
-    (`prepare_folder`), so what changed meanwhile makes it run again.
+    Of ``inputs`` (chapters) and ``modules`` the digests are those of ``then``, before the chapter
+    started, so what changed meanwhile makes it run again.
     """
-    started = _read(folder / _STARTED) or {"inputs": {}, "code": {}}
     record = {
         **record,
-        "inputs": {chapter: started["inputs"].get(chapter) for chapter in inputs},
-        "code": {module: started["code"].get(module) for module in modules},
+        "fingerprint": then["fingerprint"],
+        "inputs": {chapter: then["inputs"].get(chapter) for chapter in inputs},
+        "code": {module: then["code"].get(module) for module in modules},
         "outputs": [path.relative_to(folder).as_posix() for path in _visible(folder)],
     }
     write_json(folder / RUN_RECORD, record)
@@ -127,9 +132,14 @@ def has_results(folder: Path) -> bool:
     return not (folder / _STARTED).exists() and any(made)
 
 
-def forget(folder: Path) -> None:
-    """Remove what is known of the last run, because a person now runs the chapter by hand."""
+def start_by_hand(folder: Path) -> None:
+    """Count the results as unfinished: a person runs the chapter, until `finish_by_hand`."""
+    write_json(folder / _STARTED, {"by": "hand"})  # equals no state, so nothing of it is kept
     (folder / RUN_RECORD).unlink(missing_ok=True)
+
+
+def finish_by_hand(folder: Path) -> None:
+    """Count the results as finished; without ``run.json``, since no run made them."""
     (folder / _STARTED).unlink(missing_ok=True)
 
 
@@ -152,32 +162,30 @@ def versions(root: Path) -> dict[str, Any]:
     return {"versions": found, "commit": _commit(root)}
 
 
-def _notebook_code(notebook: Path) -> list[str]:
+def notebook_code(notebook: Path) -> list[str]:
+    """Return the text of each cell of code."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def _results_digests(results: Path, chapters: Iterable[str]) -> dict[str, str]:
-    return {chapter: results_digest(results / chapter) for chapter in chapters}
-
-
-def _code_digests(modules: Iterable[str]) -> dict[str, str | None]:
-    """Digest of the source of each module; None for one that is gone."""
-    return {module: _source_digest(module) for module in modules}
-
-
-def _source_digest(module: str) -> str | None:
-    base = Path(ankle_lib.__file__).parents[1].joinpath(*module.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file():
-            return _digest(path.read_text(encoding="utf-8"))
-    return None
-
-
-def _all_modules() -> list[str]:
+def _library_digests() -> dict[str, str]:
+    """Return a digest of the source of every module of this library, by its dotted name."""
     package = Path(ankle_lib.__file__).parent
-    paths = (path.relative_to(package.parent) for path in sorted(package.rglob("*.py")))
-    return [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    digests = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        digests[".".join(parts).removesuffix(".__init__")] = digest(path.read_text("utf-8"))
+    return digests
+
+
+def _results_digest(folder: Path) -> str:
+    """Digest of the names, sizes and times of what other chapters may read in ``folder``."""
+    readable = (
+        path
+        for path in _visible(folder)
+        if path.suffix != ".ipynb" and path.relative_to(folder).parts[0] != "figures"
+    )
+    return digest([_stamp(path, folder) for path in readable])
 
 
 def _cohort_stamp(cohort: Cohort) -> list[Any]:
@@ -196,10 +204,6 @@ def _stamp(path: Path, folder: Path) -> list[Any]:
     return [name, status.st_size, status.st_mtime_ns]
 
 
-def _everything(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
 def _visible(folder: Path) -> list[Path]:
     """Return the files of ``folder`` that are results, in order of their names."""
     return sorted(
@@ -209,14 +213,6 @@ def _visible(folder: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.name != RUN_RECORD
     )
-
-
-def _readable(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in _visible(folder)
-        if path.suffix != ".ipynb" and path.relative_to(folder).parts[0] != "figures"
-    ]
 
 
 def _commit(root: Path) -> str | None:
@@ -231,12 +227,13 @@ def _commit(root: Path) -> str | None:
         return None
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; nothing of one that is missing or broken."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _remove(*paths: Path) -> None:
@@ -245,7 +242,3 @@ def _remove(*paths: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

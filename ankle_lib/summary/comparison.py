@@ -13,8 +13,8 @@ import pandas as pd
 
 from ankle_lib.files import AnkleError, write_csv
 from ankle_lib.metrics import Interval, bootstrap_interval
-from ankle_lib.pipeline import list_chapters
 from ankle_lib.presets import BONES
+from ankle_lib.running.chapter import list_chapters
 from ankle_lib.running.records import RUN_RECORD
 from ankle_lib.summary.lines import LINES, Line
 

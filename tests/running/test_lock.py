@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ankle_lib.files import AnkleError
-from ankle_lib.running.lock import RUN_VARIABLE, alone
+from ankle_lib.running.lock import RUN_VARIABLE, one_writer
 
 
 @pytest.fixture
@@ -32,33 +32,33 @@ def test_only_what_a_dead_run_left_is_ended(
     tmp_path: Path, sleeper: subprocess.Popen[bytes], mark: str, ends: bool
 ) -> None:
     (tmp_path / ".writer.json").write_text(json.dumps({"pid": 1, "mark": mark}))
-    with alone(tmp_path):
+    with one_writer(tmp_path):
         assert (sleeper.poll() is not None) == ends
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
     with (
-        alone(tmp_path),
+        one_writer(tmp_path),
         pytest.raises(AnkleError, match=f"process {os.getpid()} is writing to {tmp_path}"),
-        alone(tmp_path),
+        one_writer(tmp_path),
     ):
         pass
-    with alone(tmp_path):
+    with one_writer(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
 
 
 def test_marks_nest_and_end(tmp_path: Path) -> None:
-    with alone(tmp_path / "outer"):
+    with one_writer(tmp_path / "outer"):
         outer = os.environ[RUN_VARIABLE]
-        with alone(tmp_path / "inner"):
+        with one_writer(tmp_path / "inner"):
             assert os.environ[RUN_VARIABLE] != outer
         assert os.environ[RUN_VARIABLE] == outer
     assert RUN_VARIABLE not in os.environ
 
 
 def test_an_error_frees_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), alone(tmp_path):
+    with pytest.raises(ZeroDivisionError), one_writer(tmp_path):
         raise ZeroDivisionError
-    with alone(tmp_path):
+    with one_writer(tmp_path):
         pass

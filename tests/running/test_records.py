@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -28,18 +29,22 @@ class Course:
         self.prepare()
         self.write(self.second / "tables" / "doubled.csv")
         self.write(self.second / "figures" / "a.png")
-        records.finish(self.second, {"fingerprint": self.wanted()}, ["01_first"], MODULES)
+        self.finish()
 
-    def wanted(self, **parameters: object) -> str:
+    def now(self, **parameters: object) -> records.State:
         cohort = load_manifest(self.root / "data_manifest.yaml").cohort("toy")
-        return records.fingerprint(self.notebook, {**PARAMETERS, **parameters}, cohort)
+        parameters = {**PARAMETERS, **parameters}
+        return records.state_of(self.notebook, parameters, cohort, self.first.parent, ["01_first"])
 
     def prepare(self, afresh: bool = False, **parameters: object) -> None:
-        wanted = self.wanted(**parameters)
-        records.prepare_folder(self.second, wanted, ["01_first"], afresh=afresh)
+        self.then = self.now(**parameters)
+        records.prepare_folder(self.second, self.then, afresh=afresh)
+
+    def finish(self, inputs: tuple[str, ...] = ("01_first",)) -> None:
+        records.finish(self.second, {}, self.then, inputs, MODULES)
 
     def up_to_date(self, **parameters: object) -> bool:
-        return records.up_to_date(self.second, self.wanted(**parameters))
+        return records.up_to_date(self.second, self.now(**parameters))
 
     @staticmethod
     def write(path: Path, text: str = "x") -> None:
@@ -114,7 +119,7 @@ def test_changed_code_counts_if_it_was_imported(
         course.write(package / module, f"# {module}")
     monkeypatch.setattr("ankle_lib.__file__", str(package / "__init__.py"))
     course.prepare()
-    records.finish(course.second, {"fingerprint": course.wanted()}, [], MODULES)
+    course.finish(())
     assert course.up_to_date()
     course.write(package / "cleaning.py", "# changed")
     assert course.up_to_date()
@@ -125,13 +130,23 @@ def test_changed_code_counts_if_it_was_imported(
 def test_what_changes_while_a_chapter_runs_makes_it_run_again(course: Course) -> None:
     course.prepare()
     course.write(course.first / "tables" / "numbers.csv", "new numbers")
-    records.finish(course.second, {"fingerprint": course.wanted()}, ["01_first"], MODULES)
+    course.finish()
     assert not course.up_to_date()
 
 
 def test_a_broken_record_is_no_record(course: Course) -> None:
-    (course.second / "run.json").write_text("{")
-    assert not course.up_to_date()
+    for text in ("{", "[]", "{}"):
+        (course.second / "run.json").write_text(text)
+        assert not course.up_to_date()
+
+
+@pytest.mark.parametrize("lost", ["fingerprint", "code", "inputs", "outputs"])
+def test_a_record_that_lacks_something_is_no_record(course: Course, lost: str) -> None:
+    record = json.loads((course.second / "run.json").read_text())
+    for change in ({}, {lost: None}):
+        changed = {name: value for name, value in record.items() if name != lost} | change
+        (course.second / "run.json").write_text(json.dumps(changed))
+        assert not course.up_to_date()
 
 
 def test_a_killed_run_keeps_what_it_remembers(course: Course) -> None:
@@ -174,17 +189,23 @@ def test_a_verdict_concerns_the_chapters_that_read_it(course: Course) -> None:
     course.write(sheet, "talus accepted")
     course.prepare()
     course.write(course.second / "tables" / "doubled.csv")
-    records.finish(course.second, {"fingerprint": course.wanted()}, ["01_first"], MODULES)
+    course.finish()
     third = course.root / "results" / "03_third"
-    records.prepare_folder(third, "third", ["01_first", "02_second"])
-    records.finish(third, {"fingerprint": "third"}, ["02_second"], MODULES)
+
+    def now() -> records.State:
+        cohort = load_manifest(course.root / "data_manifest.yaml").cohort("toy")
+        earlier = ["01_first", "02_second"]
+        return records.state_of(course.notebook, PARAMETERS, cohort, third.parent, earlier)
+
+    records.prepare_folder(third, now())
+    records.finish(third, {}, now(), ["02_second"], MODULES)
     assert course.up_to_date()
-    assert records.up_to_date(third, "third")
+    assert records.up_to_date(third, now())
     course.write(course.second / ".qc_sheet.csv.lock", "")  # someone looks
-    assert records.up_to_date(third, "third")
+    assert records.up_to_date(third, now())
     course.write(sheet, "talus rejected")
     assert course.up_to_date()
-    assert not records.up_to_date(third, "third")
+    assert not records.up_to_date(third, now())
 
 
 def test_a_kept_sheet_alone_is_no_result(course: Course) -> None:
@@ -200,7 +221,9 @@ def test_unfinished_results_are_no_results(course: Course) -> None:
     course.prepare()
     course.write(course.second / "tables" / "half.csv")
     assert not records.has_results(course.second)
-    records.forget(course.second)  # a person runs it by hand
+    records.start_by_hand(course.second)
+    assert not records.has_results(course.second)
+    records.finish_by_hand(course.second)
     assert records.has_results(course.second)
     assert not records.has_results(course.root / "results" / "03_third")
 

@@ -14,13 +14,13 @@ from tests.course import write_notebook
 
 # A kernel may, rarely, never answer a request (nbclient#312): only that is tried again.
 pytestmark = [
-    pytest.mark.timeout(60, func_only=True),  # also of a second try
-    pytest.mark.flaky(reruns=2, only_rerun="from pytest-timeout"),
+    pytest.mark.timeout(100, func_only=True),
+    pytest.mark.flaky(reruns=2, only_rerun="did not answer"),
 ]
 
 VALUES = {"preset": "smoke", "results": "results", "cohort": "toy", "device": "cpu"}
 
-# one way in which an error hides, and the execution count of the cell in which it happens
+# ways in which an error hides
 HIDDEN = {
     "button callback": """\
 import ipywidgets
@@ -82,7 +82,24 @@ def execute(tmp_path: Path, *cells: str, **options: object) -> Execution:
     return execute_notebook(notebook, tmp_path / "done.ipynb", dict(VALUES), **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("way", HIDDEN)
+HEARD = """
+import json
+from ankle_lib.running import kernel_side
+with open("heard.txt", "a") as file:
+    print({error["type"] for error in json.loads(kernel_side.errors())}, file=file)
+kernel_side._errors.clear()"""
+
+
+def test_errors_are_heard_wherever_they_hide(tmp_path: Path) -> None:
+    raised = "message from the browser"  # this one ends a cell
+    ways = [cell for way, cell in HIDDEN.items() if way != raised]
+    with pytest.raises(NotebookError):  # some tracebacks are shown
+        execute(tmp_path, *(cell + HEARD for cell in ways))
+    heard = (tmp_path / "heard.txt").read_text().splitlines()
+    assert heard == ["{'ZeroDivisionError'}"] * len(ways)
+
+
+@pytest.mark.parametrize("way", ["button callback", "message from the browser"])
 def test_a_hidden_error_fails_the_notebook(tmp_path: Path, way: str) -> None:
     with pytest.raises(NotebookError, match=r"ZeroDivisionError") as caught:
         execute(tmp_path, "before = 1", HIDDEN[way], "after = 2")
@@ -110,7 +127,7 @@ ipywidgets.interact(lambda x: x, x=(0, 3, 1));"""
     execution = execute(tmp_path, widgets, on_cell=lambda *cell: seen.append(cell))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert execution.inputs == ()
-    assert not [name for name in execution.modules if "pipeline" in name]
+    assert not [name for name in execution.modules if "course" in name]
 
 
 def test_an_error_names_cell_and_text_in_one_line(tmp_path: Path) -> None:
@@ -125,7 +142,7 @@ def test_an_error_names_cell_and_text_in_one_line(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("leave", ["import sys; sys.exit(0)", "raise SystemExit", "exit"])
+@pytest.mark.parametrize("leave", ["import sys; sys.exit(0)", "exit"])
 def test_leaving_early_is_a_failure(tmp_path: Path, leave: str) -> None:
     with pytest.raises(NotebookError):
         execute(tmp_path, leave, "raise ValueError('never reached')")
@@ -134,6 +151,38 @@ def test_leaving_early_is_a_failure(tmp_path: Path, leave: str) -> None:
 def test_a_dead_kernel_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(NotebookError, match="the kernel died"):
         execute(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+
+# ways in which a kernel lives on without an answer
+SILENT = {
+    "stopped": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
+    "the request is lost": """\
+get_ipython().kernel.shell_stream.on_recv(lambda message: None, copy=False)""",
+    "the reply is lost": """\
+session = get_ipython().kernel.session
+send = session.send
+def lose(stream, message, *args, **options):
+    if message != "execute_reply":
+        return send(stream, message, *args, **options)
+session.send = lose""",
+}
+
+
+@pytest.mark.parametrize("way", SILENT)
+def test_a_kernel_that_does_not_answer_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("ankle_lib.running.execution.ANSWER_S", 3.0)
+    with pytest.raises(NotebookError, match="did not answer for 3 s and was ended: run again"):
+        execute(tmp_path, "import os; open('pid', 'w').write(str(os.getpid()))", SILENT[way], "1")
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+def test_a_cell_may_compute_for_as_long_as_it_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ankle_lib.running.execution.ANSWER_S", 4.0)
+    execute(tmp_path, "import time; time.sleep(6)", "sum(range(300_000_000))", "1")  # one call in C
 
 
 def test_the_kernel_is_this_interpreter_whatever_is_registered(

@@ -13,35 +13,45 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import psutil
 import pytest
-from matplotlib import pyplot as plt
 from rich.console import Console
 
-from ankle_lib import pipeline
 from ankle_lib.files import AnkleError
-from ankle_lib.running import kernel_side
-from ankle_lib.running.chapter import Place
-from ankle_lib.running.lock import alone
-from tests.course import OPEN, WRITE_TABLE, two_chapters, write_course, write_notebook
+from ankle_lib.running import course as courses
+from ankle_lib.running.chapter import Place, open_chapter
+from ankle_lib.running.lock import one_writer
+from tests.course import (
+    OPEN,
+    WRITE_TABLE,
+    execute_here,
+    two_chapters,
+    write_course,
+    write_notebook,
+)
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Execute notebooks in this process: most promises of a run need no kernel."""
+    monkeypatch.setattr("ankle_lib.running.execution.execute_notebook", execute_here)
 
 
 def run(root: Path, **options: Any) -> list[tuple[str, str]]:
     options = {"cohort": "toy", "device": "cpu", "console": Console(file=io.StringIO()), **options}
-    runs = pipeline.run("smoke", root=root, **options)
+    runs = courses.run("smoke", root=root, **options)
     return [(run.chapter, run.status) for run in runs]
 
 
 def snapshot(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
     return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
 # --- a run and what it leaves ---
 
 
-def test_chapters_run_once_and_again_only_if_something_is_missing(tmp_path: Path) -> None:
+def test_a_run_leaves_results_notebooks_and_records(tmp_path: Path) -> None:
     root = two_chapters(tmp_path)
     assert run(root) == [("01_first", "done"), ("02_second", "done")]
     results = root / "results" / "smoke-toy"
@@ -67,6 +77,12 @@ def test_chapters_run_once_and_again_only_if_something_is_missing(tmp_path: Path
     executed = nbformat.read(results / "02_second" / "notebook.ipynb", as_version=4)
     assert executed.metadata.papermill.output_path.endswith("02_second/notebook.ipynb")
 
+
+@pytest.mark.usefixtures("no_kernel")
+def test_chapters_run_again_only_if_something_is_missing(tmp_path: Path) -> None:
+    root = two_chapters(tmp_path)
+    results = root / "results" / "smoke-toy"
+    run(root)
     before = snapshot(results)
     assert run(root) == [("01_first", "up to date"), ("02_second", "up to date")]
     assert snapshot(results) == before
@@ -77,6 +93,7 @@ def test_chapters_run_once_and_again_only_if_something_is_missing(tmp_path: Path
     assert run(root, start="02") == [("02_second", "done")]  # its input was written anew
 
 
+@pytest.mark.usefixtures("no_kernel")
 def test_a_failure_names_chapter_cell_error_and_notebook(tmp_path: Path) -> None:
     opened = OPEN.format(name="01_first")
     root = write_course(
@@ -102,20 +119,17 @@ def test_a_failure_names_chapter_cell_error_and_notebook(tmp_path: Path) -> None
 
     # what reads a chapter that did not finish is refused; once it is mended all goes on
     place = Place.find("smoke", root / "results", "toy", "cpu", root)
-    os.environ["ANKLE_CHAPTER"] = "03_third"
-    try:
-        chapter = _opened(root, "03_third")
-        command = "ankle run --preset smoke --only 02 --cohort toy --results .*/results`"
-        with pytest.raises(AnkleError, match=command):
-            chapter.previous("02_second")
-    finally:
-        del os.environ["ANKLE_CHAPTER"]
+    with pytest.raises(
+        AnkleError, match=r"02_second, which .* `ankle run --preset smoke --only 02"
+    ):
+        place.check_finished("03_third", ["01_first", "02_second"])
     write_notebook(root / "notebooks" / "02_second.ipynb", OPEN.format(name="02_second"))
     assert [status for _, status in run(root)] == ["up to date", "done", "done"]
     assert not failed.exists()
     assert place.folder == failed.parents[1]
 
 
+@pytest.mark.usefixtures("no_kernel")
 def test_nothing_of_an_old_run_survives_a_change(tmp_path: Path) -> None:
     remember = "(chapter.folder / 'memory.txt').write_text('old')"
     opened = OPEN.format(name="01_first")
@@ -174,6 +188,7 @@ def test_a_notebook_without_the_common_parameters_is_refused(tmp_path: Path) -> 
     assert not (root / "results").exists()
 
 
+@pytest.mark.usefixtures("no_kernel")
 def test_parameters_reach_the_chapters_that_know_them(tmp_path: Path) -> None:
     root = two_chapters(tmp_path)
     write_notebook(
@@ -193,10 +208,40 @@ def test_parameters_reach_the_chapters_that_know_them(tmp_path: Path) -> None:
 def test_a_second_run_is_refused(tmp_path: Path) -> None:
     root = two_chapters(tmp_path)
     with (
-        alone(root / "results" / "smoke-toy"),
+        one_writer(root / "results" / "smoke-toy"),
         pytest.raises(AnkleError, match=f"process {os.getpid()} is writing to"),
     ):
         run(root)
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_run_leaves_a_folder_alone_in_which_a_notebook_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = two_chapters(tmp_path)
+    run(root)
+    monkeypatch.chdir(root)
+    chapter = open_chapter("02_second", "smoke", "results", "toy", "cpu")
+    written = chapter.folder / "by_hand.txt"
+    written.write_text("precious")
+    with pytest.raises(AnkleError, match=r"02_second: .*shut down its kernel"):
+        run(root)
+    assert run(root, only="1") == [("01_first", "up to date")]
+    assert written.exists()
+    chapter.finish()
+    assert run(root) == [("01_first", "up to date"), ("02_second", "done")]
+    assert not written.exists()
+
+
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize("options", [{"only": "2"}, {"start": "2"}])
+def test_missing_chapters_are_told_before_a_cohort_is_simulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    root = two_chapters(tmp_path)
+    monkeypatch.setattr(Place, "make_cohort", lambda self: pytest.fail("simulated"))
+    with pytest.raises(AnkleError, match="02_second reads 01_first, which has no finished results"):
+        run(root, **options)
 
 
 def _start(root: Path) -> subprocess.Popen[str]:
@@ -233,6 +278,9 @@ while (chapter.folder.parents[2] / "wait").exists():
 def sleeping_run(tmp_path: Path) -> Any:
     """Start a run whose second chapter waits, the first time it runs."""
     root = two_chapters(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ankle_lib.running.execution.execute_notebook", execute_here)
+        run(root, only="1")
     path = root / "notebooks" / "02_second.ipynb"
     write_notebook(path, OPEN.format(name="02_second"), WRITE_TABLE, SLOW)
     (root / "wait").touch()
@@ -246,7 +294,7 @@ def sleeping_run(tmp_path: Path) -> Any:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(
-    sleeping_run: tuple[Path, subprocess.Popen[str], int],
+    sleeping_run: tuple[Path, subprocess.Popen[str], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, process, kernel = sleeping_run
     second = root / "results" / "smoke-toy" / "02_second"
@@ -257,6 +305,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     assert not (second / "run.json").exists()
     assert (second / ".partial-abc").exists()
     (root / "wait").unlink()
+    monkeypatch.setattr("ankle_lib.running.execution.execute_notebook", execute_here)
     assert run(root) == [("01_first", "up to date"), ("02_second", "done")]
     assert (second / "remembered.txt").read_text() == "run run "  # what it had done was kept
     run(root, only="2", force=True)
@@ -275,91 +324,3 @@ def test_control_c_ends_run_and_kernel(
     assert not psutil.pid_exists(kernel)
     assert not (root / "results" / "smoke-toy" / ".writer.json").exists()
     (root / "wait").unlink()
-    assert run(root)[1] == ("02_second", "done")
-
-
-# --- a chapter as its notebook sees it ---
-
-
-def _opened(root: Path, name: str) -> pipeline.Chapter:
-    here = Path.cwd()
-    os.chdir(root / "notebooks")
-    try:
-        return pipeline.open_chapter(name, "smoke", "results", "toy", "cpu")
-    finally:
-        os.chdir(here)
-
-
-def test_a_chapter_opened_by_hand_lies_in_the_repository(tmp_path: Path) -> None:
-    root = two_chapters(tmp_path)
-    folder = root / "results" / "smoke-toy" / "01_first"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text("{}")
-    chapter = _opened(root, "01_first")
-    assert chapter.folder == folder
-    assert chapter.tables.is_dir()
-    assert chapter.figures.is_dir()
-    assert not (folder / "run.json").exists()  # it no longer describes what is there
-    assert chapter.preset.name == "smoke"
-    assert chapter.device == "cpu"
-    assert chapter.cohort_manifest == root / "data_manifest.yaml"
-    assert [s.static for s in chapter.cohort_records.subjects] == [[root / "scans" / "static.txt"]]
-
-    second = _opened(root, "02_second")
-    with pytest.raises(AnkleError, match="02_second reads 01_first, which has no finished results"):
-        second.previous("01_first")
-    table = pd.DataFrame({"x": [1]})
-    assert chapter.table(table, "one") is table
-    assert second.previous("01_first") == folder
-    assert "01_first" in json.loads(kernel_side.report())["inputs"]
-
-
-def test_figures_are_shown_and_saved(tmp_path: Path) -> None:
-    chapter = _opened(two_chapters(tmp_path), "01_first")
-    figure, axes = plt.subplots()
-    axes.plot([1, 2])
-    assert chapter.show(figure, "line") is figure
-    plt.close(figure)
-    assert sorted(path.name for path in chapter.figures.iterdir()) == ["line.png", "line.svg"]
-
-
-def test_a_folder_outside_the_course_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ankle_lib.running.chapter.__file__", str(tmp_path / "a" / "b" / "c.py"))
-    with pytest.raises(AnkleError, match="change into the cloned repository"):
-        pipeline.find_root()
-
-
-PHANTOM = """\
-version: 1
-cohorts:
-- {name: phantom, licence: none, source: {type: phantom, seed: 11}}
-- {name: bigger, licence: none, source: {type: phantom, preset: laptop}}
-"""
-
-
-@pytest.mark.parametrize(
-    ("cohort", "folder", "sizes", "seed"),
-    [("phantom", "smoke", "smoke", 11), ("bigger", "smoke-bigger", "laptop", 2020)],
-)
-def test_a_simulated_cohort_is_made_first(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    cohort: str,
-    folder: str,
-    sizes: str,
-    seed: int,
-) -> None:
-    asked: list[Any] = []
-
-    def simulate(preset: Any, out: Path, *, seed: int, device: str) -> None:
-        asked.append((preset.name, out.relative_to(tmp_path).as_posix(), seed, device))
-
-    monkeypatch.setattr("ankle_lib.phantom.cohort.simulate", simulate)
-    (tmp_path / "data_manifest.yaml").write_text(PHANTOM)
-    place = Place.find("smoke", tmp_path / "results", cohort, "cpu", tmp_path)
-    place.make_cohort()
-    assert asked == [(sizes, f"results/{folder}/cohort", seed, "cpu")]
-    assert place.seed == seed

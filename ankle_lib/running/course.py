@@ -1,0 +1,267 @@
+"""The chapters in order, each executed by papermill, skipped if up to date: `run`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_text
+from ankle_lib.running import execution, records
+from ankle_lib.running.chapter import (
+    CHAPTER_VARIABLE,
+    DEFAULT_COHORT,
+    Place,
+    earlier_chapters,
+    list_chapters,
+)
+from ankle_lib.running.lock import one_writer
+
+COMMON_PARAMETERS = ("preset", "results", "cohort", "device")
+"""Every notebook has these."""
+
+
+@dataclass
+class ChapterRun:
+    """How a chapter of a run went: ``status`` is done, up to date, failed or interrupted."""
+
+    chapter: str
+    status: str = "interrupted"  # until it ends in another way
+    wall_s: float = 0.0
+    peak_rss_mb: float = 0.0
+
+
+def run(
+    preset: str = "laptop",
+    *,
+    only: str | None = None,
+    start: str | None = None,
+    cohort: str = DEFAULT_COHORT,
+    results: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    parameters: dict[str, Any] | None = None,
+    root: Path | None = None,
+    console: Console | None = None,
+) -> list[ChapterRun]:
+    """Execute the chapters in order; skip those that are up to date.
+
+    Parameters
+    ----------
+    only, start
+        Number (or name) of the one chapter to run, or of the first one.
+    results
+        Folder of all results; default ``results/`` in the repository.
+    force
+        Run chapters again, from an empty folder, even if they are up to date.
+    parameters
+        Further parameters of the notebooks; each must be known to a chapter that is run.
+    root
+        Folder of ``notebooks/`` and ``data_manifest.yaml``; default `chapter.find_root`.
+
+    Raises
+    ------
+    AnkleError
+        Before anything runs, if a name or a parameter is unknown, an earlier chapter is missing or
+        another run is going on; later, if a chapter fails: the message names chapter, cell, error
+        and partial notebook.
+
+    Examples
+    --------
+    >>> run("smoke", only="02", parameters={"radius_mm": 2.0})
+    """
+    console = console or Console(highlight=False)
+    results = Path("results") if results is None else results.absolute()
+    place = Place.find(preset, results, cohort, device, root)
+    notebooks = _select(list_chapters(place.root), only, start)
+    further = _spread(parameters or {}, notebooks)
+    coming = {notebook.stem for notebook in notebooks}
+    for name in sorted(coming):
+        asked = earlier_chapters(place.root, name)
+        place.check_finished(name, [chapter for chapter in asked if chapter not in coming])
+
+    runs: list[ChapterRun] = []
+    with one_writer(place.folder):
+        place.make_cohort()
+        try:
+            for notebook in notebooks:
+                runs.append(ChapterRun(notebook.stem))
+                parameters = {**place.parameters(), **further[notebook]}
+                try:
+                    _run_chapter(runs[-1], notebook, parameters, place, force, console)
+                except AnkleError:
+                    runs[-1].status = "failed"
+                    raise
+                finally:
+                    console.print(f"{notebook.stem}: {runs[-1].status}")
+        finally:
+            console.print(_summary(runs))
+    return runs
+
+
+def _run_chapter(
+    run: ChapterRun,
+    notebook: Path,
+    parameters: dict[str, Any],
+    place: Place,
+    force: bool,
+    console: Console,
+) -> None:
+    """Run one chapter if it is not up to date, and note in ``run`` how it went."""
+    name, folder = notebook.stem, place.folder / notebook.stem
+    chapters = [path.stem for path in list_chapters(place.root)]
+    earlier = chapters[: chapters.index(name)]
+    now = records.state_of(notebook, parameters, place.cohort_records(), place.folder, earlier)
+    if not force and records.up_to_date(folder, now):
+        run.status = "up to date"
+        return
+    with one_writer(folder):
+        records.prepare_folder(folder, now, afresh=force)
+        began = time.perf_counter()
+        try:
+            executed = _execute(notebook, parameters, folder, console)
+        except execution.NotebookError as error:
+            failed = folder / records.FAILED_NOTEBOOK
+            raise AnkleError(f"{name} failed: {error}; see {failed}") from None
+        finally:
+            run.wall_s = time.perf_counter() - began
+        run.status, run.peak_rss_mb = "done", executed.peak_rss_mb
+        record = {
+            "preset": place.preset.name,
+            "seed": parameters.get("seed", place.seed),
+            "parameters": parameters,
+            "device": place.device,
+            **records.versions(place.root),
+            "wall_s": round(run.wall_s, 2),
+            "peak_rss_mb": round(executed.peak_rss_mb, 1),
+            "peak_gpu_mb": round(executed.peak_gpu_mb, 1),
+        }
+        records.finish(folder, record, now, executed.inputs, executed.modules)
+
+
+def _execute(
+    notebook: Path, parameters: dict[str, Any], folder: Path, console: Console
+) -> execution.Execution:
+    """Execute under a temporary name; give the notebook its name when it is known how it ended."""
+    working = folder / f"{PARTIAL_PREFIX}notebook.ipynb"
+    try:
+        with _progress_line(folder.name, console) as on_cell:
+            executed = execution.execute_notebook(
+                notebook,
+                working,
+                parameters,
+                environment={CHAPTER_VARIABLE: folder.name},
+                on_cell=on_cell,
+            )
+    except (execution.NotebookError, KeyboardInterrupt):
+        if working.exists():
+            os.replace(working, folder / records.FAILED_NOTEBOOK)
+        raise
+    done = nbformat.read(working, as_version=4)
+    done.metadata.papermill.output_path = str(folder / records.NOTEBOOK)
+    write_text(folder / records.NOTEBOOK, nbformat.writes(done))
+    working.unlink()
+    return executed
+
+
+@contextmanager
+def _progress_line(name: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+    )
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        line = progress.add_task(name, total=0)
+        yield lambda number, total: progress.update(line, completed=number, total=total)
+
+
+def _summary(runs: list[ChapterRun]) -> Table:
+    table = Table("chapter", "status")
+    table.add_column("wall s", justify="right")
+    table.add_column("peak MB", justify="right")
+    for run in runs:
+        seconds = f"{run.wall_s:.1f}" if run.wall_s else ""
+        memory = f"{run.peak_rss_mb:.0f}" if run.peak_rss_mb else ""
+        table.add_row(run.chapter, run.status, seconds, memory)
+    return table
+
+
+def _select(notebooks: list[Path], only: str | None, start: str | None) -> list[Path]:
+    if only is not None and start is not None:
+        raise AnkleError("--only and --from exclude each other: give one of them")
+    if only is not None:
+        return [_find(notebooks, only)]
+    if start is not None:
+        return notebooks[notebooks.index(_find(notebooks, start)) :]
+    return notebooks
+
+
+def _find(notebooks: list[Path], wanted: str) -> Path:
+    for notebook in notebooks:
+        if wanted == notebook.stem or wanted.zfill(2) == notebook.stem[:2]:
+            return notebook
+    names = ", ".join(notebook.stem for notebook in notebooks)
+    raise AnkleError(f"there is no chapter {wanted!r}: choose one of {names}")
+
+
+def _spread(parameters: dict[str, Any], notebooks: list[Path]) -> dict[Path, dict[str, Any]]:
+    """Give each notebook those of ``parameters`` that it knows; refuse what none knows."""
+    # papermill would only warn, and when the notebook is about to run
+    known = {notebook: _known_parameters(notebook) for notebook in notebooks}
+    everything = {name: default for names in known.values() for name, default in names.items()}
+    for name, value in parameters.items():
+        if name in COMMON_PARAMETERS:
+            raise AnkleError(f"parameter {name!r} has its own option: use --{name}")
+        if name not in everything:
+            close = difflib.get_close_matches(name, everything, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(everything)}"
+            raise AnkleError(f"no chapter that would run has a parameter {name!r}: {hint}")
+        _check_type(name, value, everything[name])
+    return {
+        notebook: {name: value for name, value in parameters.items() if name in known[notebook]}
+        for notebook in notebooks
+    }
+
+
+def _known_parameters(notebook: Path) -> dict[str, Any]:
+    """Return names and default values (None if not a literal) of a notebook's parameters."""
+    found = papermill.inspect_notebook(notebook)
+    missing = [name for name in COMMON_PARAMETERS if name not in found]
+    if missing:
+        raise AnkleError(
+            f"{notebook} has no parameter {', '.join(missing)}: "
+            "define it in a cell tagged 'parameters'"
+        )
+    return {name: _literal(parameter["default"]) for name, parameter in found.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    same = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+    number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+    if default is not None and not same and not number:
+        raise AnkleError(
+            f"parameter {name!r} is {value!r}, but its default is {default!r}: "
+            f"give a {type(default).__name__}"
+        )
