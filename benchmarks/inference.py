@@ -30,13 +30,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from ankle_lib.inference import labels_from, whole_volume
 from numpy.typing import NDArray
 
-from ankle_lib.inference import labels_from, whole_volume
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.networks import build
 from ankle_lib.masking.foot import CODE_STATIC_THRESHOLD, foot_mask
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
-from ankle_lib.networks.checkpoint import load_checkpoint
 from ankle_lib.volume import load
 
 SHAPE = (576, 576, 110)

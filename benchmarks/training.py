@@ -25,18 +25,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.loop import train
+from ankle_lib.learning.networks import build
+from ankle_lib.learning.scoring import patch_validation
+from ankle_lib.learning.settings import TrainingSettings
 from ankle_lib.manifest.layouts import read_clean_cohort
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
 from ankle_lib.patches.cohort import static_items
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.positions import PatchRule, rejection_sampling
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.patches.split import report_split
 from ankle_lib.patches.tasks import STATIC_SEGMENTATION
-from ankle_lib.training.loop import train
-from ankle_lib.training.settings import TrainingSettings
-from ankle_lib.training.validation import patch_validation
 from ankle_lib.volume import load, to_orientation
 
 ARGUMENTS = {"out_channels": 1}

@@ -295,7 +295,7 @@ def test_segment_needs_no_cohort(command: Any, tmp_path: Path) -> None:
 def test_segment_says_so_when_a_bone_is_missing(command: Any, tmp_path: Path) -> None:
     import torch
 
-    from ankle_lib.networks.checkpoint import load_checkpoint
+    from ankle_lib.learning.checkpoints import load_checkpoint
     from tests.toy_segmenter import INPUT, written
 
     scan, _, checkpoint, *_ = own_static_scan(tmp_path)

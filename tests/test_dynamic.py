@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ankle_lib.segmentation.recipe import Recipe, Stage, Trained, fit, patch_source
 from numpy.typing import NDArray
 
 from ankle_lib import dynamic, segmentation
@@ -23,6 +24,7 @@ from ankle_lib.dynamic.prediction import Prediction
 from ankle_lib.dynamic.wrong_labels import misplacement, with_errors
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
+from ankle_lib.learning.scans import Scan
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item
 from ankle_lib.pose_files import FramePose, write_transforms
@@ -30,8 +32,6 @@ from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.measures import bone_points, tre_mm
 from ankle_lib.registration.moving import cut_to_mask
-from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, fit, patch_source
-from ankle_lib.segmentation.scans import Scan
 from ankle_lib.volume import Volume, save
 from tests.toy_motion import Motion, motion
 
@@ -297,7 +297,7 @@ def test_the_contest(
     )
     calls = []
 
-    def predict(networks: list[Fitted], frame: Frame, pixel_mm: float) -> Prediction:
+    def predict(networks: list[Trained], frame: Frame, pixel_mm: float) -> Prediction:
         calls.append(frame.number)
         return answers[frame.number]
 
@@ -305,7 +305,7 @@ def test_the_contest(
     network: Any = torch.nn.Identity()
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "network.ckpt").write_bytes(b"weights")
-    fitted = Fitted(
+    fitted = Trained(
         network, Recipe((Stage(16, 1),)), pd.DataFrame(), pd.DataFrame(), tmp_path / "net"
     )
     truth = tmp_path / "truth"

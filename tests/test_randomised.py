@@ -12,10 +12,10 @@ from ankle_lib.dynamic.randomised import Looks, draw_contrast, random_scans, tak
 from ankle_lib.dynamic.template import draw_frame_contrast, dress, read_template, template_scans
 from ankle_lib.dynamic.tissues import JOINT, N_SOFT, Contrast, Tissues, painted, tissues_of
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.scans import Scan
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.scans import Scan
 from ankle_lib.volume import Volume, save
 
 VOXEL_MM = (1.5, 1.5, 1.5)

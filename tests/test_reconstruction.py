@@ -16,9 +16,10 @@ from ankle_lib import reconstruction
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import rigid
 from ankle_lib.image_metrics import image_scores, intensity_range
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.losses import compute_loss
+from ankle_lib.learning.networks import build
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.networks.catalogue import build
-from ankle_lib.networks.checkpoint import load_checkpoint
 from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
@@ -32,7 +33,6 @@ from ankle_lib.reconstruction.sequence import grid_of_bones
 from ankle_lib.reconstruction.trials import TITLES, Trials
 from ankle_lib.reconstruction.weighting import LearntWeight, learn_weight
 from ankle_lib.registration.moving import moved, moved_mask
-from ankle_lib.training.losses import compute_loss
 from ankle_lib.volume import Volume, save
 from tests.toy_ankle import oblique_affine, toy_ankle
 

@@ -8,18 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ankle_lib.segmentation.evaluation import patch_scores, volume_scores
+from ankle_lib.segmentation.recipe import Recipe, Stage, Trained, fit, patch_source
 from torch import Tensor, nn
 
 from ankle_lib import segmentation
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.scans import ROTATIONS_DEG, Scan, one_slice
+from ankle_lib.learning.segmenter import read_segmenter
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
-from ankle_lib.networks.checkpoint import load_checkpoint
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.segmentation import experiments, recipe
-from ankle_lib.segmentation.evaluation import patch_scores, volume_scores
 from ankle_lib.segmentation.postmortem import (
     AS_CODED,
     AUGMENTATION,
@@ -28,9 +31,6 @@ from ankle_lib.segmentation.postmortem import (
     recipes,
     steps,
 )
-from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, fit, patch_source
-from ankle_lib.segmentation.scans import ROTATIONS_DEG, Scan, one_slice
-from ankle_lib.segmentation.segmenter import read_segmenter
 from ankle_lib.segmentation.study import Study
 from ankle_lib.volume import save
 from tests.toy_ankle import oblique_affine
@@ -95,10 +95,10 @@ class Reader(nn.Module):
         return ((images - self.light[:, None, None]).abs() < 0.4).float()
 
 
-def fitted_reader(folder: Path, bones: tuple[str, ...] = BONES) -> Fitted:
+def fitted_reader(folder: Path, bones: tuple[str, ...] = BONES) -> Trained:
     kept = Recipe((Stage(16, 1),), bones)
     network: Any = Reader(bones)
-    return Fitted(network, kept, pd.DataFrame(), pd.DataFrame(), folder)
+    return Trained(network, kept, pd.DataFrame(), pd.DataFrame(), folder)
 
 
 # --- scans ---------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def small_recipe(**changes: Any) -> Recipe:
     return Recipe(**{"stages": stages, "depth": 2, "width": 4, "epochs": 2} | changes)
 
 
-def weights(fitted: Fitted) -> Tensor:
+def weights(fitted: Trained) -> Tensor:
     return torch.cat([one.flatten() for one in fitted.network.state_dict().values()])
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from ankle_lib.geometry import apply
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
-from ankle_lib.networks.checkpoint import save_checkpoint
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.checkpoints import save_checkpoint
+from ankle_lib.learning.networks import build
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume
 from tests.toy_ankle import ELLIPSOIDS, FOOT, oblique_affine
@@ -91,12 +91,4 @@ def written(
     network: SliceNetwork, path: Path, training: dict[str, Any], labels: Sequence[str] = BONES
 ) -> Path:
     """Write the checkpoint of a network of one level."""
-    arguments = {
-        "out_channels": network.last.out_channels,
-        "depth": 1,
-        "width": network.last.in_channels,
-    }
-    arguments |= {"in_channels": network.in_channels, "head": network.head}
-    return save_checkpoint(
-        path, network, name="fcn", arguments=arguments, labels=labels, training=training
-    )
+    return save_checkpoint(path, network, labels=labels, training=training)

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ankle_lib import inference, registration, segmentation
-from ankle_lib.dynamic import mask_poses, over_time, prediction
+from ankle_lib.cache import remembered
 from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.mask_poses import poses_from_masks
 from ankle_lib.dynamic.over_time import smooth_together
 from ankle_lib.dynamic.prediction import Prediction, predict
+from ankle_lib.learning.training import Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
@@ -30,8 +30,6 @@ from ankle_lib.registration.register import register
 from ankle_lib.registration.sequence import sequence_images, transforms_path
 from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Settings
 from ankle_lib.registration.truth import TruePoses, read_true_poses
-from ankle_lib.resume import code_digest, remembered
-from ankle_lib.segmentation.recipe import Fitted
 from ankle_lib.volume import Volume
 
 REGISTRATION = "registration alone"
@@ -91,7 +89,7 @@ class _Entry:
 
 
 def hold_contest(
-    fitted: Fitted,
+    fitted: Trained,
     frames: Iterable[Frame],
     subjects: Sequence[CleanSubject],
     registered: Path,
@@ -112,7 +110,7 @@ def hold_contest(
 
     Parameters
     ----------
-    fitted : Fitted
+    fitted : Trained
         A network for all bones.
     frames : iterable of Frame
         On their own grids, all frames of a sequence.
@@ -195,21 +193,21 @@ def _entries(
         )
 
 
-def _contend(entry: _Entry, *, fitted: Fitted, pixel_mm: float, folder: Path) -> dict[str, Any]:
+def _contend(entry: _Entry, *, fitted: Trained, pixel_mm: float, folder: Path) -> dict[str, Any]:
     """Return rows, poses and seconds of one sequence; what was done before is read."""
     subject = entry.subject
     stamp = [
         [subject.code, subject.group, entry.sequence, pixel_mm, fitted.folder.name],
         [frame.scan.checksum for frame in entry.frames],
         [[p.frame, p.bone, p.accepted, np.round(p.matrix, 6).tolist()] for p in entry.registered],
-        code_digest(inference, segmentation, registration, mask_poses, over_time, prediction),
     ]
     inputs = [fitted.folder / "network.ckpt", subject.static, *subject.masks.values()]
     record = folder / f"{subject.code}_{entry.sequence}.json"
-    return remembered(record, inputs, stamp, lambda: _work(entry, fitted, pixel_mm))
+    work = partial(_work, entry, fitted, pixel_mm)
+    return remembered(record, work, inputs=inputs, settings=stamp)
 
 
-def _work(entry: _Entry, fitted: Fitted, pixel_mm: float) -> dict[str, Any]:
+def _work(entry: _Entry, fitted: Trained, pixel_mm: float) -> dict[str, Any]:
     bones = StaticBones.read(entry.subject)
     clock = _Clock()
     seen = [predict([fitted], frame, pixel_mm) for frame in entry.frames]

@@ -11,8 +11,8 @@ from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.contest import METHODS, NETWORK, Contest
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.prediction import predict
-from ankle_lib.segmentation.recipe import Fitted
-from ankle_lib.segmentation.scans import Scan
+from ankle_lib.learning.scans import Scan
+from ankle_lib.learning.training import Trained
 from ankle_lib.volume import Volume
 
 Shown = tuple[NDArray, Mapping[str, NDArray[np.bool_]]]
@@ -30,7 +30,7 @@ def telling_frames(frames: Sequence[Frame], n: int) -> list[Frame]:
 
 def compared_slices(
     contest: Contest,
-    fitted: Fitted,
+    fitted: Trained,
     frames: Sequence[Frame],
     bones: Mapping[str, StaticBones],
     pixel_mm: float,
@@ -40,7 +40,7 @@ def compared_slices(
     Parameters
     ----------
     contest : Contest
-    fitted : Fitted
+    fitted : Trained
     frames : sequence of Frame
         One per column.
     bones : mapping of subject to StaticBones
@@ -73,7 +73,7 @@ def compared_slices(
 
 
 def predicted_slices(
-    fitted: Fitted, images: Mapping[str, Sequence[Frame]], pixel_mm: float, n: int
+    fitted: Trained, images: Mapping[str, Sequence[Frame]], pixel_mm: float, n: int
 ) -> dict[str, list[Shown]]:
     """Return a slice of ``n`` frames of each kind, with the bones that a network sees."""
     rows: dict[str, list[Shown]] = {}
@@ -81,19 +81,21 @@ def predicted_slices(
         for frame in [frames[i] for i in np.linspace(0, len(frames) - 1, n).astype(int)]:
             k = _fullest(frame.reference, frame.scan)
             seen = predict([fitted], frame, pixel_mm)
-            masks = {bone: seen.mask(bone)[:, :, k] for bone in fitted.recipe.bones}
+            masks = {bone: seen.mask(bone)[:, :, k] for bone in fitted.recipe.labels}
             rows.setdefault(name, []).append((frame.scan.item.image[:, :, k], masks))
     return rows
 
 
 def segmented_film(
-    fitted: Fitted, frames: Sequence[Frame], pixel_mm: float
+    fitted: Trained, frames: Sequence[Frame], pixel_mm: float
 ) -> tuple[Volume, None, dict[str, list[Volume]]]:
     """Return the arguments of a `SequencePlayer`: the frames, no static scan, what is seen."""
     affine = frames[0].affine
     images = np.stack([frame.scan.item.image for frame in frames], axis=-1)
     seen = [predict([fitted], frame, pixel_mm) for frame in frames]
-    masks = {bone: [Volume(one.mask(bone), affine) for one in seen] for bone in fitted.recipe.bones}
+    masks = {
+        bone: [Volume(one.mask(bone), affine) for one in seen] for bone in fitted.recipe.labels
+    }
     return Volume(images, affine), None, masks
 
 

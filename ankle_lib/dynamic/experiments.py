@@ -12,14 +12,14 @@ from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.prediction import frame_dice
 from ankle_lib.dynamic.study import DynamicStudy
 from ankle_lib.dynamic.wrong_labels import StaticBones, registration_error, with_errors
+from ankle_lib.learning.scans import Scan
+from ankle_lib.learning.scoring import summary
+from ankle_lib.learning.training import Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import TruePoses, read_true_poses
-from ankle_lib.segmentation.evaluation import summary
-from ankle_lib.segmentation.recipe import Fitted
-from ankle_lib.segmentation.scans import Scan
 
 STATIC_AS_IS = "static network as it is"
 PER_BONE = "one network per bone, from scratch"
@@ -71,7 +71,7 @@ def compare_designs(study: DynamicStudy) -> pd.DataFrame:
     together = study.task(study.recipe, scans, scratch=True)
     tuned = study.task(study.recipe, scans)
     *ones, joint, transferred = study.fit_all([*alone, together, tuned])
-    designs: Mapping[str, list[Fitted]] = {
+    designs: Mapping[str, list[Trained]] = {
         STATIC_AS_IS: [study.static],
         PER_BONE: ones,
         FROM_SCRATCH: [joint],

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, world_to_voxel
+from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.cohort import dynamic_item
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels
-from ankle_lib.segmentation.scans import Scan, coarser, factor_for
 from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
 
 Masks = Mapping[str, NDArray[np.bool_]]

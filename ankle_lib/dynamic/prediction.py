@@ -10,15 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ankle_lib.dynamic.frames import Frame, coarser_affine
-from ankle_lib.inference import whole_slices
+from ankle_lib.dynamic.frames import Frame
+from ankle_lib.learning import prediction
+from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.learning.training import Trained
 from ankle_lib.metrics import dice
-from ankle_lib.patches.items import slices_at
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.evaluation import finer_labels
-from ankle_lib.segmentation.recipe import Fitted
-from ankle_lib.segmentation.scans import coarser, factor_for
-from ankle_lib.segmentation.study import remembered_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,34 +41,27 @@ class Prediction:
         return self.labels == BONES.index(bone) + 1
 
 
-def predict(networks: Sequence[Fitted], frame: Frame, pixel_mm: float) -> Prediction:
+def predict(networks: Sequence[Trained], frame: Frame, pixel_mm: float) -> Prediction:
     """Segment a frame, with one network for all bones or one for each.
 
     Parameters
     ----------
-    networks : sequence of Fitted
+    networks : sequence of Trained
         Which together have one output for each bone.
     frame : Frame
         On its own grid.
     pixel_mm : float
         Pixels that the networks were trained on.
     """
-    factor = factor_for(frame.scan, pixel_mm)
-    small = coarser(frame.labelled({}), factor)
-    parts: dict[str, NDArray[np.floating]] = {}
-    for fitted in networks:
-        context = slices_at(fitted.recipe.context_mm, frame.scan.voxel_size_mm[2])
-        seen = whole_slices(
-            fitted.network, small.item.image, context=context, foot=small.item.region
-        )
-        parts |= dict(zip(fitted.recipe.bones, seen, strict=True))
-    maps = np.stack([parts[bone] for bone in BONES])
-    labels = finer_labels(maps, frame.scan.item.image.shape, factor)
-    return Prediction(labels, maps, coarser_affine(frame.affine, factor))
+    segmenter = Segmenter.of(*networks, pixel_mm=pixel_mm)
+    scan = frame.scan
+    found = prediction.predict(scan.item.image, scan.voxel_size_mm, segmenter)
+    maps = np.stack([found.maps[found.bones.index(bone)] for bone in BONES])
+    return Prediction(found.labels, maps, frame.affine @ found.grid)
 
 
 def frame_dice(
-    networks: Sequence[Fitted], frames: Iterable[Frame], pixel_mm: float
+    networks: Sequence[Trained], frames: Iterable[Frame], pixel_mm: float
 ) -> pd.DataFrame:
     """Score networks on frames; done once per network.
 
@@ -82,12 +72,12 @@ def frame_dice(
     """
     seen = tuple(frames)
     others = [fitted.folder.name for fitted in networks[1:]]
-    key = ["frames", pixel_mm, others, [frame.scan.checksum for frame in seen]]
-    return remembered_table(networks[0], key, partial(_frame_dice, networks, seen, pixel_mm))
+    key = [pixel_mm, others, [frame.scan.checksum for frame in seen]]
+    return networks[0].remembered("frames", partial(_frame_dice, networks, seen, pixel_mm), key)
 
 
 def _frame_dice(
-    networks: Sequence[Fitted], frames: Sequence[Frame], pixel_mm: float
+    networks: Sequence[Trained], frames: Sequence[Frame], pixel_mm: float
 ) -> pd.DataFrame:
     rows = []
     for frame in frames:

@@ -18,10 +18,10 @@ from scipy import ndimage
 
 from ankle_lib.dynamic.random_poses import Poses, posed, sampled
 from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Image, Tissues, painted, tissues_of
+from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.scans import Scan, coarser, factor_for
 
 PLANE_MM = 1.6
 """Distance at most of the planes that are averaged to a slice."""

@@ -11,9 +11,9 @@ import pandas as pd
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.prediction import frame_dice
 from ankle_lib.dynamic.template import read_template, template_scans
+from ankle_lib.learning.scoring import summary
+from ankle_lib.learning.training import Trained
 from ankle_lib.registration.truth import read_looks
-from ankle_lib.segmentation.evaluation import summary
-from ankle_lib.segmentation.recipe import Fitted
 
 AS_SIMULATED = "as simulated"
 
@@ -67,13 +67,13 @@ def template_frames(folder: Path, n: int, pixel_mm: float, seed: int = 0) -> lis
 
 
 def robustness(
-    networks: Mapping[str, Fitted], images: Mapping[str, Sequence[Frame]], pixel_mm: float
+    networks: Mapping[str, Trained], images: Mapping[str, Sequence[Frame]], pixel_mm: float
 ) -> pd.DataFrame:
     """Score networks on each kind of images.
 
     Parameters
     ----------
-    networks : mapping of name to Fitted
+    networks : mapping of name to Trained
     images : mapping of name to frames
     pixel_mm : float
         That the networks were trained on.

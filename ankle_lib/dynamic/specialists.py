@@ -13,13 +13,13 @@ import pandas as pd
 from ankle_lib.dynamic.prediction import frame_dice
 from ankle_lib.dynamic.randomised import random_scans
 from ankle_lib.dynamic.study import DynamicStudy
+from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.scans import Scan, coarser, factor_for
+from ankle_lib.learning.scoring import summary
+from ankle_lib.learning.segmenter import Segmenter, save_segmenter
+from ankle_lib.learning.training import Trained
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all
-from ankle_lib.segmentation.evaluation import segment, summary
-from ankle_lib.segmentation.final import save_segmenter
-from ankle_lib.segmentation.recipe import Fitted
-from ankle_lib.segmentation.scans import Scan, coarser, factor_for
-from ankle_lib.segmentation.study import remembered_table
 
 STILL_TIMES = 3
 """So often static scans count: there is one of a subject, and dozens of frames and random looks."""
@@ -46,7 +46,7 @@ def _random_looks(n: int, pixel_mm: float, seed: int, numbered: tuple[int, Scan]
     return random_scans(scan, n, np.random.default_rng([seed, number]), pixel_mm=pixel_mm)
 
 
-def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fitted]:
+def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Trained, Trained]:
     """Train the network for everything, and the specialist for frames.
 
     Both start from the static scans' network. The one sees frames, static scans and scans with
@@ -61,7 +61,7 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
 
     Returns
     -------
-    one, specialist : Fitted
+    one, specialist : Trained
     """
     pixel_mm = study.sizes.pixel_mm
     still = [
@@ -79,7 +79,7 @@ def train_last(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Fitted, Fit
     return one, specialist
 
 
-def compare_specialists(study: DynamicStudy, one: Fitted, specialist: Fitted) -> pd.DataFrame:
+def compare_specialists(study: DynamicStudy, one: Trained, specialist: Trained) -> pd.DataFrame:
     """Score one network for both kinds of scans beside the specialist of each.
 
     Returns
@@ -94,29 +94,30 @@ def compare_specialists(study: DynamicStudy, one: Fitted, specialist: Fitted) ->
         scores = summary(frame_dice([fitted], few, pixel_mm))
         rows.append(scores.assign(scans="dynamic", network=name))
     for name, fitted in (("specialist", study.static), ("one network", one)):
-        key = ["static", pixel_mm, [scan.checksum for scan in study.static_test]]
+        key = [pixel_mm, [scan.checksum for scan in study.static_test]]
         work = partial(_static_dice, fitted, study.static_test, pixel_mm)
-        scores = summary(remembered_table(fitted, key, work))
+        scores = summary(fitted.remembered("static", work, key))
         rows.append(scores.assign(scans="static", network=name))
     table = pd.concat(rows, ignore_index=True)
     return table[["scans", "network", "bone", "dice_mean", "dice_low", "dice_high"]]
 
 
-def _static_dice(fitted: Fitted, scans: Sequence[Scan], pixel_mm: float) -> pd.DataFrame:
+def _static_dice(fitted: Trained, scans: Sequence[Scan], pixel_mm: float) -> pd.DataFrame:
     rows = []
     for scan in scans:
-        labels = segment(fitted, scan, factor_for(scan, pixel_mm))
-        for number, bone in enumerate(fitted.recipe.bones, start=1):
-            rows.append((scan.code, bone, dice(labels == number, scan.item.labels[bone])))
+        segmenter = Segmenter.of(fitted, pixel_mm=pixel_mm)
+        found = predict(scan.item.image, scan.voxel_size_mm, segmenter)
+        for bone, mask in found.masks().items():
+            rows.append((scan.code, bone, dice(mask, scan.item.labels[bone])))
     return pd.DataFrame(rows, columns=["subject", "bone", "dice"])
 
 
-def save_one(path: Path, fitted: Fitted, study: DynamicStudy) -> Path:
+def save_one(path: Path, fitted: Trained, study: DynamicStudy) -> Path:
     """Write the checkpoint that `ankle segment` takes, for static scans and for series."""
     return save_segmenter(
         path,
         fitted,
-        (study.sizes.pixel_mm, study.sizes.pixel_mm),
+        study.sizes.pixel_mm,
         study.split.train,
         thickest_mm=THICKEST_MM,
     )

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from ankle_lib.dynamic.frames import Frame, read_frames
 from ankle_lib.files import AnkleError, atomic_path
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.networks import ready_to_predict
+from ankle_lib.learning.scans import Scan, final_recipe, read_scans, train_on_scans
+from ankle_lib.learning.training import Recipe, Trained, train_side_by_side
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.networks.checkpoint import load_checkpoint
-from ankle_lib.networks.precision import ready_to_predict
 from ankle_lib.patches.split import Split, report_split
 from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION
 from ankle_lib.presets import BONES, DynamicSizes
 from ankle_lib.quality.registered import RegisteredFrame
-from ankle_lib.segmentation.final import final_recipe
-from ankle_lib.segmentation.recipe import Fitted, Recipe, Task, fit, fit_side_by_side
-from ankle_lib.segmentation.scans import Scan, read_scans
 
 BATCH, RATE = 8, 5e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""
@@ -41,7 +40,7 @@ class DynamicStudy:
         Of the other group, on the frames' own grid.
     static_train, static_test : tuple of Scan
         Static scans of the same subjects, on their own grids.
-    static : Fitted
+    static : Trained
         The final network of chapter 05, from which trainings start.
     split : Split
     sizes : DynamicSizes
@@ -56,7 +55,7 @@ class DynamicStudy:
     test: tuple[Frame, ...]
     static_train: tuple[Scan, ...]
     static_test: tuple[Scan, ...]
-    static: Fitted = field(repr=False)
+    static: Trained = field(repr=False)
     split: Split
     sizes: DynamicSizes
     folder: Path
@@ -84,22 +83,31 @@ class DynamicStudy:
         recipe = final_recipe(self.sizes.final_stages)
         return replace(recipe, augmentation=replace(recipe.augmentation, noise=MORE_NOISE))
 
-    def task(self, recipe: Recipe, scans: Sequence[Scan], *, scratch: bool = False) -> Task:
+    def task(
+        self, recipe: Recipe, scans: Sequence[Scan], *, scratch: bool = False
+    ) -> Callable[[], Trained]:
         """Return a training that starts from the static scans' network, or from scratch."""
-        return Task(recipe, scans, start=None if scratch else self.static.network)
+        return partial(
+            train_on_scans,
+            recipe,
+            scans,
+            self.folder,
+            start=None if scratch else self.static.network,
+            device=self.device,
+            progress=self.progress,
+        )
 
-    def fit_all(self, tasks: Sequence[Task], *, side_by_side: bool = True) -> list[Fitted]:
+    def fit_all(
+        self, tasks: Sequence[Callable[[], Trained]], *, side_by_side: bool = True
+    ) -> list[Trained]:
         """Train networks, or read what was trained before.
 
         Side by side, each on a core, is faster for short trainings of small networks; one after
         the other for a few of which one takes longest. A GPU does one after the other.
         """
-        options: dict[str, Any] = {"device": self.device, "progress": self.progress}
         if side_by_side:
-            fit_side_by_side(tasks, self.folder, **options)
-        return [
-            fit(task.recipe, task.scans, self.folder, start=task.start, **options) for task in tasks
-        ]
+            return train_side_by_side(tasks, device=self.device, progress=self.progress)
+        return [task() for task in tasks]
 
 
 def read_dynamic_study(
@@ -164,14 +172,14 @@ def read_dynamic_study(
     return study
 
 
-def _static(checkpoint: Path, folder: Path, device: str) -> Fitted:
+def _static(checkpoint: Path, folder: Path, device: str) -> Trained:
     """Return the network of chapter 05; a copy of it lies where its scores are remembered."""
     copy = folder / "network.ckpt"
     if not copy.exists() or copy.read_bytes() != checkpoint.read_bytes():
         with atomic_path(copy) as new:
             new.write_bytes(checkpoint.read_bytes())
     read = load_checkpoint(copy)
-    recipe = replace(final_recipe([]), bones=tuple(read.labels))
+    recipe = replace(final_recipe([]), labels=tuple(read.labels))
     context = read.training.get("input", {}).get("context_mm")
     if tuple(read.labels) != BONES or list(context or ()) != list(recipe.context_mm):
         raise AnkleError(
@@ -181,4 +189,4 @@ def _static(checkpoint: Path, folder: Path, device: str) -> Fitted:
         )
     nothing = pd.DataFrame({"step": []})
     network = ready_to_predict(read.network, device)
-    return Fitted(network, recipe, nothing, nothing, folder)
+    return Trained(network, recipe, nothing, nothing, folder)

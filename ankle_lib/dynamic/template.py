@@ -27,8 +27,8 @@ from ankle_lib.dynamic.tissues import (
     joint_space,
 )
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.scans import Scan
 from ankle_lib.volume import Volume, load, to_orientation
 
 SPACING_MM = 1.0

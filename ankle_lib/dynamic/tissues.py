@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.scans import Scan
 
 N_SOFT = 5
 """Classes of the soft tissue and the other bones, from the darkest of a T1 scan to the brightest:

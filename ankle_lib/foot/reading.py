@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Grid, apply, world_to_voxel
+from ankle_lib.learning.segmenter import THIN_MM
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.segmenter import THIN_MM
 from ankle_lib.volume import Volume, canonical_voxel_size, load, resample, to_orientation
 
 FEWEST_SLICES = 2

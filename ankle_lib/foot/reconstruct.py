@@ -16,7 +16,7 @@ from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, beside, frames_in_words
 from ankle_lib.geometry import Grid
-from ankle_lib.networks.checkpoint import Checkpoint, load_checkpoint
+from ankle_lib.learning.checkpoints import Checkpoint, load_checkpoint
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.reconstruction.polyrigid import MovedScan
 from ankle_lib.reconstruction.refiner import refine, refiner_of

@@ -23,10 +23,10 @@ from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import read_image, size_in_words
 from ankle_lib.foot.results import Beside, Outcome, beside, frames_in_words
+from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.segmenter import Segmenter, read_segmenter
 from ankle_lib.masking.bone_weights import bone_volumes_cm3
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.labelling import label_bones
-from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
 from ankle_lib.volume import Volume, canonical_voxel_size, save, to_orientation
 
 COARSE = 2.0
@@ -94,7 +94,7 @@ class Frame:
     """What was found in one frame."""
 
     confidence: Mapping[str, float]
-    """Bone to expected Dice, see `labelling.Labelled`."""
+    """Bone to expected Dice, see `prediction.Prediction`."""
     volumes_cm3: Mapping[str, float]
     problem: str = ""
     """Why nothing was looked for."""
@@ -202,7 +202,7 @@ def segment_scan(
     for number in tqdm(range(scan.n_frames), desc="frames", unit="frame", disable=hidden):
         image = to_orientation(scan.frame(number))
         try:
-            found = label_bones(image, segmenter, device)
+            found = predict(image.data, image.voxel_size_mm, segmenter, device=device)
         except AnkleError as error:
             frames.append(Frame({}, {}, problem=str(error)))
             continue

@@ -5,27 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from ankle_lib import networks, patches, training
+from ankle_lib.cache import code_digest
 from ankle_lib.files import write_csv
-from ankle_lib.networks.base import SliceNetwork, parameter_count
-from ankle_lib.networks.catalogue import build
-from ankle_lib.networks.checkpoint import load_checkpoint
-from ankle_lib.networks.checkpoint import save_checkpoint as save
-from ankle_lib.networks.precision import ready_to_predict
-from ankle_lib.reconstruction import pairs
-from ankle_lib.resume import code_digest
-from ankle_lib.training.loop import DrawBatch, train
-from ankle_lib.training.settings import TrainingSettings
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.checkpoints import save_checkpoint as save
+from ankle_lib.learning.loop import DrawBatch, train
+from ankle_lib.learning.networks import build, parameter_count, ready_to_predict
+from ankle_lib.learning.settings import TrainingSettings
+from ankle_lib.reconstruction.pairs import SceneSource
 
 WEIGHTS = "network.ckpt"
 EPOCHS = 5
@@ -103,13 +99,13 @@ def trained(
             torch.manual_seed(seed)
             network = build(name, head="intensity", **arguments)
         settings = TrainingSettings(
-            steps_per_epoch=max(1, steps // EPOCHS),
-            epochs=min(EPOCHS, steps),
+            steps=steps,
+            epochs=EPOCHS,
             batch_size=batch_size,
             learning_rate=learning_rate,
             loss=loss,
             optimizer=optimizer,
-            schedule=schedule,  # type: ignore[arg-type]
+            schedule=schedule,
             seed=seed,
         )
         history = train(
@@ -118,29 +114,27 @@ def trained(
             None,
             settings,
             place / "steps",
-            name=name,
-            arguments={"head": "intensity", **arguments},
             labels=("intensity",),
             device=device,
             progress=progress,
         )
         speed = float(history.epochs["samples_per_s"].median())
-        kept(place, network, name, arguments, history.steps, decides, {"samples_per_s": speed})
+        kept(place, network, history.steps, decides, {"samples_per_s": speed})
         shutil.rmtree(place / "steps", ignore_errors=True)
     return read_kept(place, device)
 
 
 def place_of(folder: Path, name: str, decides: Any) -> Path:
     """Return the folder of a training, named after all that decides it, the code included."""
-    text = json.dumps([decides, _code()], sort_keys=True, default=str)
+    text = json.dumps(
+        [decides, code_digest(trained), code_digest(SceneSource)], sort_keys=True, default=str
+    )
     return folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def kept(
     place: Path,
     network: SliceNetwork,
-    name: str,
-    arguments: Mapping[str, Any],
     losses: pd.DataFrame,
     decides: Any,
     notes: Mapping[str, Any],
@@ -150,8 +144,6 @@ def kept(
     save(
         place / WEIGHTS,
         network,
-        name=name,
-        arguments={"head": "intensity", **arguments},
         labels=("intensity",),
         training=json.loads(json.dumps({"decides": decides, **notes}, default=str)),
     )
@@ -164,8 +156,3 @@ def read_kept(place: Path, device: str = "cpu") -> Trained:
     speed = float(checkpoint.training["samples_per_s"])
     network = ready_to_predict(checkpoint.network, device)
     return Trained(network, losses, speed, checkpoint.training, place)
-
-
-@cache
-def _code() -> str:
-    return code_digest(networks, patches, training, pairs, sys.modules[__name__])

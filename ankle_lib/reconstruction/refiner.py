@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks.checkpoint import Checkpoint
-from ankle_lib.networks.precision import fast_autocast, ready_to_predict
+from ankle_lib.learning.checkpoints import Checkpoint
+from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 from ankle_lib.reconstruction.pairs import CHANNELS, Channel, channels_of, restored
 from ankle_lib.reconstruction.scenes import Scene
 

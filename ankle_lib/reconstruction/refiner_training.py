@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.networks.checkpoint import save_checkpoint
+from ankle_lib.learning.checkpoints import save_checkpoint
 from ankle_lib.reconstruction.fitting import Trained, trained
 from ankle_lib.reconstruction.pairs import CHANNELS, Channel, SceneSource
 from ankle_lib.reconstruction.refiner import NORMALISATION, Refiner, refine
@@ -123,8 +123,6 @@ def save_refiner(
     return save_checkpoint(
         path,
         fitted.network,
-        name=recipe.network,
-        arguments={"head": "intensity", **recipe.arguments},
         labels=("intensity",),
         training=training,
     )

@@ -16,7 +16,6 @@ from ankle_lib.patches.batch import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.fitting import Trained, trained
 from ankle_lib.reconstruction.report_pairs import PARTS, Pairs, Target
-from ankle_lib.training.settings import REPORT_RECONSTRUCTION
 
 PATCH_RANGE = 6.0
 """Data range of patches: their bone's mean plus and minus 3 standard deviations."""
@@ -37,11 +36,11 @@ class ReportRecipe:
     network: str = "resnet-basic"
     depth: int | None = None
     stem: int | None = None
-    loss: str = REPORT_RECONSTRUCTION["loss"]
+    loss: str = "weighted-l1"
     target: Target = "sampled"
     steps: int = 100
-    batch_size: int = REPORT_RECONSTRUCTION["batch_size"]
-    learning_rate: float = REPORT_RECONSTRUCTION["learning_rate"]
+    batch_size: int = 16
+    learning_rate: float = 1e-3
     seed: int = 0
 
     @property

@@ -10,7 +10,6 @@ we assume log g = a + b (r - 0.6), with b >= 0: two parameters, rising.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ankle_lib.networks.catalogue import build
+from ankle_lib.cache import code_digest
+from ankle_lib.learning.losses import report_weight
+from ankle_lib.learning.networks import build
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.reconstruction.fitting import Trained, kept, place_of, read_kept
-from ankle_lib.resume import code_digest
-from ankle_lib.training.losses import report_weight
 
 LOWEST_R = 0.6
 """Pairs below are not kept (report, section 6.3.1)."""
@@ -118,7 +117,7 @@ def learn_weight(
     device : str
         "cpu" or "cuda".
     """
-    place = place_of(folder, f"{name}-g", [decides, code_digest(sys.modules[__name__])])
+    place = place_of(folder, f"{name}-g", [decides, code_digest(learn_weight)])
     if not (place / "network.ckpt").exists():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -144,6 +143,6 @@ def learn_weight(
         table = pd.DataFrame({"step": np.arange(1, steps + 1), "loss": losses})
         found = {"level": float(weight.level.detach()), "slope": float(weight.slope.detach())}
         notes = {"samples_per_s": 0.0, "weight": found}
-        kept(place, network, name, arguments, table, json.loads(json.dumps(decides)), notes)
+        kept(place, network, table, json.loads(json.dumps(decides)), notes)
     result = read_kept(place, device)
     return result, LearntWeight(**result.training["weight"])

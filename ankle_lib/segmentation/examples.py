@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ankle_lib.learning.scans import Scan, draw_patches, one_slice
+from ankle_lib.learning.scoring import THRESHOLD
+from ankle_lib.learning.training import Trained
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.evaluation import REPORT_FRACTION, THRESHOLD, volume_masks
-from ankle_lib.segmentation.recipe import Fitted, patch_source
-from ankle_lib.segmentation.scans import Scan, one_slice
+from ankle_lib.segmentation.study import volume_masks
 
 Shown = tuple[NDArray, dict[str, NDArray[np.bool_]]]
 """An image (I, J) and the masks on it."""
@@ -21,7 +22,7 @@ CANDIDATES = 200
 
 
 def patch_examples(
-    networks: Mapping[str, Sequence[Fitted]], scans: Sequence[Scan], pixels: int, seed: int = 0
+    networks: Mapping[str, Sequence[Trained]], scans: Sequence[Scan], pixels: int, seed: int = 0
 ) -> dict[str, list[Shown]]:
     """Return one patch of each scan as a reader and as the networks see it (report, Fig. 6.11).
 
@@ -31,10 +32,9 @@ def patch_examples(
         ``reader`` and the networks' names to a list of (image, masks).
     """
     rows: dict[str, list[Shown]] = {"reader": [], **{name: [] for name in networks}}
+    device = str(next(next(iter(networks.values()))[0].network.parameters()).device)
     for scan in scans:
-        device = str(_device(next(iter(networks.values()))[0]))
-        source = patch_source([scan], BONES, pixels, REPORT_FRACTION, device)
-        batch = source.draw(CANDIDATES, torch.Generator(source.device).manual_seed(seed))
+        batch = draw_patches(scan, BONES, pixels, CANDIDATES, seed, device)
         seen = batch.target.mean((2, 3))
         best = int((seen.amin(1) + 0.1 * seen.sum(1)).argmax())
         image = batch.image[best : best + 1]
@@ -43,7 +43,7 @@ def patch_examples(
         rows["reader"].append((picture, dict(zip(BONES, truth, strict=True))))
         for name, fits in networks.items():
             with torch.inference_mode():
-                maps = {fit.recipe.bones[0]: fit.network(image)[0, 0] for fit in fits}
+                maps = {one.recipe.labels[0]: one.network(image)[0, 0] for one in fits}
             masks = {bone: (one > THRESHOLD).cpu().numpy() for bone, one in maps.items()}
             rows[name].append((picture, masks))
     return rows
@@ -56,12 +56,12 @@ def reader_slice(scan: Scan, k: int) -> Shown:
 
 
 def slice_example(
-    networks: Sequence[Fitted], scan: Scan, k: int, *, batchnorm_training: bool = False
+    networks: Sequence[Trained], scan: Scan, k: int, *, batchnorm_training: bool = False
 ) -> Shown:
     """Return a whole sagittal slice with the bones that networks see (report, Fig. 6.12)."""
     masks: dict[str, NDArray[np.bool_]] = {}
-    for fitted in networks:
-        found = volume_masks(fitted, one_slice(scan, k), batchnorm_training=batchnorm_training)
+    for trained in networks:
+        found = volume_masks(trained, one_slice(scan, k), batchnorm_training=batchnorm_training)
         masks |= {bone: mask[:, :, 0] for bone, mask in found.items()}
     return scan.item.image[:, :, k], masks
 
@@ -70,7 +70,3 @@ def middle_slice_of(scan: Scan) -> int:
     """Return the sagittal slice that shows most of the bone of which it shows least."""
     areas = np.stack([mask.sum(axis=(0, 1)) for mask in scan.item.labels.values()])
     return int((areas.min(axis=0) + 1e-3 * areas.sum(axis=0)).argmax())
-
-
-def _device(fitted: Fitted) -> torch.device:
-    return next(fitted.network.parameters()).device

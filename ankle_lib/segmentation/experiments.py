@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from ankle_lib.metrics import bootstrap_interval
-from ankle_lib.networks.catalogue import NETWORKS, REPORT_PARAMETERS
+from ankle_lib.learning.networks import NETWORKS, REPORT_PARAMETERS
+from ankle_lib.learning.scoring import summary
+from ankle_lib.learning.training import Trained
 from ankle_lib.patches.split import Part
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.recipe import Fitted
 from ankle_lib.segmentation.study import Study
 
 REPORT_VALIDATION = {
@@ -65,23 +65,22 @@ def compare_architectures(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     losses : DataFrame
         Columns network, bone, step, loss.
     """
-    study.fit_all(study.report_recipe(network, bone) for network in NETWORKS for bone in BONES)
+    recipes = [study.report_recipe(network, bone) for network in NETWORKS for bone in BONES]
     rows, losses = [], []
-    for network in NETWORKS:
-        for bone, report in zip(BONES, REPORT_VALIDATION[network], strict=True):
-            fitted = study.fit(study.report_recipe(network, bone))
-            rows.append(
-                {
-                    "network": network,
-                    "parameters": fitted.parameters,
-                    "bone": bone,
-                    "dice_validation": _patch_dice(study, fitted, "validation"),
-                    "report_parameters": REPORT_PARAMETERS[network],
-                    "report_dice_validation": report,
-                    "steps": len(fitted.losses),
-                }
-            )
-            losses.append(fitted.losses[["step", "loss"]].assign(network=network, bone=bone))
+    for recipe, trained in study.fit_all(recipes).items():
+        network, (bone,) = recipe.network, recipe.labels
+        rows.append(
+            {
+                "network": network,
+                "parameters": trained.parameters,
+                "bone": bone,
+                "dice_validation": _patch_dice(study, trained, "validation"),
+                "report_parameters": REPORT_PARAMETERS[network],
+                "report_dice_validation": REPORT_VALIDATION[network][BONES.index(bone)],
+                "steps": len(trained.losses),
+            }
+        )
+        losses.append(trained.losses[["step", "loss"]].assign(network=network, bone=bone))
     return pd.DataFrame(rows), pd.concat(losses, ignore_index=True)
 
 
@@ -109,19 +108,20 @@ def learning_rates(study: Study) -> pd.DataFrame:
     return _varied(study, "rate", rates)
 
 
-def chosen_networks(study: Study) -> dict[str, list[Fitted]]:
+def chosen_networks(study: Study) -> dict[str, list[Trained]]:
     """Return both chosen networks at their learning rates, one network for each bone."""
-    recipes = {
-        network: [study.report_recipe(network, bone, rate=rate) for bone in BONES]
+    recipes = [
+        study.report_recipe(network, bone, rate=rate)
         for network, rate in CHOSEN.items()
-    }
-    study.fit_all(recipe for of_bones in recipes.values() for recipe in of_bones)
-    return {
-        network: [study.fit(recipe) for recipe in of_bones] for network, of_bones in recipes.items()
-    }
+        for bone in BONES
+    ]
+    networks: dict[str, list[Trained]] = {network: [] for network in CHOSEN}
+    for recipe, trained in study.fit_all(recipes).items():
+        networks[recipe.network].append(trained)
+    return networks
 
 
-def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
     """Score the chosen networks on patches they were trained on, and others (Table 6.2).
 
     Returns
@@ -139,7 +139,7 @@ def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Fitted]]
     return pd.concat(tables, ignore_index=True)
 
 
-def on_test_patches(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+def on_test_patches(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
     """Score the chosen networks on patches of the subjects with equinus (Table 6.3).
 
     Returns
@@ -150,7 +150,7 @@ def on_test_patches(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> p
     return _on_patches(study, networks, "test", REPORT_PATCHES)
 
 
-def on_whole_slices(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+def on_whole_slices(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
     """Score the chosen networks as in 2020 on whole slices, and in evaluation mode (Table 6.4).
 
     The ResNet on half as many slices.
@@ -164,12 +164,12 @@ def on_whole_slices(study: Study, networks: Mapping[str, Sequence[Fitted]]) -> p
     rows = []
     for name, of_bones in networks.items():
         step = RESNET_SLICES if "resnet" in name else 1
-        for fitted, report in zip(of_bones, REPORT_VOLUMES[name], strict=True):
-            coded = study.volume_scores(fitted, step=step, batchnorm_training=True)
-            row = _interval(name, coded["bone"].iloc[0], coded["dice"], coded["subject"])
+        for trained, report in zip(of_bones, REPORT_VOLUMES[name], strict=True):
+            coded = study.volume_scores(trained, step=step, batchnorm_training=True)
+            row = _row(name, coded, "dice")
             row |= dict(zip(("report_dice", "report_min", "report_max"), report, strict=True))
             row |= {"dice_min": coded["dice"].min(), "dice_max": coded["dice"].max()}
-            row["eval_dice_mean"] = study.volume_scores(fitted, step=step)["dice"].mean()
+            row["eval_dice_mean"] = study.volume_scores(trained, step=step)["dice"].mean()
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -188,13 +188,11 @@ def cross_validate(study: Study) -> pd.DataFrame:
             continue
         bones = study.sizes.followed_bones
         recipes = [study.report_recipe(network, bone, rate=rate) for bone in bones]
-        study.fit_all(recipes, study.folds)
         for split in study.folds:
-            for bone, recipe in zip(bones, recipes, strict=True):
-                fitted = study.fit(recipe, split)
-                scores = study.patch_scores(fitted, "validation", split)
+            for recipe, trained in study.fit_all(recipes, split).items():
+                scores = study.patch_scores(trained, "validation", split)
                 dice = float(scores["patch_dice"].mean())
-                rows.append((network, split.validation[0], bone, dice))
+                rows.append((network, split.validation[0], recipe.labels[0], dice))
     return pd.DataFrame(rows, columns=["network", "subject", "bone", "dice"])
 
 
@@ -206,35 +204,34 @@ def _varied(study: Study, what: str, values: Mapping[str, Iterable[Any]]) -> pd.
         for network, chosen in values.items()
         for value in chosen
     }
-    study.fit_all(recipes.values())
+    trained = study.fit_all(recipes.values())
     rows = []
     for (network, value), recipe in recipes.items():
-        fitted = study.fit(recipe)
         for part in parts:
-            dice = _patch_dice(study, fitted, part)
-            rows.append((network, value, fitted.parameters, part, dice))
+            dice = _patch_dice(study, trained[recipe], part)
+            rows.append((network, value, trained[recipe].parameters, part, dice))
     return pd.DataFrame(rows, columns=["network", what, "parameters", "part", "dice"])
 
 
 def _on_patches(
     study: Study,
-    networks: Mapping[str, Sequence[Fitted]],
+    networks: Mapping[str, Sequence[Trained]],
     part: Part,
     report: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
     rows = []
     for name, of_bones in networks.items():
-        for fitted, value in zip(of_bones, report[name], strict=True):
-            scores = study.patch_scores(fitted, part)
-            row = _interval(name, fitted.recipe.bones[0], scores["patch_dice"], scores["subject"])
+        for trained, value in zip(of_bones, report[name], strict=True):
+            row = _row(name, study.patch_scores(trained, part), "patch_dice")
             rows.append(row | {"report_dice": value})
     return pd.DataFrame(rows)
 
 
-def _interval(network: str, bone: str, dice: pd.Series, subjects: pd.Series) -> dict[str, Any]:
-    interval = bootstrap_interval(dice, list(subjects))._asdict()
-    return {"network": network, "bone": bone} | {f"dice_{k}": v for k, v in interval.items()}
+def _row(network: str, scores: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Return the mean over subjects of one bone's scores, with its interval."""
+    wanted = scores[["subject", "bone", column]]
+    return {"network": network, **summary(wanted, score=column).iloc[0]}
 
 
-def _patch_dice(study: Study, fitted: Fitted, part: Part) -> float:
-    return float(study.patch_scores(fitted, part)["patch_dice"].mean())
+def _patch_dice(study: Study, trained: Trained, part: Part) -> float:
+    return float(study.patch_scores(trained, part)["patch_dice"].mean())

@@ -6,6 +6,7 @@ In order, each remedy on top of those before it (*additive*), and each missing f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -14,10 +15,12 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.scans import patch_source
+from ankle_lib.learning.scoring import summary
+from ankle_lib.learning.training import Recipe, Stage, Trained
+from ankle_lib.metrics import Interval, bootstrap_interval
 from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.evaluation import summary
-from ankle_lib.segmentation.recipe import Fitted, Recipe, Stage, patch_source
 from ankle_lib.segmentation.study import Study
 
 AUGMENTATION = Augmentation(rotation_deg=90.0, scale=1.2)
@@ -37,6 +40,9 @@ FEW = 3
 
 MULTIPLE = 16
 """Sides of whole slices are cut to multiples of this, as the U-Net likes them."""
+
+SMALLEST_EFFECT = 0.01
+"""Of Dice. Less is no cause of a failure, even if it is no accident."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +134,13 @@ def postmortem_trials(study: Study) -> pd.DataFrame:
         degrees), patch_dice (the report's score, of the same network).
     """
     seeds = range(study.sizes.n_seeds)
-    study.fit_all(
+    trained = study.fit_all(
         recipe for step in steps() for n in seeds for recipe in recipes(study, step.remedies, n)
     )
     tables = []
     for step in steps():
         for seed in seeds:
-            networks = [study.fit(recipe) for recipe in recipes(study, step.remedies, seed)]
+            networks = [trained[recipe] for recipe in recipes(study, step.remedies, seed)]
             scores = pd.concat([_scores(study, one, step) for one in networks])
             tables.append(scores.assign(step=step.name, order=step.order, seed=seed))
     table = pd.concat(tables, ignore_index=True)
@@ -169,17 +175,70 @@ def summarised(table: pd.DataFrame) -> pd.DataFrame:
     return result[first + [column for column in result if column not in first]]
 
 
-def _scores(study: Study, fitted: Fitted, step: Step) -> pd.DataFrame:
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Judge every hypothesis by the difference it makes to the same subjects.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `postmortem_trials`.
+
+    Returns
+    -------
+    DataFrame
+        Columns hypothesis, compared, effect, low, high, verdict. The effect is a difference of
+        Dice, averaged over bones and seeds, with its 95 % interval over subjects. A hypothesis
+        *holds* if the interval lies above 0 and the effect is at least 0.01, is *contradicted* if
+        the interval lies below 0 by as much, and is *not shown* otherwise.
+    """
+    additive = list(dict.fromkeys(table.loc[table["order"] == "additive", "step"]))
+    rows = []
+    for before, after in itertools.pairwise(additive):
+        title = after.removeprefix("+ ")
+        effect = _difference(table, (after, "dice"), (before, "dice"))
+        rows.append((f"{title} helps", f"{after} against {before}", *effect))
+    for title in TITLES.values():
+        effect = _difference(table, (additive[-1], "dice"), (f"without {title}", "dice"))
+        rows.append((f"{title} is needed in the end", f"all against all but {title}", *effect))
+    in_evaluation_mode = f"+ {TITLES['evaluation_mode']}"
+    turned = f"+ {TITLES['augmentation']}"
+    pairs = (
+        ("patch Dice is higher than volume Dice", (AS_CODED, "patch_dice"), (AS_CODED, "dice")),
+        (
+            "in tiles it is worse without evaluation mode",
+            (AS_CODED, "dice"),
+            (f"{AS_CODED}, in tiles", "dice"),
+        ),
+        (
+            "turning the foot breaks the network",
+            (in_evaluation_mode, "dice"),
+            (in_evaluation_mode, "rotated_dice"),
+        ),
+        (
+            "turned patches in training repair that",
+            (turned, "rotated_dice"),
+            (additive[additive.index(turned) - 1], "rotated_dice"),
+        ),
+    )
+    for hypothesis, high, low in pairs:
+        compared = " against ".join(f"{step} ({column})" for step, column in (high, low))
+        rows.append((hypothesis, compared, *_difference(table, high, low)))
+    columns = ["hypothesis", "compared", "effect", "low", "high"]
+    result = pd.DataFrame(rows, columns=columns)
+    return result.assign(verdict=[_verdict(row) for row in result.itertuples()])
+
+
+def _scores(study: Study, trained: Trained, step: Step) -> pd.DataFrame:
     as_2020 = not step.remedies.evaluation_mode
-    tile = fitted.recipe.pixels if step.remedies.tiles else None
+    tile = trained.recipe.stages[-1].pixels if step.remedies.tiles else None
     options: dict[str, Any] = {"batchnorm_training": as_2020, "tile": tile}
-    patches = study.patch_scores(fitted, "test", batchnorm_training=as_2020)
+    patches = study.patch_scores(trained, "test", batchnorm_training=as_2020)
     same = ["subject", "bone"]
     if step.order == "extra":  # tiles one by one take long
-        upright = study.volume_scores(fitted, step=2, most=FEW, **options)
+        upright = study.volume_scores(trained, step=2, most=FEW, **options)
         return upright.assign(rotated_dice=math.nan).merge(patches, on=same)
-    upright = study.volume_scores(fitted, **options)
-    rotated = study.volume_scores(fitted, rotated=True, **options)
+    upright = study.volume_scores(trained, **options)
+    rotated = study.volume_scores(trained, rotated=True, **options)
     rotated = rotated.rename(columns={"dice": "rotated_dice"})
     return upright.merge(rotated[[*same, "rotated_dice"]], on=same).merge(patches, on=same)
 
@@ -194,7 +253,7 @@ def _each_stage(study: Study, fraction: float) -> Iterator[Stage]:
     whole -= whole % MULTIPLE
     sizes = [study.pixels * factor for factor in GROWTH if study.pixels * factor < whole]
     first = Stage(study.pixels, study.sizes.steps)
-    cost = first.steps * first.batch_size * first.pixels**2
+    cost = first.steps * first.batch_size * study.pixels**2
     for number, pixels in enumerate([*sizes, whole]):
         if number > 0 and not _exist(study, pixels, fraction):
             return  # patches of which 75 % is foot do not grow much
@@ -212,3 +271,22 @@ def _exist(study: Study, pixels: int, fraction: float) -> bool:
     except AnkleError:
         return False
     return True
+
+
+def _difference(table: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:
+    """Return the mean difference of two columns of two steps, subject by subject."""
+    means = [
+        table[table["step"] == step].groupby("subject")[column].mean()
+        for step, column in (first, second)
+    ]
+    difference = (means[0] - means[1]).dropna()
+    return bootstrap_interval(difference, [str(code) for code in difference.index])
+
+
+def _verdict(row: tuple) -> str:
+    effect, low, high = row.effect, row.low, row.high  # type: ignore[attr-defined]
+    if low > 0 and effect >= SMALLEST_EFFECT:
+        return "holds"
+    if high < 0 and effect <= -SMALLEST_EFFECT:
+        return "contradicted"
+    return "not shown"

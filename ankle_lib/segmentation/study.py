@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
-from ankle_lib import inference, metrics
-from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.patches.split import Part, Split, cross_validation, report_split
-from ankle_lib.patches.tasks import STATIC_SEGMENTATION
-from ankle_lib.presets import SegmentationSizes
-from ankle_lib.resume import code_digest, remembered
-from ankle_lib.segmentation import evaluation
-from ankle_lib.segmentation.evaluation import patch_scores, volume_scores
-from ankle_lib.segmentation.recipe import (
-    Fitted,
-    Recipe,
-    Stage,
-    Task,
-    fit,
-    fit_side_by_side,
-)
-from ankle_lib.segmentation.scans import (
+from ankle_lib.learning.scans import (
     Scan,
+    Sources,
     coarser,
     every,
     factor_for,
     read_scans,
     rotation_of,
+    train_on_scans,
     turned,
 )
+from ankle_lib.learning.scoring import THRESHOLD, bone_scores, patch_scores
+from ankle_lib.learning.slices import whole_slices
+from ankle_lib.learning.training import Recipe, Stage, Trained, train_side_by_side
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.items import slices_at
+from ankle_lib.patches.split import Part, Split, cross_validation, report_split
+from ankle_lib.patches.tasks import STATIC_SEGMENTATION
+from ankle_lib.presets import SegmentationSizes
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,7 @@ class Study:
     folder: Path
     device: str = "cpu"
     progress: bool = False
+    sources: Sources = field(default_factory=Sources, repr=False)
 
     @property
     def pixels(self) -> int:
@@ -86,78 +80,95 @@ class Study:
         rate = changes.pop("rate", 5e-4)
         steps = self.sizes.resnet_steps if "resnet" in network else self.sizes.steps
         stage = Stage(self.pixels, steps, learning_rate=rate)
-        return Recipe(**{"stages": (stage,), "bones": (bone,), "network": network} | changes)
+        return Recipe(**{"stages": (stage,), "labels": (bone,), "network": network} | changes)
 
-    def fit(self, recipe: Recipe, split: Split | None = None) -> Fitted:
+    def fit(self, recipe: Recipe, split: Split | None = None) -> Trained:
         """Train on the training part, or read what was trained before."""
-        return fit(
-            recipe,
-            self.part("train", split),
-            self.folder,
-            validation=self.part("validation", split),
+        return self._training(recipe, split)()
+
+    def fit_all(
+        self, recipes: Iterable[Recipe], split: Split | None = None
+    ) -> dict[Recipe, Trained]:
+        """Train several networks, or read what was trained before; see `train_side_by_side`."""
+        wanted = dict.fromkeys(recipes)
+        trained = train_side_by_side(
+            [self._training(recipe, split) for recipe in wanted],
             device=self.device,
             progress=self.progress,
         )
+        return dict(zip(wanted, trained, strict=True))
 
-    def fit_all(self, recipes: Iterable[Recipe], splits: Sequence[Split] = ()) -> None:
-        """Train several networks for `fit` to read, see `fit_side_by_side`.
-
-        Parameters
-        ----------
-        recipes : iterable of Recipe
-            A recipe that comes again is trained once.
-        splits : sequence of Split, optional
-            Each recipe is trained on each; the study's own by default.
-        """
-        wanted = dict.fromkeys(recipes)
-        tasks = [
-            Task(recipe, self.part("train", split), self.part("validation", split))
-            for split in splits or [self.split]
-            for recipe in wanted
-        ]
-        fit_side_by_side(tasks, self.folder, device=self.device, progress=self.progress)
+    def _training(self, recipe: Recipe, split: Split | None) -> Callable[[], Trained]:
+        seen, validation = self.part("train", split), self.part("validation", split)
+        for scan in (*seen, *validation):
+            _ = scan.checksum  # here, not in every process
+        return partial(
+            train_on_scans,
+            recipe,
+            seen,
+            self.folder,
+            validation=validation,
+            device=self.device,
+            progress=self.progress,
+            sources=self.sources,
+        )
 
     def patch_scores(
-        self, fitted: Fitted, part: Part, split: Split | None = None, **options: Any
+        self,
+        trained: Trained,
+        part: Part,
+        split: Split | None = None,
+        *,
+        batchnorm_training: bool = False,
     ) -> pd.DataFrame:
-        """Return `evaluation.patch_scores` of a part, on the report's patches."""
-        options |= {"pixels": self.pixels, "n_patches": self.sizes.n_patches}
+        """Return `scoring.patch_scores` of a part, on the report's patches, made once."""
+        bones, n = trained.recipe.labels, self.sizes.n_patches
+        scans = self.part(part, split)
 
         def work() -> pd.DataFrame:
-            return patch_scores(fitted, self.part(part, split), **options)
+            batches = {
+                scan.code: self.sources.drawn(scan, bones, self.pixels, n, 0, self.device)
+                for scan in scans
+            }
+            return patch_scores(
+                trained.network, batches, bones, batchnorm_training=batchnorm_training
+            )
 
-        return remembered_table(fitted, ["patches", part, options, self._stamp(part, split)], work)
+        settings = [part, self.pixels, n, batchnorm_training, _stamp(scans)]
+        return trained.remembered("patches", work, settings)
 
     def volume_scores(
         self,
-        fitted: Fitted,
+        trained: Trained,
         *,
         rotated: bool = False,
         step: int = 1,
         most: int | None = None,
-        **options: Any,
+        batchnorm_training: bool = False,
+        tile: int | None = None,
     ) -> pd.DataFrame:
-        """Return `evaluation.volume_scores` of the test part, on every so-many-th slice.
+        """Return `volume_scores` of the test part, on every so-many-th slice, made once.
 
         Parameters
         ----------
-        fitted : Fitted
+        trained : Trained
         rotated : bool
             Score feet that are turned by 40 to 60 degrees instead.
         step : int
             Of the slices of ``sizes.slice_step``, take every so-many-th.
         most : int, optional
             Score the first so many subjects only.
-        options
-            Of `evaluation.volume_scores`.
+        batchnorm_training, tile
+            As for `volume_masks`.
         """
 
         def work() -> pd.DataFrame:
             scans = self.rotated_test if rotated else self.sparse_test
-            return volume_scores(fitted, [every(scan, step) for scan in scans[:most]], **options)
+            fewer = [every(scan, step) for scan in scans[:most]]
+            return volume_scores(trained, fewer, batchnorm_training=batchnorm_training, tile=tile)
 
-        key = ["volumes", rotated, step, self.sizes.slice_step, most, options, self._stamp("test")]
-        return remembered_table(fitted, key, work)
+        how = [rotated, step, self.sizes.slice_step, most, batchnorm_training, tile]
+        return trained.remembered("volumes", work, [how, _stamp(self.part("test"))])
 
     @cached_property
     def sparse_test(self) -> list[Scan]:
@@ -170,8 +181,10 @@ class Study:
         test = self.sparse_test
         return [turned(scan, rotation_of(i, len(test))) for i, scan in enumerate(test)]
 
-    def _stamp(self, part: Part, split: Split | None = None) -> list[list[Any]]:
-        return [[scan.code, scan.checksum] for scan in self.part(part, split)]
+    @property
+    def native_test(self) -> list[Scan]:
+        """The test part on the scans' own grids."""
+        return [scan for code in self.split.test for scan in self.native if scan.code == code]
 
 
 def read_study(
@@ -211,27 +224,53 @@ def read_study(
     return Study(scans, native, split, folds, sizes, folder, device, progress)
 
 
-def remembered_table(
-    fitted: Fitted, key: list[Any], work: Callable[[], pd.DataFrame]
-) -> pd.DataFrame:
-    """Return a table of scores that is made once per network; ``key`` tells it from others.
+def volume_masks(
+    trained: Trained, scan: Scan, *, batchnorm_training: bool = False, tile: int | None = None
+) -> dict[str, NDArray]:
+    """Return each bone as the report's way sees it: whole slices, air included, nothing tidied.
 
-    All columns but ``subject`` and ``bone`` are numbers.
+    Parameters
+    ----------
+    trained : Trained
+    scan : Scan
+        With pixels of the training's size.
+    batchnorm_training : bool
+        Repeat the error of the 2020 scripts (see `slices.whole_slices`).
+    tile : int, optional
+        Side of overlapping tiles instead of whole slices.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-    record = fitted.folder / f"{key[0]}-{digest}.json"
-
-    def packed() -> dict[str, Any]:
-        table = work()
-        # JSON has no NaN
-        return {"table": table.astype(object).where(table.notna(), None).to_dict("list")}
-
-    inputs = [fitted.folder / "network.ckpt"]
-    table = pd.DataFrame(remembered(record, inputs, [key, _code()], packed)["table"])
-    numbers = [column for column in table if column not in ("subject", "bone")]
-    return table.astype(dict.fromkeys(numbers, float))
+    image, recipe = scan.item.image, trained.recipe
+    is_tile = tile is not None and tile < max(image.shape[:2])
+    maps = whole_slices(
+        trained.network,
+        image,
+        context=slices_at(recipe.context_mm, scan.voxel_size_mm[2]),
+        batchnorm_training=batchnorm_training,
+        tile=tile if is_tile else None,
+    )
+    return {bone: maps[channel] > THRESHOLD for channel, bone in enumerate(recipe.labels)}
 
 
-@cache
-def _code() -> str:
-    return code_digest(inference, metrics, evaluation)
+def volume_scores(
+    trained: Trained,
+    scans: Iterable[Scan],
+    *,
+    batchnorm_training: bool = False,
+    tile: int | None = None,
+) -> pd.DataFrame:
+    """Return Dice, HD95 and ASSD of what `volume_masks` gives, one number per volume and bone.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, bone, dice, hd95_mm, assd_mm.
+    """
+    rows = []
+    for scan in scans:
+        found = volume_masks(trained, scan, batchnorm_training=batchnorm_training, tile=tile)
+        rows += bone_scores(scan.code, found, scan.item.labels, scan.voxel_size_mm)
+    return pd.DataFrame(rows)
+
+
+def _stamp(scans: Iterable[Scan]) -> list[tuple[str, str]]:
+    return [(scan.code, scan.checksum) for scan in scans]

@@ -20,7 +20,7 @@ from ankle_lib.figures.style import BONE_COLOURS, new_figure
 from ankle_lib.widgets.message import Message
 
 KEPT_CSV = "losses.csv"
-"""What `segmentation.recipe.fit` keeps of all steps when a training is finished."""
+"""What `training.train_once` keeps of all steps when a training is finished."""
 POLL_S = 1.0
 SMOOTHED = 20
 """The thick line is a mean over this part (1 / 20) of all steps."""
@@ -45,7 +45,7 @@ class TrainingMonitor(ipywidgets.VBox):
 
     def __init__(self, folder: Path) -> None:
         # here, for a notebook without a training shall not depend on its code
-        from ankle_lib.training.history import EPOCHS_CSV, STEPS_CSV
+        from ankle_lib.learning.loop import EPOCHS_CSV, STEPS_CSV
 
         self._folder, self._names, self._epochs = Path(folder), (STEPS_CSV, KEPT_CSV), EPOCHS_CSV
         self._seen: tuple[Any, ...] = ()
@@ -151,7 +151,7 @@ def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str
     Parameters
     ----------
     steps, epochs : DataFrame
-        As in `training.History`, or as `segmentation.recipe.fit` keeps them: where ``stage``
+        As in `loop.History`, or as `training.train_once` keeps them: where ``stage``
         changes, the patches grow.
     title : str
     """

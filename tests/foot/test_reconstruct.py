@@ -11,8 +11,8 @@ from ankle_lib.files import AnkleError
 from ankle_lib.foot.reading import read_scans
 from ankle_lib.foot.reconstruct import read_poses, reconstruct
 from ankle_lib.geometry import rigid
-from ankle_lib.networks.catalogue import build
-from ankle_lib.networks.checkpoint import save_checkpoint
+from ankle_lib.learning.checkpoints import save_checkpoint
+from ankle_lib.learning.networks import build
 from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.volume import Volume, load, save, to_orientation
 from tests.test_cli import ankle
@@ -162,8 +162,6 @@ def checkpoint(path: Path, **changes: Any) -> Path:
     return save_checkpoint(
         path,
         network,
-        name="unet",
-        arguments={"head": "intensity", "in_channels": 2},
         labels=("intensity",),
         training={"input": with_input},
     )

@@ -33,13 +33,13 @@ from ankle_lib.foot.segment import (
     write_labels,
 )
 from ankle_lib.geometry import apply
+from ankle_lib.learning import prediction
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.networks import build
+from ankle_lib.learning.segmenter import Segmenter, read_segmenter
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.metrics import dice
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation import labelling
-from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
 from ankle_lib.volume import Volume, load, resample, save, to_orientation
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import (
@@ -216,7 +216,7 @@ def test_no_bone_at_all_is_refused(scan: Volume, calcaneus: Segmenter) -> None:
 def test_fewer_cells_are_the_averages_of_what_they_cover(n_to: int) -> None:
     values = np.random.default_rng(0).normal(size=36)
     fine = values.repeat(n_to).reshape(n_to, -1).mean(axis=1)  # 36 n_to pieces in n_to groups
-    np.testing.assert_allclose(labelling._cells(36, n_to) @ values, fine, atol=1e-5)
+    np.testing.assert_allclose(prediction._cells(36, n_to) @ values, fine, atol=1e-5)
 
 
 @given(n_from=st.integers(1, 40), more=st.integers(0, 40))
@@ -226,7 +226,7 @@ def test_more_cells_are_interpolated_as_torch_does(n_from: int, more: int) -> No
     expected = torch.nn.functional.interpolate(
         values[None, None], size=n_from + more, mode="linear", align_corners=False
     )[0, 0]
-    found = labelling._cells(n_from, n_from + more) @ values.numpy()
+    found = prediction._cells(n_from, n_from + more) @ values.numpy()
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
@@ -521,7 +521,7 @@ import resource, sys, numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from ankle_lib.foot.segment import segment_scan
-from ankle_lib.segmentation.segmenter import read_segmenter
+from ankle_lib.learning.segmenter import read_segmenter
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import rendered
 shape, mm = (576, 576, 120), (0.28, 0.28, 0.8)

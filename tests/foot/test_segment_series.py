@@ -33,13 +33,13 @@ from ankle_lib.foot.segment import (
     write_labels,
 )
 from ankle_lib.geometry import apply
+from ankle_lib.learning import prediction
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.networks import build
+from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.segmenter import Segmenter, read_segmenter
 from ankle_lib.metrics import dice
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation import labelling
-from ankle_lib.segmentation.labelling import label_bones
-from ankle_lib.segmentation.segmenter import Segmenter, read_segmenter
 from ankle_lib.volume import Volume, load, save, to_orientation
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import INPUT, by_hand, labelled, rendered, written
@@ -201,15 +201,15 @@ def three_slices(network: SliceNetwork, channel: int) -> SliceNetwork:
 def test_beside_a_thick_slice_lie_its_neighbours(
     channel: int, series: Volume, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelling, "tidy_labels", lambda labels: labels)
+    monkeypatch.setattr(prediction, "tidy_labels", lambda labels: labels)
     image = series.frame(0)
-    single = label_bones(image, segmenter).labels
+    single = predict(image.data, image.voxel_size_mm, segmenter).labels
     wide = replace(
         segmenter,
         network=three_slices(segmenter.network, channel),
         context_mm=(-1.6, 0.0, 1.6),
     )
-    seen = label_bones(image, wide).labels
+    seen = predict(image.data, image.voxel_size_mm, wide).labels
     filled = np.flatnonzero(single.any(axis=(0, 1)))
     within = slice(filled[0] + 1, filled[-1])
     from_there = np.roll(single, 1 - channel, axis=2)
@@ -224,9 +224,8 @@ def test_confidence_is_the_dice_that_the_probabilities_expect(
     probability[0, 30:40, 40:45, 5] = 0.25  # not labelled: the bone may go on there
     probability[1, 10:15, 10:14, 4:7] = 0.75
     probability[1, 12, 12, 5] = 0.5  # a hole, which is filled
-    monkeypatch.setattr(labelling, "_surroundings", lambda *_: (slice(None),) * 3)
-    monkeypatch.setattr(labelling, "whole_slices", lambda *_, **__: probability)
-    result = label_bones(series.frame(0), segmenter)
+    monkeypatch.setattr(prediction, "whole_slices", lambda *_, **__: probability)
+    result = predict(series.frame(0).data, series.voxel_size_mm, segmenter)
     assert np.bincount(result.labels.ravel()).tolist()[1:] == [100, 60]
     assert result.confidence == {
         "calcaneus": pytest.approx(2 * 87.5 / (87.5 + 12.5 + 100)),

@@ -1,25 +1,56 @@
-"""Scans as the networks of chapter 05 see them: coarser, turned, or with some slices only."""
+"""Scans as networks see them: coarser, turned, or with some slices only; and learning from them."""
 
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ankle_lib import cache
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.loop import DrawBatch, Validate
+from ankle_lib.learning.scoring import patch_validation
+from ankle_lib.learning.training import Recipe, Stage, Trained, train_once
 from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.patches.augmentation import Augmentation
+from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.cohort import static_items
-from ankle_lib.patches.items import Item
+from ankle_lib.patches.items import Item, slices_at
+from ankle_lib.patches.positions import PatchRule
+from ankle_lib.patches.source import PatchSource
 from ankle_lib.volume import canonical_voxel_size, read_header
 
 ROTATIONS_DEG = (40.0, 60.0)
 """Feet are turned by angles from this range, in which the report's networks are lost."""
+
+TRIES = 300
+"""Positions that the report tries in every slice."""
+
+REPORT_FRACTION = 0.75
+"""Part of a patch that must be foot for the report to look at it."""
+
+MOST_SOURCES, MOST_BATCHES = 6, 64
+"""How many are kept for networks that follow each other."""
+
+FINAL_AUGMENTATION = Augmentation(
+    rotation_deg=180.0, scale=1.2, gain=0.15, shading=0.2, gamma=0.2, noise=0.15
+)
+"""Any angle; coils, gains and noise beyond those of one scanner."""
+
+FINAL_FRACTION = 0.2
+"""Part of a patch that must be foot: air is seen, slices without a foot are not."""
+
+FINAL_CONTEXT_MM = (-1.6, 0.0, 1.6)
+"""The slice and one on each side: where a bone begins and ends, a single slice does not tell."""
+
+FINAL_SCHEDULES = ("one-cycle", "cosine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +81,10 @@ class Scan:
         return float(np.mean(self.voxel_size_mm[:2]))
 
     @cached_property
-    def checksum(self) -> int:
-        """Checksum of everything that a training sees of the scan."""
-        number = 0
-        for array in (self.item.image, self.item.region, *self.item.labels.values()):
-            number = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, number)
-        return number
+    def checksum(self) -> str:
+        """Digest of everything that a training, or a score, sees of the scan."""
+        item = self.item
+        return cache.digest([item.image, item.region, dict(item.labels), self.voxel_size_mm])
 
 
 def read_scans(subjects: Sequence[CleanSubject], masked: Path) -> tuple[Scan, ...]:
@@ -217,3 +246,137 @@ def _middle(item: Item) -> NDArray[np.float64]:
     """Return the middle of all bones in voxels, shape (2,)."""
     bones = np.logical_or.reduce([*item.labels.values()]).any(axis=2)
     return np.argwhere(bones).mean(axis=0)
+
+
+class Sources:
+    """Patches of scans, laid out once for trainings and scores that follow each other.
+
+    They take memory as long as this object lives. In another process, it starts empty.
+    """
+
+    def __init__(self) -> None:
+        self.source = lru_cache(MOST_SOURCES)(patch_source)
+        self.drawn = lru_cache(MOST_BATCHES)(draw_patches)
+
+    def __reduce__(self) -> tuple[type[Sources], tuple[()]]:
+        return Sources, ()
+
+
+def patch_source(
+    scans: Sequence[Scan],
+    bones: Sequence[str],
+    pixels: int,
+    min_fraction: float = REPORT_FRACTION,
+    device: str = "cpu",
+    context_mm: Sequence[float] = (0.0,),
+) -> PatchSource:
+    """Return patches of ``pixels`` x ``pixels`` of the scans, labelled with some of the bones.
+
+    A bone that a scan has no label of is unknown there, not absent.
+    """
+    items = (
+        replace(
+            scan.item,
+            labels={bone: mask for bone, mask in scan.item.labels.items() if bone in bones},
+            context=slices_at(context_mm, scan.voxel_size_mm[2]),
+        )
+        for scan in scans
+    )
+    rule = PatchRule((pixels, pixels), TRIES, min_fraction)
+    return PatchSource(items, rule, labels=bones, device=device)
+
+
+def draw_patches(
+    scan: Scan, bones: Sequence[str], pixels: int, n: int, seed: int = 0, device: str = "cpu"
+) -> Batch:
+    """Return patches of a scan as the report scored networks on: the same ones for every network.
+
+    At least 75 % of each is foot.
+    """
+    source = patch_source([scan], bones, pixels, REPORT_FRACTION, device)
+    return source.draw(n, torch.Generator(source.device).manual_seed(seed))
+
+
+def train_on_scans(
+    recipe: Recipe,
+    scans: Sequence[Scan],
+    folder: Path,
+    *,
+    validation: Sequence[Scan] = (),
+    start: SliceNetwork | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+    sources: Sources | None = None,
+) -> Trained:
+    """Train a network on patches of scans, or read it if that was done before; see `train_once`.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    scans : sequence of Scan
+        All with pixels of one size.
+    folder : Path
+        Of all trainings.
+    validation : sequence of Scan
+        Scored after each epoch, if the recipe keeps the best one.
+    start : SliceNetwork, optional
+        Whose weights are the first ones.
+    device : str
+        "cpu" or "cuda".
+    progress : bool
+        Show a bar.
+    sources : Sources, optional
+        Of trainings that follow each other.
+    """
+    made = sources or Sources()
+
+    def source(stage: Stage, of: Sequence[Scan]) -> PatchSource:
+        return made.source(
+            tuple(of),
+            recipe.labels,
+            stage.pixels,
+            recipe.min_fraction,
+            device,
+            recipe.context_mm,
+        )
+
+    def draws(stage: Stage) -> DrawBatch:
+        patches = source(stage, scans)
+        return lambda n, generator: patches.draw(n, generator, recipe.augmentation)
+
+    def validates(stage: Stage) -> Validate:
+        return patch_validation(source(stage, validation), recipe.n_validation)
+
+    looked_at = [*scans, *validation] if recipe.keep_best else scans
+    return train_once(
+        recipe,
+        draws,
+        folder,
+        decides=[[scan.code, scan.checksum] for scan in looked_at],
+        validates=validates if validation else None,
+        start=start,
+        device=device,
+        progress=progress,
+    )
+
+
+def final_recipe(stages: Sequence[tuple[int, int, int, float]], seed: int = 0) -> Recipe:
+    """Return how a network that is to be used is trained.
+
+    Parameters
+    ----------
+    stages : sequence of (pixels, steps, batch size, learning rate)
+        As in `presets.SegmentationSizes`.
+    seed : int
+    """
+    return Recipe(
+        tuple(
+            Stage(*stage, FINAL_SCHEDULES[min(number, 1)]) for number, stage in enumerate(stages)
+        ),
+        loss="dice+bce",
+        optimizer="muon",
+        context_mm=FINAL_CONTEXT_MM,
+        min_fraction=FINAL_FRACTION,
+        augmentation=FINAL_AUGMENTATION,
+        seed=seed,
+    )

@@ -6,9 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks.base import SliceNetwork, parameter_count
-from ankle_lib.networks.catalogue import NETWORKS, REPORT_PARAMETERS, build
-from ankle_lib.networks.resnet import ResNet
+from ankle_lib.learning.architectures import ResNet, SliceNetwork
+from ankle_lib.learning.networks import NETWORKS, REPORT_PARAMETERS, build, parameter_count
 
 SMALL = {"fcn": (3, 4), "unet": (4, 4), "resnet-basic": (3, 4), "resnet-bottleneck": (3, 2)}
 

@@ -4,44 +4,39 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.loop import BEST, LAST, History, train
+from ankle_lib.learning.losses import LOSSES, compute_loss, report_weight
+from ankle_lib.learning.networks import build
+from ankle_lib.learning.optimisers import OPTIMIZERS, FilterMuon, adam
+from ankle_lib.learning.scoring import patch_validation
+from ankle_lib.learning.settings import TrainingSettings
 from ankle_lib.metrics import patch_dice
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
-from ankle_lib.networks.checkpoint import load_checkpoint
 from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.positions import PatchRule
 from ankle_lib.patches.source import PatchSource
-from ankle_lib.training.checkpoints import BEST, LAST
-from ankle_lib.training.history import History
-from ankle_lib.training.loop import train
-from ankle_lib.training.losses import LOSSES, compute_loss, report_weight
-from ankle_lib.training.optimisers import OPTIMIZERS, FilterMuon, adam
-from ankle_lib.training.settings import (
-    REPORT_RECONSTRUCTION,
-    REPORT_SEGMENTATION,
-    TrainingSettings,
-    epoch_steps,
-    settings_from,
-)
-from ankle_lib.training.validation import patch_validation
 
 LABELS = ("calcaneus", "talus")
 ARGUMENTS = {"out_channels": 2, "depth": 2, "width": 16}
 RULE = PatchRule((16, 16), tries=50, min_fraction=0.75)
-QUICK = TrainingSettings(steps_per_epoch=4, epochs=3, learning_rate=2e-3)
+QUICK = TrainingSettings(steps=12, epochs=3, learning_rate=2e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +84,6 @@ def trained(
         validate,
         settings,
         folder,
-        name="unet",
-        arguments=ARGUMENTS,
         labels=LABELS,
         device="cpu",
         progress=False,
@@ -104,7 +97,7 @@ def trained(
 def test_one_batch_is_learnt_by_heart(source: PatchSource, tmp_path: Path, optimizer: str) -> None:
     batch = source.draw(4, torch.Generator().manual_seed(0))
     settings = TrainingSettings(
-        steps_per_epoch=80, epochs=1, learning_rate=2e-2, loss="dice+bce", optimizer=optimizer
+        steps=80, epochs=1, learning_rate=2e-2, loss="dice+bce", optimizer=optimizer
     )
     net = network()
     history = trained(net, lambda n, generator: batch, tmp_path, settings)
@@ -138,7 +131,7 @@ def test_the_loop_is_adam_on_the_reports_loss(source: PatchSource, tmp_path: Pat
 
 
 def test_random_labels_teach_nothing(tmp_path: Path) -> None:
-    settings = TrainingSettings(steps_per_epoch=60, epochs=1, learning_rate=5e-3)
+    settings = TrainingSettings(steps=60, epochs=1, learning_rate=5e-3)
     scores = {}
     for chance in (False, True):
         pair = [
@@ -162,14 +155,11 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("save_every", [None, 3])
-@pytest.mark.parametrize("kill_at", [2, 6, 7, 11])
+@pytest.mark.parametrize("kill_at", [2, 6, 11])
 def test_a_killed_training_ends_as_if_it_had_never_stopped(
-    source: PatchSource, tmp_path: Path, kill_at: int, save_every: int | None, optimizer: str
+    source: PatchSource, tmp_path: Path, kill_at: int, optimizer: str
 ) -> None:
-    settings = dataclasses.replace(
-        QUICK, save_every=save_every, schedule="one-cycle", optimizer=optimizer
-    )
+    settings = dataclasses.replace(QUICK, schedule="one-cycle", optimizer=optimizer)
     augmentation = Augmentation(rotation_deg=90, noise=0.1)
     validate = patch_validation(source, 20)
     calls = itertools.count()
@@ -188,7 +178,7 @@ def test_a_killed_training_ends_as_if_it_had_never_stopped(
         trained(other, draw_until_killed, tmp_path / "killed", settings, validate)
     torch.manual_seed(99)
     saved = (tmp_path / "killed" / LAST).exists()
-    assert saved == (kill_at >= (save_every or QUICK.steps_per_epoch))
+    assert saved == (kill_at >= QUICK.epoch_ends[0])
     resumed = network(seed=5 if saved else 0)
     second = trained(resumed, draw, tmp_path / "killed", settings, validate)
     for key, value in whole.state_dict().items():
@@ -215,7 +205,7 @@ def test_a_finished_training_is_not_done_again(source: PatchSource, tmp_path: Pa
     second = trained(again, never, tmp_path)
     pd.testing.assert_frame_equal(first.epochs, second.epochs)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
-    assert len(pd.read_csv(tmp_path / "steps.csv")) == QUICK.n_steps
+    assert len(pd.read_csv(tmp_path / "steps.csv")) == QUICK.steps
     assert load_checkpoint(tmp_path / LAST).labels == LABELS
 
 
@@ -233,7 +223,7 @@ def test_the_callers_random_numbers_are_left_alone(source: PatchSource, tmp_path
     torch.manual_seed(3)
     expected = torch.rand(5)
     torch.manual_seed(3)
-    trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, epochs=1))
+    trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, steps=4, epochs=1))
     assert torch.equal(torch.rand(5), expected)
 
 
@@ -258,8 +248,6 @@ def train_on_each(fabric: Fabric, folder: Path) -> None:
         patch_validation(source, 20),
         settings,
         folder,
-        name="unet",
-        arguments=ARGUMENTS,
         labels=LABELS,
         fabric=fabric,
         progress=False,
@@ -277,7 +265,7 @@ def test_two_devices_share_weights_and_draw_different_patches(tmp_path: Path) ->
     assert all(torch.equal(first[0][key], second[0][key]) for key in first[0])
     assert not torch.equal(first[1], second[1])
     assert first[2] == second[2]
-    assert load_checkpoint(tmp_path / LAST).training["progress"]["step"] == QUICK.n_steps
+    assert load_checkpoint(tmp_path / LAST).training["progress"]["step"] == QUICK.steps
 
 
 # --- stopping ------------------------------------------------------------------------------------
@@ -306,8 +294,8 @@ def test_a_loss_that_is_not_finite_names_its_patches(source: PatchSource, tmp_pa
         trained(network(), source.draw, tmp_path, wild)
 
 
-def test_patience_ends_a_training_that_gets_no_better(source: PatchSource, tmp_path: Path) -> None:
-    scores = iter([0.5, 0.7, 0.6, 0.65, 0.9])
+def test_the_best_epoch_is_kept(source: PatchSource, tmp_path: Path) -> None:
+    scores = iter([0.5, 0.7, 0.6])
     states = []
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
@@ -315,18 +303,24 @@ def test_patience_ends_a_training_that_gets_no_better(source: PatchSource, tmp_p
         states.append({key: value.clone() for key, value in net.state_dict().items()})
         return {"score": next(scores), "another": 1.0}
 
-    settings = dataclasses.replace(QUICK, epochs=5, patience=2, keep="best")
+    settings = dataclasses.replace(QUICK, keep="best")
     net = network()
     history = trained(net, source.draw, tmp_path, settings, validate)
-    assert history.stopped_early
     assert history.best_epoch == 2
-    assert history.epochs.score.tolist() == [0.5, 0.7, 0.6, 0.65]
-    assert history.epochs.another.tolist() == [1.0] * 4
+    assert history.epochs.score.tolist() == [0.5, 0.7, 0.6]
+    assert history.epochs.another.tolist() == [1.0] * 3
     for key, value in net.state_dict().items():
         assert torch.equal(value, states[1][key]), key
     best = load_checkpoint(tmp_path / BEST)
     assert best.training == {"epoch": 2, "score": 0.7}
-    assert len(trained(net, source.draw, tmp_path, settings, validate).epochs) == 4
+    assert len(trained(net, source.draw, tmp_path, settings, validate).epochs) == 3
+
+
+def test_no_step_is_left_out(source: PatchSource, tmp_path: Path) -> None:
+    history = trained(network(), source.draw, tmp_path, TrainingSettings(steps=7, epochs=5))
+    assert len(history.steps) == 7
+    assert history.epochs.step.tolist() == [1, 2, 4, 5, 7]
+    assert history.epochs.loss[2] == pytest.approx(history.steps.loss[2:4].mean())
 
 
 def test_a_score_must_be_finite(source: PatchSource, tmp_path: Path) -> None:
@@ -400,33 +394,35 @@ def test_muon_takes_the_rate_that_the_schedule_sets(filters: nn.Parameter) -> No
 # --- settings ------------------------------------------------------------------------------------
 
 
-def test_settings_that_do_not_exist_are_refused() -> None:
-    values = {"steps_per_epoch": 3, **REPORT_SEGMENTATION}
-    assert settings_from(values) == TrainingSettings(3)
-    assert settings_from({"steps_per_epoch": 3, **REPORT_RECONSTRUCTION}).loss == "weighted-l1"
-    with pytest.raises(AnkleError, match="no setting 'lr': choose from steps_per_epoch, epochs"):
-        settings_from(values | {"lr": 1e-3})
-    with pytest.raises(AnkleError, match="steps_per_epoch is missing"):
-        settings_from({})
-    for wrong in (
+def test_settings_out_of_range_are_refused() -> None:
+    wrong: tuple[dict[str, Any], ...] = (
         {"loss": "mse"},
         {"optimizer": "sgd"},
         {"schedule": "falling"},
         {"batch_size": 0},
         {"epochs": 2.0},
+        {"steps": True},
         {"learning_rate": -1.0},
-        {"patience": 0},
         {"seed": -1},
         {"precision": "64"},
-    ):
-        with pytest.raises(AnkleError, match=f"{next(iter(wrong))} is "):
-            settings_from(values | wrong)
-    assert epoch_steps(44_924.0 * 6 / 7, 8) == 4814
+    )
+    for one in wrong:
+        with pytest.raises(AnkleError, match=f"{next(iter(one))} is "):
+            TrainingSettings(**{"steps": 3} | one)
+
+
+@given(steps=st.integers(1, 200), epochs=st.integers(1, 12))
+def test_epochs_share_all_steps_evenly(steps: int, epochs: int) -> None:
+    ends = TrainingSettings(steps=steps, epochs=epochs).epoch_ends
+    lengths = np.diff([0, *ends])
+    assert ends[-1] == steps
+    assert len(ends) == min(steps, epochs)
+    assert lengths.max() - lengths.min() <= 1
 
 
 def test_schedules_begin_and_end_where_they_say() -> None:
     def rates(schedule: str) -> np.ndarray:
-        settings = settings_from({"steps_per_epoch": 50, "epochs": 2, "schedule": schedule})
+        settings = TrainingSettings(steps=100, epochs=2, schedule=schedule)
         return np.array([settings.learning_rate_at(step) for step in range(100)]) / 5e-4
 
     assert (rates("constant") == 1).all()
@@ -450,7 +446,7 @@ def test_network_loss_and_labels_must_go_together(source: PatchSource, tmp_path:
     with pytest.raises(AnkleError, match="trains a network with head 'intensity'"):
         trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, loss="weighted-l1"))
     with pytest.raises(AnkleError, match="need a validation"):
-        trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, patience=1))
+        trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, keep="best"))
     one_channel = build("unet", depth=2, width=4)
     with pytest.raises(AnkleError, match="one output channel per label"):
         trained(one_channel, source.draw, tmp_path)
@@ -462,8 +458,6 @@ def test_network_loss_and_labels_must_go_together(source: PatchSource, tmp_path:
                 None,
                 QUICK,
                 tmp_path,
-                name="unet",
-                arguments=ARGUMENTS,
                 labels=LABELS,
                 device=device,
             )
@@ -553,8 +547,6 @@ def test_intensities_are_validated_by_their_correlation(tmp_path: Path) -> None:
         validate,
         settings,
         tmp_path,
-        name="unet",
-        arguments=arguments,
         labels=("intensity",),
         device="cpu",
         progress=False,

@@ -1,4 +1,4 @@
-"""A trained network that says what it wants to see: the checkpoints of `ankle segment`."""
+"""A trained network that says what it wants to see, and the checkpoints of `ankle segment`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from ankle_lib.files import AnkleError
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.checkpoint import Checkpoint, load_checkpoint
+from ankle_lib.learning.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from ankle_lib.learning.training import Trained
 from ankle_lib.presets import BONES
 from ankle_lib.volume import CANONICAL_CODES
 
@@ -28,7 +31,7 @@ _USE = "use the final network of chapter 05 or of chapter 07"
 class Segmenter:
     """A trained network and what it wants to see."""
 
-    network: SliceNetwork
+    network: nn.Module
     bones: tuple[str, ...]
     """One for each output channel."""
     pixel_mm: tuple[float, float]
@@ -37,6 +40,33 @@ class Segmenter:
     """Where the slices lie that it sees at a time, from the one that it labels."""
     thickest_mm: float = THIN_MM
     """The thickest sagittal slices that it was trained for."""
+
+    @classmethod
+    def of(cls, *trained: Trained, pixel_mm: float) -> Segmenter:
+        """Return trained networks as one: a network for all bones, or one for each of them.
+
+        Parameters
+        ----------
+        trained : Trained
+            All see the same slices at a time.
+        pixel_mm : float
+            Side of the pixels that they were trained on.
+        """
+        networks = [one.network for one in trained]
+        bones = tuple(bone for one in trained for bone in one.recipe.labels)
+        network = networks[0] if len(networks) == 1 else _Together(networks)
+        return cls(network, bones, (pixel_mm, pixel_mm), trained[0].recipe.context_mm)
+
+
+class _Together(nn.Module):
+    """Networks of one input, whose outputs are the channels of one answer."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([network(images) for network in self.networks], dim=1)
 
 
 def read_segmenter(path: Path) -> Segmenter:
@@ -72,6 +102,39 @@ def read_segmenter(path: Path) -> Segmenter:
         _context_mm(path, wanted["context_mm"], checkpoint.network.in_channels),
         _thickest_mm(path, wanted["thickest_mm"]),
     )
+
+
+def save_segmenter(
+    path: Path,
+    trained: Trained,
+    pixel_mm: float,
+    subjects: Sequence[str],
+    *,
+    thickest_mm: float = THIN_MM,
+) -> Path:
+    """Write the checkpoint that `read_segmenter` reads and `ankle segment` takes.
+
+    Parameters
+    ----------
+    path : Path
+    trained : Trained
+    pixel_mm : float
+        Side of the pixels that it was trained on.
+    subjects : sequence of str
+        On whom it was trained.
+    thickest_mm : float
+        The thickest slices that it is for.
+    """
+    wanted = {
+        "voxel_mm": [round(pixel_mm, 6)] * 2,
+        "normalisation": "zscore-foot",
+        "axes": CANONICAL_CODES,
+        "side": "as is",
+        "context_mm": list(trained.recipe.context_mm),
+        "thickest_mm": thickest_mm,
+    }
+    training = {"input": wanted, "subjects": list(subjects)}
+    return save_checkpoint(path, trained.network, labels=trained.recipe.labels, training=training)
 
 
 def _wanted(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:

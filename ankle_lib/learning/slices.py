@@ -1,7 +1,6 @@
-"""Trained 2D networks on whole scans: slice by slice, or in overlapping tiles.
+"""Trained 2D networks on all slices of an image: whole, or in overlapping tiles.
 
-Slices are sagittal, ``[:, :, k]``. Every function computes in evaluation mode and leaves the given
-network as it was. Images are normalised by the caller, as for training.
+Slices are sagittal, ``[:, :, k]``. To segment an image see `prediction.predict`, which prepares it.
 """
 
 from __future__ import annotations
@@ -12,14 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.networks.precision import fast_autocast, is_ready_to_predict, ready_to_predict
-
-REPORT_TILE = 128
-"""Side of the patches that the report trained with, in pixels."""
+from ankle_lib.learning.networks import fast_autocast, is_ready_to_predict, ready_to_predict
 
 OVERLAP = 0.5
 """Part of a tile's side that the next tile covers again."""
@@ -53,8 +48,11 @@ def whole_slices(
     device: torch.device | str | None = None,
     batch: int | None = None,
     batchnorm_training: bool = False,
+    tile: int | None = None,
 ) -> NDArray[np.floating]:
     """Run the network on whole sagittal slices, as the report did.
+
+    In evaluation mode; the given network is left as it was.
 
     Parameters
     ----------
@@ -75,152 +73,37 @@ def whole_slices(
     batchnorm_training : bool
         Repeat the error of the 2020 test scripts, which never left the training mode: batch
         normalisation with the mean and variance of the slice at hand, mostly air, instead of the
-        learnt ones. For the post-mortem only; slices then go one by one.
-
-    Returns
-    -------
-    (channels, I, J, K) array
-        Probabilities as float16, intensities as float32.
-
-    Raises
-    ------
-    AnkleError
-        If image or foot have a wrong shape, the foot is empty, the image is not finite, or
-        ``foot`` or ``batch`` is combined with ``batchnorm_training``, whose statistics would
-        then differ from those of 2020.
-    """
-    _check(image, foot)
-    _check_as_2020(batchnorm_training, foot, batch)
-    ready = _ready(network, device, batchnorm_training)
-    batch = 1 if batchnorm_training else batch
-    return _maps(network, _slices(ready, ready, image, foot, batch, context), image.shape)
-
-
-def tiles(
-    network: nn.Module,
-    image: NDArray,
-    *,
-    size: int = REPORT_TILE,
-    overlap: float = OVERLAP,
-    context: Sequence[int] = (0,),
-    foot: NDArray[np.bool_] | None = None,
-    device: torch.device | str | None = None,
-    batch: int | None = None,
-    batchnorm_training: bool = False,
-) -> NDArray[np.floating]:
-    """Run the network on overlapping tiles of every slice, averaged with Gaussian weights.
-
-    The tiles have the size of the training patches, so that the network sees as much of a foot
-    as in training (`monai.inferers.sliding_window_inference`, mode "gaussian").
-
-    Parameters
-    ----------
-    size : int
-        Side of the tiles in pixels. Slices that are smaller are continued with their border.
-    overlap : float
-        Part of a tile's side shared with the next, at least 0 and below 1.
-    network, image, context, foot, device, batch, batchnorm_training
-        As for `whole_slices`; with ``batchnorm_training`` each tile has its own statistics.
-
-    Returns
-    -------
-    (channels, I, J, K) array
-        Probabilities as float16, intensities as float32.
-
-    Raises
-    ------
-    AnkleError
-        As `whole_slices` does, or if size or overlap make no tiles.
-    """
-    _check(image, foot)
-    _check_as_2020(batchnorm_training, foot, batch)
-    ready = _ready(network, device, batchnorm_training)
-    batch = 1 if batchnorm_training else batch
-    at_once = 1 if batchnorm_training else TILES_AT_ONCE
-    predict = _tiled(ready, size, overlap, at_once)
-    return _maps(network, _slices(ready, predict, image, foot, batch, context), image.shape)
-
-
-def whole_volume(
-    network: nn.Module,
-    image: NDArray,
-    *,
-    context: Sequence[int] = (0,),
-    foot: NDArray[np.bool_] | None = None,
-    tile: int | None = None,
-    threshold: float = 0.5,
-    device: torch.device | str | None = None,
-    batch: int | None = None,
-) -> NDArray[np.uint8]:
-    """Segment a scan in bounded memory: labels only, probabilities are not kept.
-
-    Parameters
-    ----------
+        learnt ones. For the post-mortem only; slices, or tiles, then go one by one.
     tile : int, optional
-        Side of overlapping tiles as in `tiles`; whole slices by default.
-    threshold : float
-        As for `labels_from`.
-    network, image, context, foot, device, batch
-        As for `whole_slices`.
+        Side in pixels of overlapping tiles, averaged with Gaussian weights
+        (`monai.inferers.sliding_window_inference`), instead of whole slices: the network sees as
+        much of a foot as in training. Slices that are smaller are continued with their border.
 
     Returns
     -------
-    (I, J, K) uint8 array
-        0, or 1 + the channel, as `labels_from` gives.
+    (channels, I, J, K) array
+        Probabilities as float16, intensities as float32.
+
+    Raises
+    ------
+    AnkleError
+        If image or foot have a wrong shape, the foot is empty, the image is not finite, ``tile``
+        is below 1, or ``foot`` or ``batch`` is combined with ``batchnorm_training``, whose
+        statistics would then differ from those of 2020.
     """
     _check(image, foot)
-    ready = _ready(network, device, batchnorm_training=False)
-    predict = ready if tile is None else _tiled(ready, tile, OVERLAP, TILES_AT_ONCE)
-    labels = np.zeros((image.shape[2], *image.shape[:2]), dtype=np.uint8)
-    for ks, box, outputs in _slices(ready, predict, image, foot, batch, context):
-        labels[ks, *box] = _strongest(outputs, threshold).cpu().numpy()
-    return np.moveaxis(labels, 0, 2)
-
-
-def labels_from(probabilities: NDArray[np.floating], threshold: float = 0.5) -> NDArray[np.uint8]:
-    """Return 1 + the most probable channel where it exceeds the threshold, else 0.
-
-    Parameters
-    ----------
-    probabilities : (channels, I, J, K) array
-    threshold : float
-        The report's 0.5 by default.
-
-    Returns
-    -------
-    (I, J, K) uint8 array
-    """
-    strongest = probabilities.argmax(axis=0).astype(np.uint8) + np.uint8(1)
-    strongest[probabilities.max(axis=0) <= threshold] = 0
-    return strongest
-
-
-def tidy_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Keep the largest piece of every label and fill what it encloses.
-
-    A bone is one piece without holes. Pieces hang together over faces; a hole is background that
-    no path over faces connects to the border of the image.
-
-    Parameters
-    ----------
-    labels : (I, J, K) uint8 array
-        0 is background.
-
-    Returns
-    -------
-    (I, J, K) uint8 array
-    """
-    tidy = np.zeros_like(labels)
-    for label, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None:
-            continue
-        pieces, n_pieces = ndimage.label(labels[box] == label)
-        sizes = np.bincount(pieces.ravel(order="K"), minlength=n_pieces + 1)
-        sizes[0] = 0
-        filled = ndimage.binary_fill_holes(pieces == sizes.argmax())
-        # a bone within another one's hole keeps its own label
-        tidy[box][filled & np.isin(labels[box], (0, label))] = label
-    return tidy
+    ready = _ready(network, device, batchnorm_training)
+    predict: Predict = ready
+    if tile is not None:
+        predict = _tiled(ready, tile, 1 if batchnorm_training else TILES_AT_ONCE)
+    if batchnorm_training:
+        if foot is not None or batch is not None:
+            raise AnkleError(
+                "batchnorm_training takes neither foot nor batch: in 2020 each slice went alone "
+                "and with all its air"
+            )
+        batch = 1
+    return _maps(network, _slices(ready, predict, image, foot, batch, context), image.shape)
 
 
 def _check(image: NDArray, foot: NDArray[np.bool_] | None) -> None:
@@ -234,16 +117,6 @@ def _check(image: NDArray, foot: NDArray[np.bool_] | None) -> None:
         raise AnkleError("the image holds values that are not finite: clean it first")
 
 
-def _check_as_2020(
-    batchnorm_training: bool, foot: NDArray[np.bool_] | None, batch: int | None
-) -> None:
-    if batchnorm_training and (foot is not None or batch is not None):
-        raise AnkleError(
-            "batchnorm_training takes neither foot nor batch: in 2020 each slice went alone and "
-            "with all its air"
-        )
-
-
 def _ready(
     network: nn.Module, device: torch.device | str | None, batchnorm_training: bool
 ) -> nn.Module:
@@ -253,12 +126,9 @@ def _ready(
     return ready_to_predict(copy.deepcopy(network), device).train(batchnorm_training)
 
 
-def _tiled(network: nn.Module, size: int, overlap: float, at_once: int) -> Predict:
-    if size < 1 or not 0 <= overlap < 1:
-        raise AnkleError(
-            f"tiles of {size} pixels with overlap {overlap}: choose a size of at least 1 and an "
-            "overlap of at least 0 and below 1"
-        )
+def _tiled(network: nn.Module, size: int, at_once: int) -> Predict:
+    if size < 1:
+        raise AnkleError(f"tiles of {size} pixels: choose a size of at least 1")
     # MONAI takes seconds to import, and only tiles need it
     from monai.inferers import sliding_window_inference
 
@@ -268,7 +138,7 @@ def _tiled(network: nn.Module, size: int, overlap: float, at_once: int) -> Predi
             roi_size=(size, size),
             sw_batch_size=at_once,
             predictor=network,
-            overlap=overlap,
+            overlap=OVERLAP,
             mode="gaussian",
             padding_mode="replicate",
         )
@@ -352,9 +222,3 @@ def _maps(
         maps[(ks, slice(None), *box)] = outputs.to(kept).cpu().numpy()
     assert maps is not None  # there is at least one slice
     return maps.transpose(1, 2, 3, 0)
-
-
-def _strongest(outputs: Tensor, threshold: float) -> Tensor:
-    """Return `labels_from` of a batch, on its device."""
-    probability, channel = outputs.max(dim=1)
-    return torch.where(probability > threshold, channel + 1, 0).to(torch.uint8)

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.inference import labels_from, tidy_labels, tiles, whole_slices, whole_volume
-from ankle_lib.networks import precision
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
+from ankle_lib.learning import networks
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.networks import build
+from ankle_lib.learning.prediction import labels_from
+from ankle_lib.learning.slices import whole_slices
 
 SHAPE = (45, 38, 6)
 
@@ -23,7 +23,7 @@ SHAPE = (45, 38, 6)
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in bfloat16, so that answers can be compared digit by digit."""
-    monkeypatch.setattr(precision, "is_fast_in_bfloat16", lambda kind: False)
+    monkeypatch.setattr(networks, "is_fast_in_bfloat16", lambda kind: False)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_in_bfloat16_the_labels_are_nearly_the_same(
     network: SliceNetwork, image: NDArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = whole_slices(network, image)
-    monkeypatch.setattr(precision, "is_fast_in_bfloat16", lambda kind: True)
+    monkeypatch.setattr(networks, "is_fast_in_bfloat16", lambda kind: True)
     fast = whole_slices(network, image)
     assert fast.dtype == exact.dtype
     assert 0 < np.abs(fast - exact).max() < 0.2
@@ -144,7 +144,7 @@ def test_the_network_is_left_as_it_was(
     before = copy.deepcopy(network.state_dict())
     strides = [parameter.stride() for parameter in network.parameters()]
     whole_slices(network, image, batchnorm_training=as_2020)
-    tiles(network, image, size=16, batchnorm_training=as_2020)
+    whole_slices(network, image, tile=16, batchnorm_training=as_2020)
     assert [module.training for module in network.modules()] == modes
     assert [parameter.stride() for parameter in network.parameters()] == strides
     for key, value in network.state_dict().items():
@@ -165,11 +165,11 @@ def test_batch_normalisation_as_in_2020(network: SliceNetwork, image: NDArray) -
 
 def test_as_in_2020_takes_no_shortcuts(network: SliceNetwork, image: NDArray) -> None:
     foot = np.ones(SHAPE, bool)
-    for run in (whole_slices, tiles):
+    for tile in (None, 16):
         with pytest.raises(AnkleError, match="neither foot nor batch"):
-            run(network, image, foot=foot, batchnorm_training=True)
+            whole_slices(network, image, foot=foot, batchnorm_training=True, tile=tile)
         with pytest.raises(AnkleError, match="neither foot nor batch"):
-            run(network, image, batch=2, batchnorm_training=True)
+            whole_slices(network, image, batch=2, batchnorm_training=True, tile=tile)
 
 
 # --- only where the foot is ----------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_tiles_equal_monais_slices(network: SliceNetwork) -> None:
     from monai.inferers import SliceInferer
 
     image = np.random.default_rng(0).normal(size=(70, 48, 3)).astype(np.float32)
-    found = tiles(network, image, size=32)
+    found = whole_slices(network, image, tile=32)
     inferer = SliceInferer(
         roi_size=(32, 32), spatial_dim=2, sw_batch_size=1, overlap=0.5, mode="gaussian"
     )
@@ -236,7 +236,7 @@ def test_tiles_equal_monais_slices(network: SliceNetwork) -> None:
 
 @pytest.mark.parametrize("size", [16, 40, 64])
 def test_averaging_tiles_changes_nothing_where_they_agree(size: int, image: NDArray) -> None:
-    maps = tiles(Pointwise(), image, size=size)
+    maps = whole_slices(Pointwise(), image, tile=size)
     np.testing.assert_allclose(maps[0], 1 / (1 + np.exp(-image)), atol=1e-3)
 
 
@@ -245,97 +245,33 @@ def test_tiles_within_the_foots_box() -> None:
     foot = np.zeros(image.shape, bool)
     foot[80:120, 90:110, 1] = True
     network = Pointwise()
-    maps = tiles(network, image, size=32, foot=foot)
+    maps = whole_slices(network, image, tile=32, foot=foot)
     assert sum(call[0] for call in network.calls) < 60
     np.testing.assert_allclose(maps[0][foot], 1 / (1 + np.exp(-image[foot])), atol=1e-3)
     assert not maps[..., [0, 2]].any()
 
 
 def test_tiles_as_in_2020_have_their_own_statistics(network: SliceNetwork, image: NDArray) -> None:
-    found = tiles(network, image[:16, :16], size=16, batchnorm_training=True)
+    found = whole_slices(network, image[:16, :16], tile=16, batchnorm_training=True)
     expected = slice_by_slice(network.train(), image[:16, :16])
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_impossible_tiles(network: SliceNetwork, image: NDArray) -> None:
-    for arguments in ({"size": 0}, {"overlap": 1.0}, {"overlap": -0.1}):
-        with pytest.raises(AnkleError, match="choose a size"):
-            tiles(network, image, **arguments)
-
-
-# --- labels --------------------------------------------------------------------------------------
-
-
-def test_labels_are_the_strongest_channels() -> None:
-    probabilities = np.array([[0.2, 0.6, 0.5, 0.1], [0.4, 0.7, 0.5, 0.9]])[:, :, None, None]
-    assert labels_from(probabilities)[:, 0, 0].tolist() == [0, 2, 0, 2]
-    assert labels_from(probabilities, 0.3)[:, 0, 0].tolist() == [2, 2, 1, 2]
-    assert labels_from(probabilities).dtype == np.uint8
-
-
-@pytest.mark.parametrize("tile", [None, 16])
-def test_a_volumes_labels_are_those_of_its_probabilities(
-    network: SliceNetwork, image: NDArray, tile: int | None
-) -> None:
-    maps = whole_slices(network, image) if tile is None else tiles(network, image, size=tile)
-    threshold = float(np.median(maps.max(axis=0)))
-    labels = whole_volume(network, image, tile=tile, threshold=threshold, batch=4)
-    assert labels.shape == SHAPE
-    assert labels.dtype == np.uint8
-    assert 0.3 < (labels > 0).mean() < 0.7
-    assert (labels != labels_from(maps, threshold)).mean() < 0.01  # rounding to float16
-
-
-def test_a_volume_without_its_air_has_the_same_labels() -> None:
-    image = np.full((120, 110, 4), -1.0, np.float32)
-    image[50:70, 40:60, 1:3] = 1.0
-    foot = image > 0
-    network = Pointwise()
-    np.testing.assert_array_equal(whole_volume(network, image, foot=foot)[foot], 1)
-    labels = whole_volume(network, image, foot=foot)
-    assert (labels[:, :, [0, 3]] == 0).all()
-    assert labels[0, 0, 1] == 0  # beyond the box; the network itself says 2 in air
-    assert whole_volume(network, image)[0, 0, 1] == 2
-
-
-def test_tidy_keeps_the_largest_piece_and_fills_it() -> None:
-    labels = np.zeros((20, 20, 10), np.uint8)
-    labels[2:10, 2:10, 2:8] = 1
-    labels[15:17, 15:17, 2:4] = 1  # a second piece
-    labels[5, 5, 5] = 0  # a hole
-    labels[4, 4, 4] = 3  # another bone's voxel in it stays
-    labels[12:18, 2:8, 1:9] = 3
-    tidy = tidy_labels(labels)
-    assert (tidy == 1).sum() == 8 * 8 * 6 - 1
-    assert tidy[15, 15, 2] == 0
-    assert tidy[5, 5, 5] == 1
-    assert tidy[4, 4, 4] == 0  # a piece of label 3, but not its largest
-    assert (tidy == 3).sum() == 6 * 6 * 8
-    np.testing.assert_array_equal(tidy_labels(tidy), tidy_labels(tidy_labels(tidy)))
-    assert not tidy_labels(np.zeros((3, 3, 3), np.uint8)).any()
-
-
-def test_tidy_equals_the_obvious_way() -> None:
-    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(30, 30, 30)), 2)
-    mask = noise > 0.02
-    pieces, n_pieces = ndimage.label(mask)
-    assert n_pieces > 2
-    largest = max(range(1, n_pieces + 1), key=lambda piece: (pieces == piece).sum())
-    expected = ndimage.binary_fill_holes(pieces == largest)
-    np.testing.assert_array_equal(tidy_labels(mask.astype(np.uint8) * 2), expected * 2)
+    with pytest.raises(AnkleError, match="choose a size"):
+        whole_slices(network, image, tile=0)
 
 
 # --- refusals ------------------------------------------------------------------------------------
 
 
 def test_unusable_images(network: SliceNetwork, image: NDArray) -> None:
-    for run in (whole_slices, tiles, whole_volume):
-        with pytest.raises(AnkleError, match="three axes"):
-            run(network, image[..., None])
-        with pytest.raises(AnkleError, match="the foot mask has shape"):
-            run(network, image, foot=np.ones(SHAPE[:2], bool))
-        with pytest.raises(AnkleError, match="foot mask is empty"):
-            run(network, image, foot=np.zeros(SHAPE, bool))
+    with pytest.raises(AnkleError, match="three axes"):
+        whole_slices(network, image[..., None])
+    with pytest.raises(AnkleError, match="the foot mask has shape"):
+        whole_slices(network, image, foot=np.ones(SHAPE[:2], bool))
+    with pytest.raises(AnkleError, match="foot mask is empty"):
+        whole_slices(network, image, foot=np.zeros(SHAPE, bool))
     image[1, 2, 3] = np.nan
     with pytest.raises(AnkleError, match="not finite"):
-        whole_volume(network, image)
+        whole_slices(network, image)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ankle_lib.files import AnkleError, atomic_path
-from ankle_lib.networks.base import SliceNetwork
-from ankle_lib.networks.catalogue import build
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.networks import build
 
 FORMAT = "ankle_lib checkpoint"
 VERSION = 1
@@ -48,10 +48,8 @@ class Checkpoint:
 
 def save_checkpoint(
     path: str | os.PathLike[str],
-    network: nn.Module,
+    network: SliceNetwork,
     *,
-    name: str,
-    arguments: Mapping[str, Any],
     labels: Sequence[str],
     training: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -60,10 +58,8 @@ def save_checkpoint(
     Parameters
     ----------
     path : path
-    network : nn.Module
-        Made by ``build(name, **arguments)``, on any device.
-    name : str
-    arguments : dict
+    network : SliceNetwork
+        Made by `networks.build`, on any device.
     labels : sequence of str
         One per output channel.
     training : dict, optional
@@ -76,15 +72,13 @@ def save_checkpoint(
         If `load_checkpoint` could not read the file back: other objects in ``training``, or
         weights that do not fit or are not finite.
     """
-    # a network compiled in a wrapper (torch.compile) keeps the original inside
-    original = getattr(network, "_orig_mod", network)
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "name": name,
-        "arguments": _plain("arguments", dict(arguments)),
+        "name": network.name,
+        "arguments": _plain("arguments", network.arguments),
         "labels": _plain("labels", list(labels)),
-        "weights": _plain("weights", dict(original.state_dict())),
+        "weights": _plain("weights", dict(network.state_dict())),
         "training": _plain("training", dict(training or {})),
     }
     _checked(Path(path), content)

@@ -1,0 +1,251 @@
+"""One image through a trained network: the bones in it, and how sure the network is of each.
+
+There is one way, for the scores of the chapters and for `ankle segment`. The network sees the
+image as those that it was trained on: pixels of the same size within the sagittal slices,
+intensities normalised inside the foot. Slices stay where they are. Its probabilities go back to
+the pixels of the image, and become labels there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from ankle_lib.files import AnkleError
+from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.learning.slices import whole_slices
+from ankle_lib.masking.foot import find_foot
+from ankle_lib.patches.items import slices_at
+from ankle_lib.patches.normalise import zscore
+from ankle_lib.presets import BONES
+
+SPIKE = 2.0
+"""Intensities beyond the foot's by more than its range are faults, and would spoil the z-score."""
+
+THRESHOLD = 0.5
+"""Probability from which a voxel is bone (report, section 6.2.2)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The bones of one image."""
+
+    labels: NDArray[np.uint8]
+    """(I, J, K): 0, or 1 calcaneus, 2 talus, 3 tibia."""
+    maps: NDArray[np.float16]
+    """(channels, i, j, K): probability of each bone, with the pixels that the network sees; 0 far
+    from the foot."""
+    bones: tuple[str, ...]
+    """What the channels show."""
+    grid: NDArray[np.float64]
+    """(4, 4): voxels of the maps to those of the image."""
+    confidence: dict[str, float]
+    """For each bone the Dice that its labels would have on average if the network's probabilities
+    were right: 2 Σ p (inside the label) / (Σ p (everywhere) + voxels of the label). 0 without a
+    label. It knows nothing of errors that the network makes with conviction."""
+
+    def mask(self, bone: str) -> NDArray[np.bool_]:
+        """Return where the bone is, (I, J, K)."""
+        return self.labels == BONES.index(bone) + 1
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Return where each bone is that the network knows."""
+        return {bone: self.mask(bone) for bone in self.bones}
+
+
+def predict(
+    image: NDArray,
+    voxel_size_mm: Sequence[float],
+    segmenter: Segmenter,
+    *,
+    foot: NDArray[np.bool_] | None = None,
+    device: str | None = None,
+) -> Prediction:
+    """Segment the bones of one image.
+
+    Parameters
+    ----------
+    image : (I, J, K) array
+        Axes posterior, superior, right, any unit of intensity.
+    voxel_size_mm : three floats
+    segmenter : Segmenter
+    foot : (I, J, K) bool array, optional
+        Where the foot is, for images in which `find_foot` would not know.
+    device : str, optional
+        The network's own by default.
+
+    Raises
+    ------
+    AnkleError
+        If there is no foot in the image.
+
+    Examples
+    --------
+    >>> image = to_orientation(load("scan.nii.gz"))
+    >>> found = predict(image.data, image.voxel_size_mm, read_segmenter(checkpoint))
+    >>> found.mask("talus").sum()
+    """
+    foot = find_foot(image) if foot is None else foot
+    if not foot.any():
+        raise AnkleError("nothing in the scan is as large as a foot: look at it in a viewer")
+    shape = _working_shape(image.shape, voxel_size_mm, segmenter)
+    maps = whole_slices(
+        segmenter.network,
+        _resized(_normalised(image, foot), shape),
+        context=slices_at(segmenter.context_mm, voxel_size_mm[2]),
+        foot=_resized(foot, shape) >= 0.5,
+        device=device,
+    )
+    raw, strongest, sums = _labels(maps, image.shape)
+    tidy = tidy_labels(raw)
+    numbers = np.array([0, *(BONES.index(bone) + 1 for bone in segmenter.bones)], dtype=np.uint8)
+    confidence = _confidence(raw, tidy, strongest, sums, segmenter.bones)
+    grid = _grid(image.shape, shape)
+    return Prediction(numbers[tidy], maps, segmenter.bones, grid, confidence)
+
+
+def labels_from(
+    probabilities: NDArray[np.floating], threshold: float = THRESHOLD
+) -> NDArray[np.uint8]:
+    """Return 1 + the most probable channel where it exceeds the threshold, else 0.
+
+    Parameters
+    ----------
+    probabilities : (channels, ...) array
+    threshold : float
+        The report's 0.5 by default.
+
+    Returns
+    -------
+    uint8 array, without the first axis
+    """
+    strongest = probabilities.argmax(axis=0).astype(np.uint8) + np.uint8(1)
+    strongest[probabilities.max(axis=0) <= threshold] = 0
+    return strongest
+
+
+def tidy_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Keep the largest piece of every label and fill what it encloses.
+
+    A bone is one piece without holes. Pieces hang together over faces; a hole is background that
+    no path over faces connects to the border of the image.
+
+    Parameters
+    ----------
+    labels : (I, J, K) uint8 array
+        0 is background.
+
+    Returns
+    -------
+    (I, J, K) uint8 array
+    """
+    tidy = np.zeros_like(labels)
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None:
+            continue
+        pieces, n_pieces = ndimage.label(labels[box] == label)
+        sizes = np.bincount(pieces.ravel(order="K"), minlength=n_pieces + 1)
+        sizes[0] = 0
+        filled = ndimage.binary_fill_holes(pieces == sizes.argmax())
+        # a bone within another one's hole keeps its own label
+        tidy[box][filled & np.isin(labels[box], (0, label))] = label
+    return tidy
+
+
+def _confidence(
+    raw: NDArray[np.uint8],
+    tidy: NDArray[np.uint8],
+    strongest: NDArray[np.float16],
+    sums: NDArray[np.float64],
+    bones: Sequence[str],
+) -> dict[str, float]:
+    """Return the expected Dice of the tidy labels; a filled hole counts as improbable."""
+    confidence = {}
+    for number, (bone, total) in enumerate(zip(bones, sums, strict=True), start=1):
+        n_voxels = np.count_nonzero(tidy == number)
+        inside = strongest[(tidy == number) & (raw == number)].sum(dtype=np.float64)
+        confidence[bone] = float(2 * inside / (total + n_voxels)) if n_voxels else 0.0
+    return confidence
+
+
+def _normalised(data: NDArray, foot: NDArray[np.bool_]) -> NDArray[np.float32]:
+    inside = data[foot].astype(np.float32)
+    low, high = np.percentile(inside[:: inside.size // 1_000_000 + 1], (0.1, 99.9))
+    return zscore(np.minimum(data, high + SPIKE * (high - low), dtype=np.float32), foot)
+
+
+def _working_shape(
+    shape: Sequence[int], voxel_size_mm: Sequence[float], segmenter: Segmenter
+) -> tuple[int, int]:
+    sides = zip(shape[:2], voxel_size_mm[:2], segmenter.pixel_mm, strict=True)
+    rows, columns = (max(1, round(length * size / pixel)) for length, size, pixel in sides)
+    return rows, columns
+
+
+def _grid(shape: Sequence[int], working_shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the matrix from working voxels to those of the image; both cover the same extent."""
+    grid = np.eye(4)
+    for axis, n in enumerate(working_shape):
+        size = shape[axis] / n
+        grid[axis, axis], grid[axis, 3] = size, (size - 1) / 2
+    return grid
+
+
+def _resized(image: NDArray, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Bring the slices ``[:, :, k]`` of an image to another number of pixels."""
+    rows, columns, n_slices = image.shape
+    if (rows, columns) == shape:
+        return image.astype(np.float32, copy=False)
+    across_rows, across_columns = _cells(rows, shape[0]), _cells(columns, shape[1])
+    result = np.empty((*shape, n_slices), dtype=np.float32, order="F")
+    for k in range(n_slices):
+        part = across_rows @ image[:, :, k].astype(np.float32)
+        result[:, :, k] = (across_columns @ part.T).T
+    return result
+
+
+def _labels(
+    maps: NDArray[np.floating], shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float64]]:
+    """Bring probabilities (channels, i, j, K) to the image's pixels, slice by slice, as labels.
+
+    Returns
+    -------
+    labels : uint8 array
+        0, or 1 + the channel.
+    strongest : float16 array
+        Of each voxel the largest probability.
+    sums : (channels,) array
+        Of each channel the sum of its probabilities over all voxels.
+    """
+    labels = np.zeros(shape, dtype=np.uint8, order="F")
+    strongest = np.zeros(shape, dtype=np.float16, order="F")
+    sums = np.zeros(len(maps))
+    for k in np.flatnonzero(maps.any(axis=(0, 1, 2))):
+        finer = np.moveaxis(_resized(np.moveaxis(maps[..., k], 0, 2), shape[:2]), 2, 0)
+        labels[:, :, k] = labels_from(finer)
+        strongest[:, :, k] = finer.max(axis=0)
+        sums += finer.sum(axis=(1, 2), dtype=np.float64)
+    return labels, strongest, sums
+
+
+def _cells(n_from: int, n_to: int) -> sparse.csr_array:
+    """Return the matrix that brings ``n_from`` cells of an axis to ``n_to`` of the same length.
+
+    Fewer cells are averages over their whole extent, as a scanner with larger voxels would give;
+    more cells are interpolated linearly between the centres, constant beyond the outermost.
+    """
+    if n_to < n_from:
+        edges = np.arange(n_to + 1) * (n_from / n_to)
+        cells = np.arange(n_from)
+        ends = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+        weights = ends.clip(0) * (n_to / n_from)
+    else:
+        centres = (np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5
+        apart = centres.clip(0, n_from - 1)[:, None] - np.arange(n_from)
+        weights = (1 - np.abs(apart)).clip(0)
+    return sparse.csr_array(weights.astype(np.float32))

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from ankle_lib.learning.prediction import labels_from, tidy_labels
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_strongest_channels() -> None:
+    probabilities = np.array([[0.2, 0.6, 0.5, 0.1], [0.4, 0.7, 0.5, 0.9]])[:, :, None, None]
+    assert labels_from(probabilities)[:, 0, 0].tolist() == [0, 2, 0, 2]
+    assert labels_from(probabilities, 0.3)[:, 0, 0].tolist() == [2, 2, 1, 2]
+    assert labels_from(probabilities).dtype == np.uint8
+
+
+def test_tidy_keeps_the_largest_piece_and_fills_it() -> None:
+    labels = np.zeros((20, 20, 10), np.uint8)
+    labels[2:10, 2:10, 2:8] = 1
+    labels[15:17, 15:17, 2:4] = 1  # a second piece
+    labels[5, 5, 5] = 0  # a hole
+    labels[4, 4, 4] = 3  # another bone's voxel in it stays
+    labels[12:18, 2:8, 1:9] = 3
+    tidy = tidy_labels(labels)
+    assert (tidy == 1).sum() == 8 * 8 * 6 - 1
+    assert tidy[15, 15, 2] == 0
+    assert tidy[5, 5, 5] == 1
+    assert tidy[4, 4, 4] == 0  # a piece of label 3, but not its largest
+    assert (tidy == 3).sum() == 6 * 6 * 8
+    np.testing.assert_array_equal(tidy_labels(tidy), tidy_labels(tidy_labels(tidy)))
+    assert not tidy_labels(np.zeros((3, 3, 3), np.uint8)).any()
+
+
+def test_tidy_equals_the_obvious_way() -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(30, 30, 30)), 2)
+    mask = noise > 0.02
+    pieces, n_pieces = ndimage.label(mask)
+    assert n_pieces > 2
+    largest = max(range(1, n_pieces + 1), key=lambda piece: (pieces == piece).sum())
+    expected = ndimage.binary_fill_holes(pieces == largest)
+    np.testing.assert_array_equal(tidy_labels(mask.astype(np.uint8) * 2), expected * 2)
