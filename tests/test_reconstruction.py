@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from ankle_lib import reconstruction
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import rigid
-from ankle_lib.image_metrics import image_scores, intensity_range
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.losses import compute_loss
 from ankle_lib.learning.networks import build
 from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.metrics import image_scores, intensity_range
 from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS

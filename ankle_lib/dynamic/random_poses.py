@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.dynamic.tissues import Tissues
-from ankle_lib.polyrigid import flow_back
+from ankle_lib.motion_fields import flow_back
 from ankle_lib.presets import BONES
 
 Point = NDArray[np.float64]
@@ -121,7 +121,7 @@ class _Distances:
         )
 
     def __call__(self, bone: int, points: Tensor) -> Tensor:
-        """See `polyrigid.Distances`."""
+        """See `motion_fields.Distances`."""
         return sampled(self.fields[bone : bone + 1], points, self.spacing)[0]
 
 

@@ -19,7 +19,7 @@ from scipy.spatial.transform import RigidTransform, Rotation
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ankle_lib import polyrigid
+from ankle_lib import motion_fields
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_csv, write_json
 from ankle_lib.manifest.document import Manifest, save_manifest
 from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Sequence, Subject
@@ -244,7 +244,7 @@ def look_name(sequence: str, frame: int, look: str) -> str:
 def _code() -> str:
     """Digest of the phantom's source: a cohort is made again when it changes."""
     digest = hashlib.sha256()
-    for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(polyrigid.__file__)):
+    for source in (*sorted(Path(__file__).parent.glob("*.py")), Path(motion_fields.__file__)):
         digest.update(source.read_bytes())
     return digest.hexdigest()
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
 from torch import Tensor
 
+from ankle_lib.motion_fields import flow_back
 from ankle_lib.phantom.fields import Field
-from ankle_lib.polyrigid import flow_back
 
 GROUPS = ("tibia", "talus", "calcaneus", "forefoot")
 """What moves as one: tibia with fibula, talus, calcaneus, and all bones in front of these."""

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ankle_lib.motion_fields import jacobian_determinant
 from ankle_lib.phantom.anatomy import Anatomy, Bone
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, flow_to_reference
-from ankle_lib.polyrigid import jacobian_determinant
 
 BONE_LABELS = {"calcaneus": 1, "talus": 2, "tibia": 3}
 FOOT_LABEL = 4

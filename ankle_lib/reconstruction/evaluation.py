@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.image_metrics import ImageScores, image_scores, intensity_range
-from ankle_lib.metrics import bootstrap_interval
+from ankle_lib.metrics import ImageScores, bootstrap_interval, image_scores, intensity_range
 from ankle_lib.parallel import run_all
 from ankle_lib.reconstruction.consistency import consistency
 from ankle_lib.reconstruction.guided import with_the_measured

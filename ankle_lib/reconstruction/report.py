@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ankle_lib.image_metrics import ImageScores, image_scores
+from ankle_lib.metrics import ImageScores, image_scores
 from ankle_lib.patches.batch import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.fitting import Trained, trained

@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import RigidTransform
 
+from ankle_lib.motion_fields import jacobian_determinant
 from ankle_lib.phantom.fields import Field, grid_points
 from ankle_lib.phantom.motion import (
     GROUPS,
@@ -14,7 +15,6 @@ from ankle_lib.phantom.motion import (
     cycle,
     flow_to_reference,
 )
-from ankle_lib.polyrigid import jacobian_determinant
 
 JOINTS = Joints(
     talocrural_point=np.array([3.0, 0.0, -20.0]),

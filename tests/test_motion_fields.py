@@ -7,7 +7,7 @@ from scipy.spatial.transform import RigidTransform
 from torch import Tensor
 
 from ankle_lib.geometry import apply, invert, rigid
-from ankle_lib.polyrigid import flow_back, jacobian_determinant, pointwise_fusion
+from ankle_lib.motion_fields import Distances, flow_back, jacobian_determinant
 
 # A leg above a hinge and a foot below it, their round ends 3 mm apart.
 CENTRES = ((0.0, 0.0, 22.0), (0.0, 0.0, -17.0))
@@ -73,3 +73,14 @@ def test_one_bone_carries_everything_along() -> None:
     np.testing.assert_allclose(home, apply(invert(pose), points.numpy()), atol=1e-2)
     there = pointwise_fusion(points, alone, distances_outside)
     np.testing.assert_allclose(there, apply(pose, points.numpy()), atol=1e-9)
+
+
+def pointwise_fusion(points: Tensor, coordinates: np.ndarray, distances: Distances) -> Tensor:
+    """The lab's earlier model, exp(sum of w_i L_i) of each point, w = 1 / (1 + d² / 2)."""
+    weights = torch.stack(
+        [1 / (1 + 0.5 * distances(i, points) ** 2) for i in range(len(coordinates))], dim=-1
+    )
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    fused = weights.double().numpy().reshape(-1, len(coordinates)) @ coordinates
+    moved = RigidTransform.from_exp_coords(fused).apply(points.double().numpy().reshape(-1, 3))
+    return torch.from_numpy(moved).to(points).reshape(points.shape)

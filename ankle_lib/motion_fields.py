@@ -1,10 +1,10 @@
 """One smooth motion of everything from the rigid motions of a few bones.
 
 Each bone i moves along its own one-parameter subgroup, T_i(s) = exp(s·L_i), s from 0 to 1. What
-lies between moves with a mean of the bones, weighted by one over the squared distance to each.
-Two ways to take that mean: point by point in the log domain (Arsigny et al., J. Math. Imaging
-Vis. 2009, doi:10.1007/s10851-008-0135-9), or as the velocity of a flow whose weights travel with
-the bones. The second keeps bones rigid and does not fold.
+lies between moves with a mean of the bones' velocities, weighted by one over the squared distance
+to each. The weights travel with the bones: bones stay rigid, and nothing folds, as it does where
+the mean is taken point by point in the log domain (Arsigny et al., J. Math. Imaging Vis. 2009,
+doi:10.1007/s10851-008-0135-9).
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ WEIGHT_FLOOR_MM = 0.05
 """Distance at which a bone's weight saturates: inside, every other bone's vote is negligible."""
 
 FLOW_STEPS = 4
-
-FADING = 0.5
-"""Of the point-wise form's weights 1 / (1 + 0.5 d²), d in mm."""
 
 
 def flow_back(
@@ -69,36 +66,6 @@ def flow_back(
         half = points - 0.5 * step * _velocity(points, end, coordinates, twists, distances)
         points = points - step * _velocity(half, middle, coordinates, twists, distances)
     return points
-
-
-def pointwise_fusion(
-    points: Tensor, coordinates: NDArray[np.float64], distances: Distances
-) -> Tensor:
-    """Carry points at s = 0 to s = 1, each by one motion of its own: exp(Σ w̃_i(x) L_i).
-
-    The lab's earlier model, with w_i = 1 / (1 + 0.5 d_i²), here for comparison: it bends bones
-    and folds from about 20° on.
-
-    Parameters
-    ----------
-    points : Tensor (..., 3)
-        Millimetres.
-    coordinates, distances
-        As for `flow_back`.
-
-    Returns
-    -------
-    Tensor (..., 3)
-        Millimetres.
-    """
-    weights = torch.stack(
-        [1 / (1 + FADING * distances(i, points) ** 2) for i in range(len(coordinates))], dim=-1
-    )
-    weights = weights / weights.sum(dim=-1, keepdim=True)
-    fused = weights.double().cpu().numpy().reshape(-1, len(coordinates)) @ coordinates
-    motion = RigidTransform.from_exp_coords(fused)
-    moved = motion.apply(points.double().cpu().numpy().reshape(-1, 3))
-    return torch.from_numpy(moved).to(points).reshape(points.shape)
 
 
 def jacobian_determinant(mapped: Tensor, spacing_mm: float) -> Tensor:
