@@ -11,7 +11,7 @@ from ankle_lib import cli, summary
 from ankle_lib.files import AnkleError, write_csv, write_json
 from ankle_lib.metrics import bootstrap_interval
 from ankle_lib.presets import BONES
-from ankle_lib.summary.readme import BEGIN, END
+from ankle_lib.summary import BEGIN, END
 from tests.course import write_course
 
 ROOT = Path(__file__).parents[1]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import pooch
 import requests
-import urllib3
-from rich.progress import Progress
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
 from ankle_lib.manifest.schema import Cohort, RemoteFile, RemoteSource, unsafe_path
 
-_ATTEMPTS = 3
-_TIMEOUT_S = (10, 60)
+ATTEMPTS = 3
+TIMEOUT_S = (10, 60)
 """Seconds to wait for a connection, and for the next bytes."""
-_CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 14
+"""Written at a time; of a connection that breaks, at most so many bytes are lost."""
 
 
 def fetch(
@@ -42,6 +42,10 @@ def fetch(
     ------
     AnkleError
         If the cohort is not remote, or a file cannot be downloaded as the manifest says.
+
+    Examples
+    --------
+    >>> paths = fetch(load_manifest("data_manifest.yaml").cohort("openfoot"), progress=True)
     """
     if not isinstance(cohort.source, RemoteSource):
         raise AnkleError(
@@ -61,6 +65,12 @@ def _fetch_file(file: RemoteFile, root: Path, progress: bool) -> Path:
         raise AnkleError(f"{file.name}: refused as a name below {root}: {problem or 'links out'}")
     if target.is_dir():
         raise AnkleError(f"{target}: is a folder, cannot download {file.url} to it")
+    partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
+
+    def download(url: str, output_file: Any, pooch_: Any) -> None:
+        _complete(url, partial, file.size, progress)
+        os.replace(partial, output_file)
+
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         pooch.retrieve(
@@ -68,7 +78,7 @@ def _fetch_file(file: RemoteFile, root: Path, progress: bool) -> Path:
             known_hash=f"sha256:{file.sha256}",
             fname=target.name,
             path=target.parent,
-            downloader=_Resuming(target, file.size, progress),
+            downloader=download,
         )
     except AnkleError:
         raise
@@ -79,73 +89,64 @@ def _fetch_file(file: RemoteFile, root: Path, progress: bool) -> Path:
         ) from None
     except OSError as error:
         raise AnkleError(f"{target}: cannot be written ({error.strerror or error})") from None
+    finally:
+        if partial.exists() and not partial.stat().st_size:
+            partial.unlink()
     return target
 
 
-class _Resuming:
-    """A downloader for pooch that asks the server only for the bytes still missing."""
+class _Partial(io.FileIO):
+    """The beginning of a file of ``size`` bytes, which takes no more than that."""
 
-    def __init__(self, target: Path, size: int, progress: bool) -> None:
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path, "ab")
         self.size = size
-        self.progress = progress
-        self.partial = target.with_name(f"{PARTIAL_PREFIX}{target.name}")
 
-    def __call__(self, url: str, output_file: Any, pooch_: Any) -> None:
-        """Write the content of ``url`` to the path ``output_file``."""
-        for attempt in range(_ATTEMPTS):
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self.size:
+            self.truncate(0)
+            raise AnkleError(f"sends more than the {self.size} bytes that the manifest says")
+        return super().write(data)
+
+    def begin_again(self, response: requests.Response, **_: Any) -> None:
+        """Forget what there is unless the server sends what comes after it."""
+        unusable = (requests.codes.ok, requests.codes.requested_range_not_satisfiable)
+        if response.status_code in unusable:
+            self.truncate(0)
+            self.seek(0)
+
+
+def _complete(url: str, path: Path, size: int, progress: bool) -> None:
+    """Download what is missing at the end of the file ``path``."""
+    for _ in range(ATTEMPTS):
+        reason = "no error"
+        with _Partial(path, size) as file:
+            headers = {"Accept-Encoding": "identity"}  # or servers may compress: other bytes
+            if file.tell():
+                headers["Range"] = f"bytes={file.tell()}-"
+            download = pooch.HTTPDownloader(
+                progressbar=progress,
+                chunk_size=CHUNK_BYTES,
+                timeout=TIMEOUT_S,
+                headers=headers,
+                hooks={"response": file.begin_again},
+            )
             try:
-                self._continue(url)
-                break
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                if attempt == _ATTEMPTS - 1:
+                download(url, file, None)
+            except AnkleError as error:
+                raise AnkleError(f"{url}: {error}: check the address") from None
+            except requests.RequestException as error:
+                reason = type(error).__name__
+                answer = error.response
+                if answer is not None and answer.status_code != 416:
                     raise AnkleError(
-                        f"{url}: broke off after {self._have()} of {self.size} bytes "
-                        f"({type(error).__name__}): fetch again to go on from there"
+                        f"{url}: the server answers {answer.status_code} {answer.reason}: "
+                        "check the address in the manifest"
                     ) from None
-        os.replace(self.partial, output_file)
-
-    def _have(self) -> int:
-        return self.partial.stat().st_size if self.partial.exists() else 0
-
-    def _continue(self, url: str) -> None:
-        if self._have() > self.size:
-            self.partial.unlink()
-        while (have := self._have()) < self.size:
-            # without this, servers may compress once more and the bytes differ
-            headers = {"Accept-Encoding": "identity"}
-            if have:
-                headers["Range"] = f"bytes={have}-"
-            with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as response:
-                if response.status_code == requests.codes.requested_range_not_satisfiable and have:
-                    self.partial.unlink()
-                    continue
-                self._receive(url, response, have)
-
-    def _receive(self, url: str, response: requests.Response, have: int) -> None:
-        if response.status_code >= 400:
-            raise AnkleError(
-                f"{url}: the server answers {response.status_code} {response.reason}: "
-                "check the address in the manifest"
-            )
-        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        start = have if response.status_code == 206 and resumed else 0
-        with (
-            open(self.partial, "ab" if start else "wb") as file,
-            Progress(disable=not self.progress) as progress,
-        ):
-            name = self.partial.name.removeprefix(PARTIAL_PREFIX)
-            bar = progress.add_task(name, total=self.size, completed=start)
-            for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
-                file.write(chunk)
-                progress.advance(bar, len(chunk))
-                if file.tell() > self.size:
-                    break
-        found = self._have()
-        if found < self.size and "Content-Length" not in response.headers:
-            raise requests.ConnectionError("ended early")  # it may have more: ask again
-        if found != self.size:
-            self.partial.unlink()
-            raise AnkleError(
-                f"{url}: sends {'more than ' if found > self.size else ''}{min(found, self.size)} "
-                f"bytes, the manifest says {self.size}: the download was deleted, check the address"
-            )
+            have = file.tell()
+        if have == size:
+            return
+    raise AnkleError(
+        f"{url}: broke off after {have} of {size} bytes ({reason}): fetch again to go on from "
+        "there, or correct the manifest if the source has changed"
+    )

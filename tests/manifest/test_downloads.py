@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.document import load_manifest, verify
-from ankle_lib.manifest.downloads import fetch
+from ankle_lib.manifest.downloads import CHUNK_BYTES, fetch
 from ankle_lib.manifest.schema import Cohort, RemoteFile, RemoteSource
 
 CONTENT = np.random.default_rng(1).bytes(300_000)
@@ -119,19 +119,21 @@ def test_a_broken_connection_is_resumed_at_once(
     server.break_after, server.tell_length = [100_000, 50_000], tell_length
     (path,) = fetch(cohort(server.url("file.nii.gz")), tmp_path)
     assert path.read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+    first, second = (int(asked.removeprefix("bytes=")[:-1]) for asked in server.asked[1:])
+    assert 100_000 - CHUNK_BYTES < first <= 100_000
+    assert first + 50_000 - CHUNK_BYTES < second <= first + 50_000
     assert names(tmp_path) == ["file.nii.gz"]
 
 
 def test_a_later_call_goes_on_where_the_last_stopped(tmp_path: Path, server: Server) -> None:
     server.break_after = [100_000, 0, 0]
     bones = cohort(server.url("file.nii.gz"))
-    with pytest.raises(AnkleError, match="broke off after 100000 of 300000 bytes"):
+    with pytest.raises(AnkleError, match="broke off after 98304 of 300000 bytes"):
         fetch(bones, tmp_path)
     assert names(tmp_path) == [".partial-file.nii.gz"]
     (path,) = fetch(bones, tmp_path)
     assert path.read_bytes() == CONTENT
-    assert server.asked[-1] == "bytes=100000-"
+    assert server.asked[-1] == "bytes=98304-"
     assert names(tmp_path) == ["file.nii.gz"]
 
 
@@ -141,16 +143,23 @@ def test_a_server_without_ranges_sends_all_again(tmp_path: Path, server: Server)
     assert path.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("left", [b"x" * 100_000, b"x" * 300_000, b"x" * 300_001])
-def test_a_wrong_beginning_is_deleted_and_the_next_call_succeeds(
+@pytest.mark.parametrize("left", [b"x" * 300_000, b"x" * 300_001])
+def test_too_much_of_a_beginning_is_downloaded_again(
     tmp_path: Path, server: Server, left: bytes
 ) -> None:
     (tmp_path / ".partial-file.nii.gz").write_bytes(left)
+    (path,) = fetch(cohort(server.url("file.nii.gz")), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_wrong_beginning_is_deleted_and_the_next_call_succeeds(
+    tmp_path: Path, server: Server
+) -> None:
+    (tmp_path / ".partial-file.nii.gz").write_bytes(b"x" * 100_000)
     bones = cohort(server.url("file.nii.gz"))
-    if len(left) <= len(CONTENT):
-        with pytest.raises(AnkleError, match="checksum"):
-            fetch(bones, tmp_path)
-        assert names(tmp_path) == []
+    with pytest.raises(AnkleError, match="checksum"):
+        fetch(bones, tmp_path)
+    assert names(tmp_path) == []
     (path,) = fetch(bones, tmp_path)
     assert path.read_bytes() == CONTENT
 
@@ -162,12 +171,23 @@ def test_a_wrong_checksum_leaves_nothing_behind(tmp_path: Path, server: Server) 
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", [CONTENT[:1000], CONTENT + b"more" * 50_000])
-def test_a_wrong_size_leaves_nothing_behind(tmp_path: Path, server: Server, content: bytes) -> None:
-    server.content = content
-    with pytest.raises(AnkleError, match="the manifest says 300000"):
+def test_more_than_promised_leaves_nothing_behind(tmp_path: Path, server: Server) -> None:
+    server.content = CONTENT + b"more" * 50_000
+    with pytest.raises(AnkleError, match="more than the 300000 bytes that the manifest says"):
         fetch(cohort(server.url("file.nii.gz")), tmp_path)
     assert names(tmp_path) == []
+
+
+def test_less_than_promised_is_told_and_never_taken_for_the_file(
+    tmp_path: Path, server: Server
+) -> None:
+    server.content = CONTENT[:1000]
+    bones = cohort(server.url("file.nii.gz"))
+    with pytest.raises(AnkleError, match=r"1000 of 300000 bytes .* correct the manifest"):
+        fetch(bones, tmp_path)
+    assert names(tmp_path) in ([], [".partial-file.nii.gz"])
+    server.content = CONTENT
+    assert fetch(bones, tmp_path)[0].read_bytes() == CONTENT
 
 
 def test_a_file_that_has_changed_on_disk_is_fetched_again(tmp_path: Path, server: Server) -> None:
