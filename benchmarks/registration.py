@@ -28,8 +28,8 @@ from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.phantom import cohort
 from ankle_lib.presets import get_preset
-from ankle_lib.registration.register import register
-from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Settings
+from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS
+from ankle_lib.registration.register import Settings, register
 from ankle_lib.volume import Volume, load, to_orientation
 
 FAILED_MM = 1.0

@@ -30,8 +30,8 @@ from ankle_lib.patches.items import Item
 from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
-from ankle_lib.registration.measures import bone_points, tre_mm
 from ankle_lib.registration.moving import cut_to_mask
+from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, save
 from tests.toy_motion import Motion, motion
 

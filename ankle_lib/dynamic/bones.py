@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.registration.measures import bone_points
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
+from ankle_lib.registration.truth import bone_points
 from ankle_lib.volume import Volume, load, to_orientation
 
 

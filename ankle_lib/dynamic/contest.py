@@ -25,11 +25,10 @@ from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, read_transforms
-from ankle_lib.registration.measures import rotation_errors_deg, tre_mm
-from ankle_lib.registration.register import register
-from ankle_lib.registration.sequence import sequence_images, transforms_path
-from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Settings
-from ankle_lib.registration.truth import TruePoses, read_true_poses
+from ankle_lib.registration.every_sequence import sequence_images, transforms_path
+from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS
+from ankle_lib.registration.register import Settings, register
+from ankle_lib.registration.truth import TruePoses, read_true_poses, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume
 
 REGISTRATION = "registration alone"

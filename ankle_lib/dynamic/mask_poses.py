@@ -12,8 +12,7 @@ from ankle_lib.dynamic.bones import StaticBones
 from ankle_lib.dynamic.prediction import Prediction
 from ankle_lib.geometry import apply, bounding_box, part_of
 from ankle_lib.presets import BONES
-from ankle_lib.registration.register import register
-from ankle_lib.registration.settings import Resolution, Settings
+from ankle_lib.registration.register import Resolution, Settings, register
 from ankle_lib.volume import Volume
 
 MARGIN_MM = 12.0

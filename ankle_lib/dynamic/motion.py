@@ -15,7 +15,7 @@ from ankle_lib.dynamic.motion_tables import angle_table, helical_table
 from ankle_lib.dynamic.over_time import smooth_together
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import read_transforms
-from ankle_lib.registration.sequence import transforms_path
+from ankle_lib.registration.every_sequence import transforms_path
 from ankle_lib.registration.truth import TruePoses
 
 

@@ -14,8 +14,7 @@ from ankle_lib.geometry import rigid
 from ankle_lib.learning.scans import Scan
 from ankle_lib.parallel import run_all
 from ankle_lib.quality.registered import RegisteredFrame
-from ankle_lib.registration.measures import tre_mm
-from ankle_lib.registration.truth import TruePoses
+from ankle_lib.registration.truth import TruePoses, tre_mm
 
 _Task = tuple[tuple[int, int, int], NDArray[np.float64], dict[str, NDArray[np.float64]]]
 """Shape and affine of a frame, and the pose of each bone in it."""

@@ -29,7 +29,7 @@ from ankle_lib.reconstruction.sequence import (
     reconstruct_frames,
 )
 from ankle_lib.reconstruction.thick import scanning
-from ankle_lib.registration.settings import WHOLE
+from ankle_lib.registration.regions import WHOLE
 from ankle_lib.volume import Volume, resample, save, save_series, to_orientation
 
 COLUMNS = ("frame", "consistency", "noise_sd", "smallest_jacobian", "rigidity_mm", "bones")

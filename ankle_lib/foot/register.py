@@ -22,10 +22,9 @@ from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
-from ankle_lib.registration.high_resolution import bone_grid
-from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
-from ankle_lib.registration.register import Registration, register
-from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, Settings
+from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved, moved_mask
+from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE
+from ankle_lib.registration.register import Registration, Settings, register
 from ankle_lib.volume import Volume, save
 
 SLICE_SAMPLES = 9

@@ -17,7 +17,7 @@ from ankle_lib.reconstruction.guided import guided
 from ankle_lib.reconstruction.polyrigid import MovingFoot, moved_static
 from ankle_lib.reconstruction.scenes import Scene, make_scene
 from ankle_lib.reconstruction.thick import scanning
-from ankle_lib.registration.sequence import sequence_images
+from ankle_lib.registration.every_sequence import sequence_images
 from ankle_lib.registration.truth import read_sharp
 from ankle_lib.volume import Volume, load, to_orientation
 

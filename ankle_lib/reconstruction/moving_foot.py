@@ -16,7 +16,7 @@ from torch.nn import functional
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import invert
 from ankle_lib.motion_fields import FLOW_STEPS, flow_back
-from ankle_lib.registration.measures import bone_points
+from ankle_lib.registration.truth import bone_points
 from ankle_lib.volume import Volume
 
 BASE = "tibia"

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, nearest_rigid, slice_direction
 from ankle_lib.pose_files import read_flirt, write_flirt
-from ankle_lib.registration.fits import Fits
-from ankle_lib.registration.one_by_one import cut_region, fit_each
-from ankle_lib.registration.settings import WHOLE, Settings
+from ankle_lib.registration.regions import WHOLE, Fits, cut_region, fit_each
+from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume, save
 
 
@@ -34,7 +33,7 @@ def fit(
     start: NDArray[np.float64],
     settings: Settings,
 ) -> Fits:
-    """Register every region to every frame; see `ankle_lib.registration.register`.
+    """Register every region to every frame; see `register.register`.
 
     Parameters
     ----------
@@ -52,55 +51,37 @@ def fit(
     AnkleError
         If ``flirt`` is not on the PATH, fails, or leaves no rigid matrix.
     """
-    command = _flirt()
+    program = _flirt()
     margin_mm = slice_direction(fixed.affine).thickness_mm
     regions = [cut_region(moving, array, name, margin_mm) for name, array in weights.items()]
-    with tempfile.TemporaryDirectory(prefix="ankle-flirt-") as folder:
-        files = _Files(Path(folder), fixed, moving, weights)
+    with tempfile.TemporaryDirectory(prefix="ankle-flirt-") as temporary:
+        folder = Path(temporary)
+        _write_images(folder, fixed, moving, weights)
 
         def fit_one(frame: int, index: int) -> tuple[Matrix, float]:
-            options, matrix = files.options(frame, regions[index].name, start[frame, index])
-            seconds = _run([command, *options])
-            return _pose(matrix, moving, fixed), seconds
+            region = regions[index].name
+            image, stem = f"frame-{frame:02d}.nii", f"frame-{frame:02d}_{region}"
+            options = ["-in", "static.nii", "-ref", image, "-dof", "6"]
+            if region != WHOLE:
+                first = f"{stem}_init.mat"
+                write_flirt(folder / first, start[frame, index], moving.grid, fixed.grid)
+                options += ["-inweight", f"{region}_weights.nii", "-init", first, "-nosearch"]
+            seconds = _run([program, *options, "-omat", f"{stem}.mat", "-out", stem], folder)
+            return _pose(folder / f"{stem}.mat", moving, fixed), seconds
 
         return fit_each(fixed, regions, fit_one, settings.n_jobs)
 
 
-class _Files:
-    """The images in a temporary folder, uncompressed, because FLIRT reads them for every fit."""
-
-    def __init__(
-        self, folder: Path, fixed: Volume, moving: Volume, weights: Mapping[str, NDArray[Any]]
-    ) -> None:
-        self.folder, self.fixed, self.moving = folder, fixed, moving
-        save(folder / "static.nii", moving.data, moving.affine)
-        for frame in range(fixed.n_frames):
-            save(folder / f"frame-{frame:02d}.nii", fixed.frame(frame).data, fixed.affine)
-        for name, array in weights.items():
-            if name != WHOLE:
-                save(folder / f"{name}_weights.nii", array.astype(np.float32), moving.affine)
-
-    def options(self, frame: int, region: str, start: Matrix) -> tuple[list[str], Path]:
-        """Return FLIRT's options for one fit, and where it is to write the matrix."""
-        stem = self.folder / f"frame-{frame:02d}_{region}"
-        matrix = stem.with_name(f"{stem.name}.mat")
-        options = [
-            *("-in", str(self.folder / "static.nii")),
-            *("-ref", str(self.folder / f"frame-{frame:02d}.nii")),
-        ]
-        if region != WHOLE:
-            first = write_flirt(
-                stem.with_name(f"{stem.name}_init.mat"),
-                start,
-                (self.moving.shape, self.moving.affine),
-                (self.fixed.shape, self.fixed.affine),
-            )
-            weights = self.folder / f"{region}_weights.nii"
-            options += ["-inweight", str(weights), "-init", str(first)]
-        options += ["-dof", "6"]
-        if region != WHOLE:
-            options += ["-nosearch"]
-        return [*options, "-omat", str(matrix), "-out", str(stem)], matrix
+def _write_images(
+    folder: Path, fixed: Volume, moving: Volume, weights: Mapping[str, NDArray[Any]]
+) -> None:
+    """Write what FLIRT reads, uncompressed, because it does so for every fit."""
+    save(folder / "static.nii", moving.data, moving.affine)
+    for frame in range(fixed.n_frames):
+        save(folder / f"frame-{frame:02d}.nii", fixed.frame(frame).data, fixed.affine)
+    for name, array in weights.items():
+        if name != WHOLE:
+            save(folder / f"{name}_weights.nii", array.astype(np.float32), moving.affine)
 
 
 def _flirt() -> str:
@@ -111,15 +92,15 @@ def _flirt() -> str:
             "(https://fsl.fmrib.ox.ac.uk/fsl/docs/#/install) and source its setup, or choose "
             "engine 'torch'"
         )
-    return command
+    return os.path.abspath(command)  # it runs in a folder of its own
 
 
-def _run(command: list[str]) -> float:
-    """Run FLIRT and return its CPU time in seconds."""
+def _run(command: list[str], folder: Path) -> float:
+    """Run FLIRT in a folder and return its CPU time in seconds."""
     environment = {**os.environ, "FSLOUTPUTTYPE": "NIFTI_GZ"}
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, env=environment
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors, env=environment
         )
         try:
             # wait4 and not wait: it tells the CPU time of this child alone, whatever other threads
@@ -146,5 +127,4 @@ def _pose(matrix: Path, moving: Volume, fixed: Volume) -> Matrix:
     """Read FLIRT's matrix as a pose; it is rounded, so it is rigid only nearly."""
     if not matrix.exists():
         raise AnkleError(f"flirt ended without an error but wrote no matrix {matrix.name}")
-    found = read_flirt(matrix, (moving.shape, moving.affine), (fixed.shape, fixed.affine))
-    return nearest_rigid(found)
+    return nearest_rigid(read_flirt(matrix, moving.grid, fixed.grid))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import (
+    Grid,
+    apply,
     arrival,
     bounding_box,
     compose,
@@ -18,37 +18,10 @@ from ankle_lib.geometry import (
     slice_direction,
     slice_parts,
 )
-from ankle_lib.volume import Volume
+from ankle_lib.volume import CANONICAL_CODES, Volume, canonical_voxel_size, to_orientation
 
-
-def slice_average(moving: Volume, direction: ArrayLike, thickness_mm: float) -> Volume:
-    """Average an image over a line of ``thickness_mm`` about each voxel, on the same grid.
-
-    The slice of a scanner is a box; its middle stays where it was.
-
-    Parameters
-    ----------
-    moving : Volume
-        3D.
-    direction : array, shape (3,)
-        World RAS; its length does not count.
-    thickness_mm : float
-        Length of the box.
-    """
-    vector = np.asarray(direction, dtype=np.float64)
-    length = np.linalg.norm(vector)
-    if moving.data.ndim != 3 or length == 0 or thickness_mm < 0:
-        raise AnkleError(
-            f"a slice average needs a 3D image, a direction and a thickness: found shape "
-            f"{moving.data.shape}, direction {vector.tolist()}, {thickness_mm} mm"
-        )
-    whole = np.linalg.inv(moving.affine[:3, :3]) @ (vector / length * thickness_mm)
-    n_samples = max(1, int(np.ceil(2 * np.abs(whole).max())))
-    total = np.zeros(moving.shape, dtype=np.float32)
-    image = moving.data.astype(np.float32)
-    for part in slice_parts(n_samples):
-        total += ndimage.shift(image, -part * whole, order=1, mode="nearest", prefilter=False)
-    return Volume(total / n_samples, moving.affine)
+MARGIN_MM = 5.0
+"""Around the bone on a fine grid: cartilage and the beginning of its neighbours."""
 
 
 def moved(
@@ -58,8 +31,8 @@ def moved(
     affine: ArrayLike,
     *,
     slice_samples: int = 1,
-    order: int = 1,
-    fill: float = 0.0,
+    across_mm: ArrayLike | None = None,
+    fill: float | None = 0.0,
 ) -> Volume:
     """Carry an image by a pose and sample it on a grid of the frame's world.
 
@@ -72,48 +45,42 @@ def moved(
     shape, affine
         Grid of the result, in the frame's world.
     slice_samples : int
-        Samples that are averaged across the thickest axis of the grid, as a thick slice does;
-        1 samples the middle of the slice only.
-    order : int
-        Degree of the spline, see `volume.resample`.
-    fill : float
-        Value outside of ``volume``.
+        Samples that are averaged across a slice, as a scanner does; 1 samples its middle only.
+    across_mm : array, shape (3,), optional
+        From one side of a slice to the other, in the frame's world; the thickest axis of the grid
+        by default.
+    fill : float or None
+        Value outside of ``volume``; None continues it by its border.
+
+    Returns
+    -------
+    Volume
+        float32, linearly interpolated.
+
+    Examples
+    --------
+    >>> moved(static, pose, frame.shape, frame.affine, slice_samples=9)
     """
     target = np.asarray(affine, dtype=np.float64)
-    thick = target[:3, slice_direction(target).axis]
-    image = volume.data.astype(np.float32, copy=False) if order else volume.data
-    total: NDArray[Any] | None = None
+    if across_mm is None:
+        across_mm = target[:3, slice_direction(target).axis]
+    image = volume.data.astype(np.float32, copy=False)
+    total = np.zeros(shape, dtype=np.float32)
     for part in slice_parts(slice_samples):
         grid = target.copy()
-        grid[:3, 3] += part * thick
+        grid[:3, 3] += part * np.asarray(across_mm)
         to_voxel = compose(np.linalg.inv(volume.affine), invert(pose), grid)
-        sampled = ndimage.affine_transform(
+        total += ndimage.affine_transform(
             image,
             to_voxel[:3, :3],
             to_voxel[:3, 3],
             output_shape=shape,
-            order=order,
-            mode="constant",
-            cval=fill,
-            prefilter=order > 1,
+            order=1,
+            mode="nearest" if fill is None else "constant",
+            cval=fill or 0.0,
+            prefilter=False,
         )
-        total = sampled if total is None else total + sampled
-    assert total is not None
-    return Volume(total / slice_samples if slice_samples > 1 else total, target)
-
-
-def cut_to_mask(mask: Volume, margin: int = 1) -> Volume:
-    """Cut a mask to its bounding box and a margin of voxels; bool.
-
-    Raises
-    ------
-    AnkleError
-        If the mask is empty.
-    """
-    box = bounding_box(mask.data > 0, margin)
-    if box is None:
-        raise AnkleError("a mask to be moved is empty")
-    return Volume(mask.data[box] > 0, part_of(box, mask.affine)[1])
+    return Volume(total / slice_samples, target)
 
 
 def moved_mask(
@@ -136,3 +103,59 @@ def moved_mask(
         solid = Volume((mask.data > 0).astype(np.float32), mask.affine)
         result[box] = moved(solid, pose, lengths, part, slice_samples=slice_samples).data >= 0.5
     return Volume(result, np.asarray(affine, dtype=np.float64))
+
+
+def cut_to_mask(mask: Volume, margin: int = 1) -> Volume:
+    """Cut a mask to its bounding box and a margin of voxels; bool.
+
+    Raises
+    ------
+    AnkleError
+        If the mask is empty.
+    """
+    box = bounding_box(mask.data > 0, margin)
+    if box is None:
+        raise AnkleError("a mask to be moved is empty")
+    return Volume(mask.data[box] > 0, part_of(box, mask.affine)[1])
+
+
+def bone_grid(
+    mask: NDArray[np.bool_],
+    mask_affine: ArrayLike,
+    pose: ArrayLike,
+    frame_affine: ArrayLike,
+    margin_mm: float = MARGIN_MM,
+) -> Grid:
+    """Return shape and affine of a fine grid around a bone, in the frame's world.
+
+    Its axes run along the frame's own, brought to posterior, superior and right, so that a slice
+    of it is parallel to the slices of the frame; its voxels have the static scan's size.
+
+    Parameters
+    ----------
+    mask : (I, J, K) bool array
+        The bone, on the static scan's grid or cut out of it.
+    mask_affine, frame_affine : array, shape (4, 4)
+    pose : array, shape (4, 4)
+        Static world to frame world, RAS mm.
+    margin_mm : float
+        Between the bone and the grid's border.
+
+    Raises
+    ------
+    AnkleError
+        If the mask is empty.
+    """
+    voxels = np.argwhere(mask)
+    if len(voxels) == 0:
+        raise AnkleError("a grid around a bone was asked for, but its mask is empty")
+    one_voxel = Volume(np.zeros((1, 1, 1), bool), np.asarray(frame_affine, dtype=np.float64))
+    steps = to_orientation(one_voxel, CANONICAL_CODES).affine[:3, :3]
+    sizes = np.asarray(canonical_voxel_size(mask_affine))
+    axes = np.eye(4)
+    axes[:3, :3] = steps / np.linalg.norm(steps, axis=0) * sizes
+    places = apply(compose(np.linalg.inv(axes), pose, mask_affine), voxels)
+    first = np.floor(places.min(axis=0) - margin_mm / sizes)
+    i, j, k = (int(n) for n in np.ceil(places.max(axis=0) + margin_mm / sizes) - first + 1)
+    axes[:3, 3] = axes[:3, :3] @ first
+    return (i, j, k), axes

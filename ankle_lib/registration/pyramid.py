@@ -1,4 +1,4 @@
-"""One bone and all frames at several resolutions, ready for the optimiser, on one device.
+"""One region and all frames at several resolutions, ready for the search, on one device.
 
 Both images are made coarser by averaging whole voxels, so that nothing is shifted by half a
 voxel: the affine of a level follows the middles of its blocks.
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import bounding_box, part_of, slice_direction
-from ankle_lib.registration.fits import SUPPORT
+from ankle_lib.geometry import slice_direction
+from ankle_lib.registration.regions import Region
 from ankle_lib.volume import Volume
 
 
@@ -46,10 +46,11 @@ class FixedFrames:
 
 @dataclass(frozen=True)
 class MovingRegion:
-    """The part of the static scan that a region's weights cover."""
+    """What is carried to the frames: a region of the static scan, and its weights."""
 
-    image: Tensor
-    """(1, I, J, K) float32, with mean 0 and standard deviation 1 inside the weights."""
+    channels: Tensor
+    """(C, I, J, K) float32 images, each of which explains the frame with a gain of its own; here
+    one, the static scan, with mean 0 and standard deviation 1 inside the weights."""
     weights: Tensor
     """(I, J, K) float32."""
     affine: NDArray[np.float64]
@@ -62,9 +63,10 @@ class MovingRegion:
         wanted = np.full(3, spacing_mm[0])
         wanted[np.argmax(sizes)] = max(spacing_mm)
         blocks = _blocks(sizes, wanted, self.weights.shape)
-        both = functional.avg_pool3d(torch.cat([self.image, self.weights[None]])[None], blocks)[0]
+        both = torch.cat([self.channels, self.weights[None]])
+        pooled = functional.avg_pool3d(both[None], blocks)[0]
         affine = _block_affine(self.affine, blocks)
-        return MovingRegion(both[:-1], both[-1], affine, self.centre)
+        return MovingRegion(pooled[:-1], pooled[-1], affine, self.centre)
 
     @cached_property
     def grown(self) -> Tensor:
@@ -99,37 +101,20 @@ def fixed_frames(volume: Volume, device: str) -> FixedFrames:
     return FixedFrames(frames, volume.affine[:, [*order, 3]], thickness, measured)
 
 
-def moving_region(
-    volume: Volume, weights: NDArray[Any], name: str, margin_mm: float, device: str
-) -> MovingRegion:
-    """Cut the static scan to a region, with a margin for the thickness of the slices.
-
-    Raises
-    ------
-    AnkleError
-        If no weight is above 0, or the region has no contrast.
-    """
-    if weights.shape != volume.shape:
-        raise AnkleError(
-            f"weights of {name} have shape {weights.shape}, the static scan {volume.shape}"
-        )
-    inside = weights > SUPPORT
-    margin = np.ceil(margin_mm / np.asarray(volume.voxel_size_mm)).astype(int)
-    cut = bounding_box(inside, margin)
-    if cut is None:
-        raise AnkleError(f"the weights of {name} are empty: is its mask empty?")
-    affine = part_of(cut, volume.affine)[1]
-    image = torch.as_tensor(volume.data[cut].astype(np.float32), device=device)
-    soft = torch.as_tensor(weights[cut].astype(np.float32), device=device)
-    total = soft.sum()
-    mean = (soft * image).sum() / total
-    spread = ((soft * (image - mean) ** 2).sum() / total).sqrt()
+def moving_region(region: Region, device: str) -> MovingRegion:
+    """Put a region of the static scan on the device; refuse one without contrast."""
+    image = torch.as_tensor(region.image.data, device=device)
+    weights = torch.as_tensor(region.weights.data, device=device)
+    total = weights.sum()
+    mean = (weights * image).sum() / total
+    spread = ((weights * (image - mean) ** 2).sum() / total).sqrt()
     if not float(spread) > 0:
-        raise AnkleError(f"the static scan is constant (or not finite) around the {name}")
-    places = [(soft.sum(dim=[a for a in range(3) if a != axis]) / total) for axis in range(3)]
-    middle = [float((part * torch.arange(len(part), device=device)).sum()) for part in places]
+        raise AnkleError(f"the static scan is constant (or not finite) around the {region.name}")
+    sides = [weights.sum(dim=[a for a in range(3) if a != axis]) / total for axis in range(3)]
+    middle = [float((side * torch.arange(len(side), device=device)).sum()) for side in sides]
+    affine = region.image.affine
     centre = affine[:3, :3] @ middle + affine[:3, 3]
-    return MovingRegion(((image - mean) / spread)[None], soft, affine, centre)
+    return MovingRegion(((image - mean) / spread)[None], weights, affine, centre)
 
 
 def _blocks(sizes: NDArray[Any], wanted: Any, shape: Any) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import is_rigid
-from ankle_lib.registration.settings import Settings
+from ankle_lib.geometry import is_rigid, weighted_centre
+from ankle_lib.registration.regions import Fits
 from ankle_lib.volume import Volume
 
 ENGINES = ("torch", "simpleitk", "flirt")
@@ -25,6 +25,55 @@ USUAL_JUMP = 4.0
 """A frame out of line with its neighbours by this many times the usual is suspicious,"""
 JUMP_MM = (5.0, 10.0)
 """but not below the first and in any case above the second; fast feet are out of line by 6 mm."""
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """One level of the search, from coarse to fine."""
+
+    fixed_mm: float
+    """Spacing within the slices of the frames."""
+    moving_mm: tuple[float, float]
+    """Spacing of the static scan: along its thin axes, along its thickest."""
+    slice_samples: int
+    """Samples across a slice of the frames."""
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the engines search. The defaults serve children's ankles in slices of about 8 mm."""
+
+    resolutions: tuple[Resolution, ...] = (
+        Resolution(3.0, (3.0, 3.0), 3, 6),
+        Resolution(1.2, (1.2, 1.6), 5, 5),
+        Resolution(1.2, (0.6, 0.8), 7, 10),
+    )
+    start_angles_deg: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
+    """Starts about the left-right axis, relative to ``start``."""
+    retry: bool = True
+    """Try again, from more starts, where too little is explained."""
+    retry_angles_deg: tuple[float, ...] = (-45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0)
+    retry_shifts_mm: tuple[float, ...] = (-8.0, 8.0)
+    """Shifts along A-P and S-I of the wider starts."""
+    slice_model: bool = True
+    """Average the static scan across the thick slice; otherwise sample its middle."""
+    soft_weights: bool = True
+    """Weights that fade out and move with the pose; otherwise a plain mask."""
+    shading: bool = True
+    """Allow for gain that varies linearly in space (coil shading)."""
+    largest_cost: float = 0.75
+    """A fit that leaves more of the variance unexplained has failed."""
+    least_correlation: float = 0.4
+    """A fit with a lower correlation has failed, whatever gain and shading explain."""
+    least_seen: float = 0.5
+    """A region of which less lies in the field of view has failed."""
+    search_points: int = 1_500
+    """Voxels of a frame, about, that take part before the last level."""
+    most_points: int = 20_000
+    """Levels at which a region covers more voxels of a frame are left out."""
+    n_jobs: int = 1
+    """Fits at a time, for engines that do one by one."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +137,19 @@ def register(
     AnkleError
         If there is nothing to compare: no region, empty weights, constant or non-finite images,
         one slice only, no common field of view; or if the engine is unknown or not installed.
+
+    Examples
+    --------
+    >>> found = register(frames, static, weights_of(masks), start=whole.poses[:, 0])
+    >>> found.region("talus")[7]  # (4, 4), where the talus is in frame 7
     """
     settings = settings or Settings()
     _check(fixed, moving, weights)
     begin = _start_poses(start, fixed.n_frames, len(weights))
     if engine == "torch":
-        from ankle_lib.registration import multiresolution
+        from ankle_lib.registration import search
 
-        found = multiresolution.fit(fixed, moving, weights, begin, settings, device)
+        found = search.fit(fixed, moving, weights, begin, settings, device)
     elif engine == "simpleitk":
         from ankle_lib.registration import simpleitk
 
@@ -106,11 +160,14 @@ def register(
         found = flirt.fit(fixed, moving, weights, begin, settings)
     else:
         raise AnkleError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")
-    poses, correlations, costs, seen, seconds = found
-    centres = np.array([_centre(soft, moving.affine) for soft in weights.values()])
-    reasons = _reasons(poses, correlations, costs, seen, centres, settings)
+    centres = [weighted_centre(soft, moving.affine) for soft in weights.values()]
+    reasons = _reasons(found, centres, settings)
     return Registration(
-        tuple(weights), poses, correlations, costs, seen, reasons != "", reasons, seconds, engine
+        regions=tuple(weights),
+        failed=reasons != "",
+        reasons=reasons,
+        engine=engine,
+        **found._asdict(),
     )
 
 
@@ -148,33 +205,21 @@ def _start_poses(start: ArrayLike | None, n_frames: int, n_regions: int) -> NDAr
     return poses
 
 
-def _centre(soft: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the middle of a region, world mm."""
-    total = float(soft.sum())
-    sums = [soft.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    middle = [float(part @ np.arange(len(part))) / max(total, 1e-9) for part in sums]
-    return np.asarray(affine[:3, :3] @ middle + affine[:3, 3])
-
-
 def _reasons(
-    poses: NDArray[np.float64],
-    correlations: NDArray[np.float64],
-    costs: NDArray[np.float64],
-    seen: NDArray[np.float64],
-    centres: NDArray[np.float64],
-    settings: Settings,
+    found: Fits, centres: Sequence[NDArray[np.float64]], settings: Settings
 ) -> NDArray[np.str_]:
-    reasons = np.full(costs.shape, "", dtype="<U60")
+    """Return why each fit (F, R) failed; empty where it did not."""
+    reasons = np.full(found.costs.shape, "", dtype="<U60")
     for region, centre in enumerate(centres):
-        explained = 1 - costs[:, region]
+        explained = 1 - found.costs[:, region]
         enough = max(1 - settings.largest_cost, LEAST_OF_USUAL * float(np.median(explained)))
         reasons[explained < enough, region] = "the static scan explains too little of the frame"
-        unlike = ~(correlations[:, region] >= settings.least_correlation)
+        unlike = ~(found.correlations[:, region] >= settings.least_correlation)
         reasons[unlike, region] = "frame and static scan are not alike there"
-        hidden = seen[:, region] < settings.least_seen
+        hidden = found.seen[:, region] < settings.least_seen
         reasons[hidden, region] = "too little of it in the frame's field of view"
         trusted = np.flatnonzero(reasons[:, region] == "")
-        jumps = trusted[_out_of_line(poses[trusted, region], trusted, centre)]
+        jumps = trusted[_out_of_line(found.poses[trusted, region], trusted, centre)]
         reasons[jumps, region] = "out of line with its neighbours in time"
     return reasons
 

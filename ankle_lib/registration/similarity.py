@@ -9,26 +9,39 @@ weighted normalised correlation NCC.
 The derivative by the pose takes the best gains as functions of the pose (variable projection in
 Kaufman's form, Golub and Pereyra 2003), which leaves a linear least-squares problem for six
 numbers: a rotation vector and a shift about the region's centre.
+
+Any number of images can be carried together, each a channel with columns of its own (`_columns`);
+all that follows from them, gains, cost and derivative, is written for C of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.registration.fits import SHADING_LENGTH_MM, SUPPORT
 from ankle_lib.registration.pyramid import Level
+from ankle_lib.registration.regions import SHADING_LENGTH_MM, SUPPORT
 
 RIDGE = 1e-5
 """Keeps the normal equations solvable where a column is constant, relative to their diagonal."""
 
 
-@dataclass(frozen=True)
-class Points:
+class Options(NamedTuple):
+    """What the similarity allows for."""
+
+    shading: bool = True
+    """Gain that varies linearly in space."""
+    weighted: bool = True
+    """Soft weights that move with the pose; otherwise every selected point counts alike."""
+    least_seen: float = 0.3
+    """Part of the region that must lie in the field of view."""
+
+
+class Points(NamedTuple):
     """The voxels of the frames that take part, for N fits of P points each."""
 
     voxels: Tensor
@@ -40,17 +53,16 @@ class Points:
 
     def take(self, fits: Tensor) -> Points:
         """Return the points of some fits."""
-        return Points(self.voxels[fits], self.values[fits], self.valid[fits])
+        return Points(*(part[fits] for part in self))
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """The similarity at a pose, and its quadratic model, for N fits."""
 
     cost: Tensor
     """(N,) 1 - R²; 1 where too little of the region is seen."""
     correlation: Tensor
-    """(N,) weighted correlation of frame and carried static scan."""
+    """(N,) weighted correlation of the frame and the first carried channel."""
     seen: Tensor
     """(N,) part of the region's weight that lies inside the frame's field of view."""
     hessian: Tensor
@@ -60,12 +72,12 @@ class Fit:
 
     def take(self, fits: Tensor) -> Fit:
         """Return some of the fits."""
-        return Fit(*(part[fits] for part in self.__dict__.values()))
+        return Fit(*(part[fits] for part in self))
 
     def replaced(self, places: Tensor, some: Fit) -> Fit:
         """Return all fits, with ``some`` in their ``places`` (indices or bools)."""
-        parts = [part.clone() for part in self.__dict__.values()]
-        for part, new in zip(parts, some.__dict__.values(), strict=True):
+        parts = [part.clone() for part in self]
+        for part, new in zip(parts, some, strict=True):
             part[places] = new
         return Fit(*parts)
 
@@ -113,22 +125,21 @@ def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) ->
     n_parts = level.slice_samples
     parts = (torch.arange(n_parts, device=grid.device) + 0.5) / n_parts - 0.5
     coordinates = (grid[:, :, None] + parts[:, None] * across[:, None, None])[:, :, :, None]
-    images = moving.image[None].expand(len(grid), -1, -1, -1, -1)
+    images = moving.channels[None].expand(len(grid), -1, -1, -1, -1)
     samples = functional.grid_sample(images, coordinates, padding_mode="border", align_corners=True)
-    carried = samples[:, 0, :, :, 0].mean(-1)  # (N, P)
+    carried = samples[..., 0].mean(-1)  # (N, C, P)
 
-    position = _positions(level, points)  # (N, 3, P)
-    columns = [torch.ones_like(carried)[:, None], carried[:, None]]
-    if options.shading:
-        columns.append(carried[:, None] * position)
-    design = torch.cat(columns, 1)  # (N, Q, P)
+    position = _positions(level, points) if options.shading else None
+    design = _columns(carried, position)  # (N, Q, P)
     weighted = design * weights[:, None]
     normal = weighted @ design.mT
     gains = _solve(normal, (weighted @ points.values[..., None])[..., 0])  # (N, Q)
-    gain = gains[:, 1, None]
-    if options.shading:
-        gain = gain + (gains[:, None, 2:] @ position)[:, 0]
-    jacobian = _jacobian(level, points, to_grid, images, coordinates, parts) * gain[..., None]
+    slopes = [
+        _slopes(level, points, to_grid, images[:, channel : channel + 1], coordinates, parts)
+        for channel in range(carried.shape[1])
+    ]
+    there = _gains_there(gains, carried, position)[..., None]  # (N, C, P, 1)
+    jacobian = (torch.stack(slopes, 1) * there).sum(1)  # (N, P, 6)
 
     residual = points.values - (gains[:, None] @ design)[:, 0]
     weighted_jacobian = jacobian * weights[..., None]
@@ -137,7 +148,7 @@ def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) ->
     descent = (residual[:, None] @ weighted_jacobian)[:, 0]
 
     mass = weights.sum(1).clamp_min(1e-6)
-    spread, own_spread, together = _moments(weights, mass, points.values, carried)
+    spread, own_spread, together = _moments(weights, mass, points.values, carried[:, 0])
     left = (weights * residual**2).sum(1)
     seen = mass * level.stride * _volume_ratio(level) / moving.weights.sum()
     cost = torch.where(seen > options.least_seen, left / spread, torch.ones_like(left))
@@ -145,25 +156,44 @@ def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) ->
     return Fit(cost, correlation, seen, hessian, descent)
 
 
-def _jacobian(
+def _columns(carried: Tensor, position: Tensor | None) -> Tensor:
+    """Return what explains the frame, (N, Q, P): 1, each channel, and each times position.
+
+    ``carried`` is (N, C, P) and ``position`` (N, 3, P), or None without shading.
+    """
+    columns = [torch.ones_like(carried[:, :1]), carried]
+    if position is not None:
+        columns.append((carried[:, :, None] * position[:, None]).flatten(1, 2))
+    return torch.cat(columns, 1)
+
+
+def _gains_there(gains: Tensor, carried: Tensor, position: Tensor | None) -> Tensor:
+    """Return the gain of each channel at each point, (N, C, P), from those of `_columns`."""
+    n_channels = carried.shape[1]
+    there = gains[:, 1 : 1 + n_channels, None].expand_as(carried)
+    if position is not None:
+        there = there + gains[:, 1 + n_channels :].unflatten(1, (n_channels, 3)) @ position
+    return there
+
+
+def _slopes(
     level: Level,
     points: Points,
     to_grid: Tensor,
-    images: Tensor,
+    image: Tensor,
     coordinates: Tensor,
     parts: Tensor,
 ) -> Tensor:
-    """Change (N, P, 6) of the slice-averaged static scan by a rotation vector and a shift."""
-    n_parts, moving = len(parts), level.moving
-    even = torch.full_like(coordinates[..., 0], 1.0 / n_parts)[:, None]
+    """Change (N, P, 6) of a slice-averaged channel by a rotation vector and a shift."""
+    even = torch.full_like(coordinates[..., 0], 1.0 / len(parts))[:, None]
     _, by_grid = torch.ops.aten.grid_sampler_3d_backward(
-        even, images, coordinates, 0, 1, True, [False, True]
+        even, image, coordinates, 0, 1, True, [False, True]
     )
     # the gradient, and its first moment across the slice, whose ends move more when it turns
     moments = torch.stack([torch.ones_like(parts), parts]) @ by_grid[:, :, :, 0]  # (N, P, 2, 3)
     from_grid = _from_grid(level)
     slope, tilt = (moments @ torch.linalg.inv(from_grid[:3, :3])).unbind(2)  # by mm in the world
-    middle = torch.as_tensor(moving.centre, dtype=torch.float32, device=slope.device)
+    middle = torch.as_tensor(level.moving.centre, dtype=torch.float32, device=slope.device)
     to_world = from_grid @ to_grid
     arm = _map(to_world, points.voxels) - middle
     line = to_world[:, None, :3, 2].expand_as(tilt)
@@ -180,18 +210,6 @@ def _moments(
     weighted = weights * one
     products = (weighted * one).sum(1), (weights * two * two).sum(1), (weighted * two).sum(1)
     return products[0].clamp_min(1e-6), products[1].clamp_min(1e-6), products[2]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the similarity allows for."""
-
-    shading: bool = True
-    """Gain that varies linearly in space."""
-    weighted: bool = True
-    """Soft weights that move with the pose; otherwise every selected point counts alike."""
-    least_seen: float = 0.3
-    """Part of the region that must lie in the field of view."""
 
 
 def _from_grid(level: Level) -> Tensor:

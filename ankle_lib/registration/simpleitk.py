@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, compose, nearest_rigid, rigid, slice_direction, to_itk
-from ankle_lib.registration.fits import Fits
-from ankle_lib.registration.moving import moved, slice_average
-from ankle_lib.registration.one_by_one import Region, agreement, cut_region, fit_each
-from ankle_lib.registration.settings import Settings
+from ankle_lib.registration.moving import moved
+from ankle_lib.registration.regions import Fits, Region, agreement, cut_region, fit_each
+from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
@@ -50,7 +49,7 @@ def fit(
     start: NDArray[np.float64],
     settings: Settings,
 ) -> Fits:
-    """Register every region to every frame; see `ankle_lib.registration.register`.
+    """Register every region to every frame; see `register.register`.
 
     Parameters
     ----------
@@ -68,18 +67,14 @@ def fit(
         If SimpleITK is not installed.
     """
     sitk = _simpleitk()
-    profile = slice_direction(fixed.affine)
-    regions = [
-        cut_region(moving, array, name, profile.thickness_mm) for name, array in weights.items()
-    ]
-    thickness_mm = profile.thickness_mm if settings.slice_model else 0.0
-    averages: dict[tuple[int, tuple[float, float, float]], Volume] = {}
+    thickness_mm = slice_direction(fixed.affine).thickness_mm
+    regions = [cut_region(moving, array, name, thickness_mm) for name, array in weights.items()]
+    averages: dict[tuple[int, tuple[float, ...]], Volume] = {}
 
     def fit_from(frame: Volume, index: int, pose: Matrix) -> Matrix:
-        across = _across(fixed, pose)
+        across = _across_mm(fixed, pose) if settings.slice_model else (0.0, 0.0, 0.0)
         if (index, across) not in averages:
-            image = regions[index].image
-            averages[index, across] = slice_average(image, across, thickness_mm)
+            averages[index, across] = _averaged(regions[index].image, across)
         return _register(sitk, frame, averages[index, across], regions[index], pose)
 
     def fit_one(number: int, index: int) -> tuple[Matrix, float]:
@@ -134,10 +129,20 @@ def _starts(frame: Volume, region: Region, start: Matrix, settings: Settings) ->
     return sorted(turned, key=lambda pose: agreement(frame, region, pose).cost)[:MOST_STARTS]
 
 
-def _across(fixed: Volume, pose: Matrix) -> tuple[float, float, float]:
-    """Direction across the frame's slices in the static world, to about half a degree."""
-    x, y, z = np.round(slice_direction(fixed.affine).normal @ pose[:3, :3], 2)
-    return float(x), float(y), float(z)
+def _across_mm(fixed: Volume, pose: Matrix) -> tuple[float, ...]:
+    """Return the line across a slice of the frame in the static world, to about half a degree."""
+    profile = slice_direction(fixed.affine)
+    direction = np.round(profile.normal @ pose[:3, :3], 2)
+    return tuple((direction / np.linalg.norm(direction) * profile.thickness_mm).tolist())
+
+
+def _averaged(image: Volume, across_mm: tuple[float, ...]) -> Volume:
+    """Average an image over a line about each voxel, on the same grid, as thick slices do."""
+    in_voxels = np.linalg.inv(image.affine[:3, :3]) @ across_mm
+    n_samples = max(1, int(np.ceil(2 * np.abs(in_voxels).max())))
+    return moved(
+        image, np.eye(4), *image.grid, slice_samples=n_samples, across_mm=across_mm, fill=None
+    )
 
 
 def _register(
@@ -151,7 +156,7 @@ def _register(
         mask = _mask(sitk, frame, region, _pose(transform))
         if mask is None:
             return start
-        method = _method(sitk, transform, mask, region.radius_mm, last_step_mm)
+        method = _method(sitk, transform, mask, _radius_mm(region), last_step_mm)
         method.Execute(_coarser(sitk, fixed, spacing_mm), _smoothed(sitk, moving, spacing_mm))
     return _pose(transform)
 
@@ -162,6 +167,16 @@ def _mask(sitk: ModuleType, frame: Volume, region: Region, pose: Matrix) -> Any:
     if carried.sum() < SMALLEST_MASK:
         return None
     return _itk_image(sitk, Volume(carried.astype(np.uint8), frame.affine))
+
+
+def _radius_mm(region: Region) -> float:
+    """Return the weighted root mean square of the distance from an axis through the centre."""
+    squares = 0.0
+    for axis, size_mm in enumerate(region.weights.voxel_size_mm):
+        side = region.weights.data.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
+        side, index = side / side.sum(), np.arange(len(side))
+        squares += float(side @ (index - side @ index) ** 2) * size_mm**2
+    return float(np.sqrt(2 / 3 * squares))
 
 
 def _method(

@@ -1,4 +1,7 @@
-"""What only a simulation knows: true poses, true labels, and how frames look in small voxels."""
+"""What only a simulation knows of a sequence, and how far a pose is from it.
+
+The error of a pose is told on the bone in mm, and in degrees about the anatomical axes.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,38 @@ import re
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
 
+from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, compose, invert
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, load, to_orientation
 
 TRUE_LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
 """Numbers of the bones in the files of the truth."""
 
-
 TruePoses = list[dict[str, NDArray[np.float64]]]
 """For each frame, bone to (4, 4), static world to frame world, RAS mm."""
 
+AXES = ("lr", "ap", "si")
+"""Anatomical axes left-right, anterior-posterior, superior-inferior: world x, y, z."""
+
+MAX_POINTS = 2000
+
+
+def truth_files(truth: Path, subject: str, sequence: str) -> tuple[Path, Path]:
+    """Return the files with the true poses and the true labels of a sequence, in ``truth``.
+
+    ``truth`` is a folder with ``T01/active_run-01.json``, ``T01/active_run-01_dseg.nii.gz`` etc.,
+    as a simulated cohort has it. For real scans there are no such files.
+    """
+    return truth / subject / f"{sequence}.json", truth / subject / f"{sequence}_dseg.nii.gz"
+
 
 def read_true_poses(truth: Path, subject: str, sequence: str) -> TruePoses:
-    """Read the true poses of a sequence, where they are known.
-
-    Parameters
-    ----------
-    truth : Path
-        Folder with ``T01/active_run-01.json`` etc., as a simulated cohort has it.
-    subject, sequence : str
-
-    Returns
-    -------
-    TruePoses
-        Empty for real scans.
-    """
-    path = truth / subject / f"{sequence}.json"
+    """Read the true poses of a sequence (see `truth_files`); empty for real scans."""
+    path, _ = truth_files(truth, subject, sequence)
     if not path.exists():
         return []
     frames = json.loads(path.read_text(encoding="utf-8"))["frames"]
@@ -42,25 +49,19 @@ def read_true_poses(truth: Path, subject: str, sequence: str) -> TruePoses:
 
 
 def read_true_labels(truth: Path, subject: str, sequence: str) -> NDArray[np.uint8] | None:
-    """Read the true labels of a sequence (see `TRUE_LABELS`), where they are known.
+    """Read the true labels of a sequence (see `truth_files` and `TRUE_LABELS`).
 
     Returns
     -------
     (I, J, K, F) uint8 array, or None
         On the frames' grid, axes P, S, R. None for real scans.
     """
-    path = truth / subject / f"{sequence}_dseg.nii.gz"
+    _, path = truth_files(truth, subject, sequence)
     return to_orientation(load(path)).data.astype(np.uint8) if path.exists() else None
 
 
 def read_sharp(truth: Path, subject: str, sequence: str) -> dict[int, Volume]:
-    """Read the sharp truth of a sequence's frames, where there is one.
-
-    Parameters
-    ----------
-    truth : Path
-        Folder with ``T01/active_run-01_frame-07_sharp.nii.gz`` etc., as a simulated cohort has it.
-    subject, sequence : str
+    """Read the sharp truth of a sequence's frames (``active_run-01_frame-07_sharp.nii.gz``).
 
     Returns
     -------
@@ -68,27 +69,14 @@ def read_sharp(truth: Path, subject: str, sequence: str) -> dict[int, Volume]:
         Axes P, S, R, on a part of the static scan's grid, in the frame's world and its units.
         Empty for real scans, whose truth nobody knows.
     """
-    pattern = re.compile(rf"{re.escape(sequence)}_frame-(\d+)_sharp\.nii\.gz")
-    folder = truth / subject
-    found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = pattern.fullmatch(path.name)
-        if match:
-            found[int(match[1])] = to_orientation(load(path))
-    return found
+    found = _read_all(truth / subject, rf"{re.escape(sequence)}_frame-(\d+)_sharp\.nii\.gz")
+    return {int(frame): volume for (frame,), volume in found.items()}
 
 
 def read_looks(truth: Path, subject: str, sequence: str) -> dict[tuple[int, str], Volume]:
-    """Read the frames of a sequence that were also taken in other ways, where there are any.
+    """Read frames that were also taken in other ways (``active_run-01_frame-04_look-t1.nii.gz``).
 
     Their true labels are those of the same frame, see `read_true_labels`.
-
-    Parameters
-    ----------
-    truth : Path
-        Folder with ``T01/active_run-01_frame-04_look-t1.nii.gz`` etc., as a simulated cohort has
-        it.
-    subject, sequence : str
 
     Returns
     -------
@@ -96,11 +84,54 @@ def read_looks(truth: Path, subject: str, sequence: str) -> dict[tuple[int, str]
         Axes P, S, R, on the frames' grid, in the frame's world and its units. Empty for real
         scans, which were taken once.
     """
-    pattern = re.compile(rf"{re.escape(sequence)}_frame-(\d+)_look-(.+)\.nii\.gz")
-    folder = truth / subject
-    found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = pattern.fullmatch(path.name)
-        if match:
-            found[int(match[1]), match[2]] = to_orientation(load(path))
-    return found
+    found = _read_all(truth / subject, rf"{re.escape(sequence)}_frame-(\d+)_look-(.+)\.nii\.gz")
+    return {(int(frame), look): volume for (frame, look), volume in found.items()}
+
+
+def _read_all(folder: Path, pattern: str) -> dict[tuple[str, ...], Volume]:
+    """Read the images of a folder, if there is one, by the groups of a pattern of their names."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    matches = [(path, re.fullmatch(pattern, path.name)) for path in paths]
+    return {match.groups(): to_orientation(load(path)) for path, match in matches if match}
+
+
+def bone_points(mask: NDArray[np.bool_], affine: ArrayLike) -> NDArray[np.float64]:
+    """Return world positions, shape (N, 3) mm, spread evenly over the voxels of a bone.
+
+    At most about 2000: a rigid motion needs no more to be measured.
+
+    Raises
+    ------
+    AnkleError
+        If the mask is empty.
+    """
+    voxels = np.argwhere(mask)
+    if len(voxels) == 0:
+        raise AnkleError("the error of a pose was asked for on an empty mask")
+    return apply(affine, voxels[:: max(1, len(voxels) // MAX_POINTS)])
+
+
+def tre_mm(pose: ArrayLike, truth: ArrayLike, points: NDArray[np.float64]) -> float:
+    """Return the target registration error: mean distance in mm between points moved by both.
+
+    Parameters
+    ----------
+    pose, truth : array, shape (4, 4)
+        Static world to frame world, RAS mm.
+    points : array, shape (N, 3)
+        Of the bone in the static world, see `bone_points`.
+    """
+    return float(np.linalg.norm(apply(pose, points) - apply(truth, points), axis=1).mean())
+
+
+def rotation_errors_deg(pose: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
+    """Return the rotation from the true to the estimated pose about left-right, A-P and S-I.
+
+    Returns
+    -------
+    array, shape (3,)
+        Components of the rotation vector in degrees, in the frame's world (see `AXES`); its
+        length is the angle of the whole error.
+    """
+    error = compose(pose, invert(truth))
+    return np.asarray(Rotation.from_matrix(error[:3, :3]).as_rotvec(degrees=True))

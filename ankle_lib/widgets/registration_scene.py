@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import Slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, compose, is_rigid, rigid, slice_direction
-from ankle_lib.registration.measures import bone_points, tre_mm
 from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
-from ankle_lib.registration.one_by_one import Agreement, agreement, cut_region
+from ankle_lib.registration.regions import Agreement, agreement, cut_region
 from ankle_lib.registration.register import register
+from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, to_orientation
 from ankle_lib.widgets.inputs import check_values, image_3d, masks_on, not_finite
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import middle_slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix
-from ankle_lib.registration.settings import Settings
+from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.inputs import colours_of
 from ankle_lib.widgets.message import Message

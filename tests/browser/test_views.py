@@ -28,7 +28,7 @@ ankle = toy_ankle()
 masks = {name: Volume(mask.data > 0, mask.affine) for name, mask in ankle.masks.items()}""",
     "viewer = VolumeViewer(ankle.static, masks)\nviewer",
     """\
-from ankle_lib.registration import moved_mask
+from ankle_lib.registration.moving import moved_mask
 shape, affine = ankle.sequence.shape, ankle.sequence.affine
 moved = {
     name: [moved_mask(mask, np.eye(4), shape, affine)] * 3 for name, mask in masks.items()
@@ -41,7 +41,7 @@ COURSE_CELLS = [
     """\
 from pathlib import Path
 from ankle_lib.patches import Item, PatchRule, zscore
-from ankle_lib.registration import Settings
+from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets import PatchExplorer, RegistrationTuner, TrainingMonitor
 from tests.registration.scene import scene, turned

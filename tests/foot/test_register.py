@@ -17,9 +17,8 @@ from ankle_lib.foot.register import (
 )
 from ankle_lib.geometry import apply, compose, rigid
 from ankle_lib.pose_files import FramePose, read_flirt, read_itk, read_transforms, write_transforms
-from ankle_lib.registration.high_resolution import bone_grid
-from ankle_lib.registration.measures import bone_points, tre_mm
-from ankle_lib.registration.moving import moved
+from ankle_lib.registration.moving import bone_grid, moved
+from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, load, resample, save, to_orientation
 from tests.toy_ankle import toy_ankle
 

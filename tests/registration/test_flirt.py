@@ -17,8 +17,7 @@ import pytest
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import compose, rigid
 from ankle_lib.registration import flirt
-from ankle_lib.registration.register import register
-from ankle_lib.registration.settings import Settings
+from ankle_lib.registration.register import Settings, register
 from tests.registration.scene import CENTRE, Scene, scene, turned
 
 STAND_IN = r'''
@@ -122,9 +121,8 @@ def test_a_bone_starts_at_the_pose_of_the_foot(
     fits = fitted(known, "talus", start[None, None])
     (seen,) = program.seen()
     assert without_folders(seen["options"]) == [
-        *("-in", "static.nii", "-ref", "frame-00.nii"),
-        *("-inweight", "talus_weights.nii", "-init", "frame-00_talus_init.mat"),
-        *("-dof", "6", "-nosearch"),
+        *("-in", "static.nii", "-ref", "frame-00.nii", "-dof", "6"),
+        *("-inweight", "talus_weights.nii", "-init", "frame-00_talus_init.mat", "-nosearch"),
         *("-omat", "frame-00_talus.mat", "-out", "frame-00_talus"),
     ]
     np.testing.assert_allclose(seen["in"], known.static.affine, atol=1e-4)

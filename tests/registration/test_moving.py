@@ -16,8 +16,8 @@ from ankle_lib.geometry import (
     slice_direction,
     world_to_voxel,
 )
-from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
-from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask, slice_average
+from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
+from ankle_lib.registration.truth import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume
 from tests.registration.scene import CENTRE, FRAME_SHAPE, Scene, oblique, scene, turned
 
@@ -39,14 +39,19 @@ def test_a_slice_average_is_a_centred_box() -> None:
     image = np.zeros((9, 9, 41), dtype=np.float32)
     image[4, 4, 20] = 1
     volume = Volume(image, np.diag([1.0, 1.0, 0.5, 1.0]))
-    line = slice_average(volume, (0, 0, 1), 8.0).data[4, 4]
+    line = moved(volume, np.eye(4), *volume.grid, slice_samples=32, across_mm=(0, 0, 8)).data[4, 4]
     places = np.arange(41)
     assert line.sum() == pytest.approx(1, abs=1e-5)
     assert (line @ places) / line.sum() == pytest.approx(20, abs=1e-4)  # no shift
     assert np.count_nonzero(line > 0.5 * line.max()) * 0.5 == pytest.approx(8, abs=0.5)
-    np.testing.assert_array_equal(slice_average(volume, (0, 0, 1), 0.0).data, image)
-    with pytest.raises(AnkleError, match="direction"):
-        slice_average(volume, (0, 0, 0), 8.0)
+    np.testing.assert_array_equal(moved(volume, np.eye(4), *volume.grid).data, image)
+
+
+def test_outside_an_image_is_nothing_or_its_border() -> None:
+    volume = Volume(np.full((4, 4, 4), 3.0), np.eye(4))
+    away = rigid((0, 0, 0), (0, 0, 20))
+    for fill, value in ((0.0, 0), (-1.0, -1), (None, 3)):
+        assert (moved(volume, away, *volume.grid, fill=fill).data == value).all()
 
 
 def test_a_moved_image_explains_the_frame_that_it_made(seen: Scene) -> None:

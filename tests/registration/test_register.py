@@ -12,14 +12,18 @@ from scipy.spatial.transform import RigidTransform
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import compose, rigid
-from ankle_lib.registration.measures import bone_points, rotation_errors_deg, tre_mm
-from ankle_lib.registration.multiresolution import _levels
-from ankle_lib.registration.one_by_one import agreement, cut_region
-from ankle_lib.registration.optimiser import turn_about
 from ankle_lib.registration.pyramid import fixed_frames
-from ankle_lib.registration.register import Registration, _out_of_line, register
-from ankle_lib.registration.settings import Resolution, Settings
+from ankle_lib.registration.regions import agreement, cut_region
+from ankle_lib.registration.register import (
+    Registration,
+    Resolution,
+    Settings,
+    _out_of_line,
+    register,
+)
+from ankle_lib.registration.search import levels_of, turn_about
 from ankle_lib.registration.similarity import Options, evaluate, select_points
+from ankle_lib.registration.truth import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume, to_orientation
 from tests.registration.scene import CENTRE, Scene, scene, turned
 
@@ -122,7 +126,8 @@ def at_a_pose(moving_bone: Scene):
     frames = fixed_frames(moving_bone.frames, "cpu")
     settings = Settings(resolutions=(Resolution(1.5, (1.0, 1.5), 9, 5),))
     pyramid = {1.5: frames}
-    *_, level = _levels(pyramid, moving_bone.static, moving_bone.weights, "talus", settings, "cpu")
+    region = cut_region(moving_bone.static, moving_bone.weights, "talus", 6)
+    *_, level = levels_of(pyramid, region, settings, "cpu")
     pose = moving_bone.truth[2] @ rigid((1.5, -1, 2), (0.5, 0.7, -0.4), CENTRE)
     inverse = torch.as_tensor(np.linalg.inv(pose))[None]
     points = select_points(level, torch.tensor([2]), inverse)

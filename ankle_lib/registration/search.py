@@ -4,14 +4,15 @@ Each region (a bone, or the whole foot) is cut out of the static scan and fitted
 one batch. Starts are turned about the left-right axis through the region's centre, since the
 ankle is nearly a hinge; at the coarsest level they compete, and the best one is refined. Where
 too little is explained afterwards, the fit is tried again from a wider grid of starts, and from
-the poses of the nearest frames that went well.
+the poses of the nearest frames that went well. Each fit is a Levenberg-Marquardt search for a
+rigid motion.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ankle_lib.registration.fits import Fits
-from ankle_lib.registration.optimiser import minimise, turn_about
 from ankle_lib.registration.pyramid import FixedFrames, Level, fixed_frames, moving_region
-from ankle_lib.registration.settings import Settings
-from ankle_lib.registration.similarity import Fit, Options
+from ankle_lib.registration.regions import Fits, Region, cut_region
+from ankle_lib.registration.register import Settings
+from ankle_lib.registration.similarity import Fit, Options, evaluate, select_points
 from ankle_lib.volume import Volume
 
 LEFT_RIGHT = (1.0, 0.0, 0.0)
@@ -41,6 +41,11 @@ RESELECT = 4
 """Steps after which the voxels that take part are chosen anew, at the coarsest level; later, poses
 hardly move any more."""
 
+FIRST_DAMPING = 1e-2
+SMALLEST_STEP_MM, LARGEST_STEP_MM = 0.02, 10.0
+ARM_MM = 25.0
+"""Typical distance of a bone's surface from its centre: turns steps in radians into mm."""
+
 
 def fit(
     fixed: Volume,
@@ -50,7 +55,7 @@ def fit(
     settings: Settings,
     device: str,
 ) -> Fits:
-    """Fit every region to every frame; arguments as in `register`."""
+    """Fit every region to every frame; arguments as in `register.register`."""
     begun = time.process_time()
     frames = fixed_frames(fixed, device)
     pyramid = {r.fixed_mm: frames.coarser(r.fixed_mm) for r in settings.resolutions}
@@ -59,15 +64,41 @@ def fit(
     for number, (name, soft) in enumerate(weights.items()):
         begun = time.process_time()
         inverse = torch.as_tensor(np.linalg.inv(start[:, number]), device=device)
-        levels = list(_levels(pyramid, moving, soft, name, settings, device))
-        inverse, found = _Search(levels, settings).run(inverse)
+        region = cut_region(moving, soft, name, frames.thickness_mm / 2 + 2.0)
+        search = _Search(levels_of(pyramid, region, settings, device), settings)
+        inverse, found = search.run(inverse)
         poses = torch.linalg.inv(inverse).cpu().numpy()
-        columns = [
-            part.cpu().double().numpy() for part in (found.correlation, found.cost, found.seen)
-        ]
+        scores = [x.cpu().double().numpy() for x in (found.correlation, found.cost, found.seen)]
         spent = (shared + time.process_time() - begun) / len(poses)
-        answers.append((poses, *columns, np.full(len(poses), spent)))
+        answers.append((poses, *scores, np.full(len(poses), spent)))
     return Fits(*(np.stack(parts, axis=1) for parts in zip(*answers, strict=True)))
+
+
+def levels_of(
+    pyramid: Mapping[float, FixedFrames], region: Region, settings: Settings, device: str
+) -> list[Level]:
+    """Return the levels of a region, coarsest first; ``pyramid`` has the frames by spacing.
+
+    All but the last are searched on a part of their voxels. Levels are left out at which the
+    region covers too many; a region for which only the coarsest is left starts on a part of it.
+    """
+    carried = moving_region(region, device)
+    volume = float(carried.weights.sum()) * abs(np.linalg.det(carried.affine[:3, :3]))
+    levels: list[Level] = []
+    for resolution in settings.resolutions:
+        frames = pyramid[resolution.fixed_mm]
+        n_points = int(volume / abs(np.linalg.det(frames.affine[:3, :3])))
+        if levels and n_points > settings.most_points:
+            break
+        samples = resolution.slice_samples if settings.slice_model else 1
+        coarser = carried.coarser(resolution.moving_mm)
+        levels.append(Level(frames, coarser, samples, resolution.iterations, n_points))
+    strides = [max(1, one.n_points // settings.search_points) for one in levels]
+    searched = [
+        replace(one, stride=stride, n_points=one.n_points // stride)
+        for one, stride in zip(levels, strides, strict=True)
+    ]
+    return [*(searched[:-1] or searched), levels[-1]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +165,7 @@ class _Search:
     def _minimise(
         self, level: Level, frame: Tensor, inverse: Tensor, iterations: int
     ) -> tuple[Tensor, Fit]:
-        """Run the optimiser in batches of bounded memory."""
+        """Run `minimise` in batches of bounded memory."""
         reselect = RESELECT if level is self.levels[0] else iterations
         options = Options(shading=self.settings.shading, weighted=self.settings.soft_weights)
         per_fit = level.n_points * level.slice_samples
@@ -143,8 +174,8 @@ class _Search:
             minimise(level, f, i, options, iterations=iterations, reselect=reselect)
             for f, i in zip(frame.split(at_once), inverse.split(at_once), strict=True)
         ]
-        fits = zip(*(part.__dict__.values() for _, part in parts), strict=True)
-        return torch.cat([i for i, _ in parts]), Fit(*(torch.cat(part) for part in fits))
+        inverses, fits = zip(*parts, strict=True)
+        return torch.cat(inverses), Fit(*map(torch.cat, zip(*fits, strict=True)))
 
 
 def _neighbours(found: Tensor, places: Tensor, good: Tensor) -> Tensor:
@@ -168,33 +199,84 @@ def _unusual_cost(costs: Tensor) -> float:
     return float(median + torch.minimum(three_sd + 0.02, 0.15 * (1 - median)))
 
 
-def _levels(
-    pyramid: Mapping[float, FixedFrames],
-    moving: Volume,
-    weights: NDArray[Any],
-    name: str,
-    settings: Settings,
-    device: str,
-) -> Iterator[Level]:
-    """Yield the levels of a region, coarsest first.
+def minimise(
+    level: Level,
+    frame: Tensor,
+    inverse: Tensor,
+    options: Options,
+    *,
+    iterations: int,
+    reselect: int,
+) -> tuple[Tensor, Fit]:
+    """Improve poses by damped Gauss-Newton steps; each of the N fits has its own damping.
 
-    All but the last are searched on a part of their voxels. Levels are left out at which the
-    region covers too many; a region for which only the coarsest is left starts on a part of it.
+    Parameters
+    ----------
+    frame : (N,) int tensor
+    inverse : (N, 4, 4) double tensor
+        Frame world to static world, where to start.
+    iterations : int
+        Steps at most; a fit stops when its step is shorter than 0.02 mm on the bone.
+    reselect : int
+        Steps after which the voxels that take part are chosen anew.
+
+    Returns
+    -------
+    inverse : (N, 4, 4) double tensor
+    fit : Fit
     """
-    margin = max(frames.thickness_mm for frames in pyramid.values()) / 2 + 2.0
-    region = moving_region(moving, weights, name, margin, device)
-    volume = float(region.weights.sum()) * abs(np.linalg.det(region.affine[:3, :3]))
-    levels: list[Level] = []
-    for resolution in settings.resolutions:
-        frames = pyramid[resolution.fixed_mm]
-        n_points = int(volume / abs(np.linalg.det(frames.affine[:3, :3])))
-        if levels and n_points > settings.most_points:
+    inverse = inverse.clone()
+    active = torch.arange(len(frame), device=frame.device)
+    damping = torch.full((len(frame),), FIRST_DAMPING, device=frame.device, dtype=torch.float64)
+    points = select_points(level, frame, inverse)
+    best = current = evaluate(level, points, inverse, options)
+    for step in range(iterations):
+        if step > 0 and step % reselect == 0:
+            points = select_points(level, frame[active], inverse[active])
+            current = evaluate(level, points, inverse[active], options)
+        motion = _step(current, damping[active])
+        trial = turn_about(level.moving.centre, motion) @ inverse[active]
+        tried = evaluate(level, points, trial, options)
+        gained = tried.cost < current.cost
+        inverse[active[gained]] = trial[gained]
+        current = current.replaced(gained, tried.take(gained))
+        factor = torch.where(gained, 0.2, 8.0).double()
+        damping[active] = (damping[active] * factor).clamp(1e-7, 1e4)
+        best = best.replaced(active, current)
+        moving = (_length_mm(motion) > SMALLEST_STEP_MM) & (damping[active] < 1e3)
+        if not bool(moving.any()):
             break
-        samples = resolution.slice_samples if settings.slice_model else 1
-        steps = resolution.iterations
-        level = Level(frames, region.coarser(resolution.moving_mm), samples, steps, n_points)
-        levels.append(level)
-    for level in levels[:-1] or levels:
-        stride = max(1, level.n_points // settings.search_points)
-        yield replace(level, stride=stride, n_points=level.n_points // stride)
-    yield levels[-1]
+        if not bool(moving.all()):
+            active, points, current = active[moving], points.take(moving), current.take(moving)
+    return inverse, best
+
+
+def turn_about(centre: object, motion: Tensor) -> Tensor:
+    """Return (N, 4, 4) matrices that turn about ``centre`` and then shift.
+
+    ``motion`` is (N, 6): a rotation vector in radians and a shift in mm.
+    """
+    middle = torch.as_tensor(centre, dtype=torch.float64, device=motion.device)
+    vector, shift = motion[:, :3].double(), motion[:, 3:].double()
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [zero, -z, y, z, zero, -x, -y, x, zero]
+    rotation = torch.linalg.matrix_exp(torch.stack(rows, -1).reshape(-1, 3, 3))
+    result = torch.eye(4, dtype=torch.float64, device=motion.device).repeat(len(motion), 1, 1)
+    result[:, :3, :3] = rotation
+    result[:, :3, 3] = middle + shift - rotation @ middle
+    return result
+
+
+def _step(fit: Fit, damping: Tensor) -> Tensor:
+    hessian = fit.hessian.double()
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    floor = diagonal.amax(-1, keepdim=True) * 1e-9 + 1e-12
+    damped = hessian + torch.diag_embed(diagonal * damping[:, None] + floor)
+    motion = torch.linalg.solve(damped, fit.descent.double())
+    return motion * (LARGEST_STEP_MM / _length_mm(motion).clamp_min(LARGEST_STEP_MM))[:, None]
+
+
+def _length_mm(motion: Tensor) -> Tensor:
+    """Return how far (N,) motions (N, 6) move the surface of a bone, about."""
+    return motion[:, :3].norm(dim=1) * ARM_MM + motion[:, 3:].norm(dim=1)

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ankle_lib import cache
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.quality.gate import fit_gate
 from ankle_lib.quality.registered import frame_path, read_registered
 from ankle_lib.quality.review_sheet import ReviewSheet
-from ankle_lib.registration import sequence
-from ankle_lib.registration.cohort import experiment, judge, register_cohort
+from ankle_lib.registration import every_sequence
+from ankle_lib.registration.every_sequence import (
+    COLUMNS,
+    Variant,
+    experiment,
+    judge,
+    register_cohort,
+    sequence_images,
+)
 from ankle_lib.registration.moving import moved_mask
-from ankle_lib.registration.sequence import COLUMNS, Variant, sequence_images
-from ankle_lib.registration.settings import Resolution, Settings
-from ankle_lib.registration.truth import TRUE_LABELS
+from ankle_lib.registration.register import Resolution, Settings
+from ankle_lib.registration.truth import TRUE_LABELS, truth_files
 from ankle_lib.volume import Volume, load, save
 from tests.registration.scene import scene, turned
 
@@ -128,26 +136,77 @@ def test_a_gate_rejects(registered: tuple[pd.DataFrame, Path], tmp_path: Path) -
     assert read_registered(tmp_path) == []
 
 
-def test_finished_sequences_are_not_done_again(
+@pytest.fixture
+def again(
     registered: tuple[pd.DataFrame, Path],
     cohort: tuple[CleanSubject, Path],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    subject, root = cohort
-    table, out = registered
+) -> Iterator[Callable[..., pd.DataFrame]]:
+    """Register the finished cohort again, where no registration is allowed."""
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("registered again")
 
-    monkeypatch.setattr(sequence, "register", never)
-    again = register_cohort(
-        [subject], out, masked=root / "02", truth=root / "truth", variant=VARIANT, n_jobs=1,
-        progress=False,
-    )  # fmt: skip
-    pd.testing.assert_series_equal(again["tre_mm"], table["tre_mm"])
-    other = dataclasses.replace(VARIANT, sigma_voxels=2.0)
+    def run(variant: Variant = VARIANT) -> pd.DataFrame:
+        subject, root = cohort
+        record.write_bytes(before)  # work that fails leaves none
+        return register_cohort(
+            [subject], registered[1], masked=root / "02", truth=root / "truth", variant=variant,
+            n_jobs=1, progress=False,
+        )  # fmt: skip
+
+    record = registered[1] / ".records" / f"T01_{SEQUENCE}.json"
+    before = record.read_bytes()
+    monkeypatch.setattr(every_sequence, "register", never)
+    yield run
+    record.write_bytes(before)
+
+
+def test_finished_sequences_are_not_done_again(
+    registered: tuple[pd.DataFrame, Path], again: Callable[..., pd.DataFrame]
+) -> None:
+    pd.testing.assert_frame_equal(again()[["tre_mm", "dice"]], registered[0][["tre_mm", "dice"]])
+
+
+def test_other_settings_are_registered_again(again: Callable[..., pd.DataFrame]) -> None:
+    settings = dataclasses.replace(VARIANT.settings, largest_cost=0.7)
+    for change in ({"sigma_voxels": 2.0}, {"settings": settings}):
+        with pytest.raises(AssertionError, match="registered again"):
+            again(dataclasses.replace(VARIANT, **change))
+
+
+def test_another_truth_is_measured_again(
+    cohort: tuple[CleanSubject, Path], again: Callable[..., pd.DataFrame]
+) -> None:
+    poses, labels = truth_files(cohort[1] / "truth", "T01", SEQUENCE)
+    before = poses.read_bytes(), labels.read_bytes()
+    poses.write_bytes(before[0] + b" ")
     with pytest.raises(AssertionError, match="registered again"):
-        register_cohort([subject], out, masked=root / "02", variant=other, n_jobs=1, progress=False)
+        again()
+    poses.write_bytes(before[0])
+    save(labels, load(labels).data[::-1], load(labels).affine)
+    with pytest.raises(AssertionError, match="registered again"):
+        again()
+    labels.write_bytes(before[1])
+    again()  # the old truth, the old answer
+
+
+@pytest.mark.parametrize(
+    "module", ["registration.every_sequence", "registration.register", "registration.truth",
+               "registration.similarity", "masking.bone_weights", "metrics"],
+)  # fmt: skip
+def test_changed_code_is_run_again(
+    again: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    source = cache._source
+
+    def changed(name: str) -> tuple[str, frozenset[str]]:
+        digest, used = source(name)
+        return digest + "x" * (name == f"ankle_lib.{module}"), used
+
+    monkeypatch.setattr(cache, "_source", changed)
+    with pytest.raises(AssertionError, match="registered again"):
+        again()
 
 
 def test_an_experiment_writes_nothing_and_can_start_off_the_truth(

@@ -1,0 +1,405 @@
+"""Chapter 03 over a clean cohort: every sequence registered, measured, judged and written.
+
+A sequence is one task: it runs in a process of its own, or on a cluster (see `parallel.run_all`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ankle_lib.cache import remembered
+from ankle_lib.files import write_csv
+from ankle_lib.geometry import arrival, part_of, rigid
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.metrics import dice
+from ankle_lib.parallel import run_all
+from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
+from ankle_lib.quality.gate import Gate
+from ankle_lib.quality.registered import frame_path
+from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet
+from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
+from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, weights_of
+from ankle_lib.registration.register import Registration, Settings, register
+from ankle_lib.registration.truth import (
+    AXES,
+    TRUE_LABELS,
+    TruePoses,
+    bone_points,
+    read_true_labels,
+    read_true_poses,
+    rotation_errors_deg,
+    tre_mm,
+    truth_files,
+)
+from ankle_lib.volume import Volume, load, save
+
+ERRORS = ("dice", "tre_mm", "rotation_error_deg", *(f"rotation_{axis}_deg" for axis in AXES))
+
+COLUMNS = (
+    "subject", "sequence", "frame", "bone", "engine", "correlation", *ERRORS[:3], "accepted",
+    "seconds", "cost", "seen", "reason", *ERRORS[3:], "speed_mm", "group",
+)  # fmt: skip
+"""Of ``registration.csv``. Dice, TRE and rotation errors are empty without truth; for the whole
+foot they are means over its bones. ``speed_mm`` is how far the bone's points move per frame."""
+
+SLICE_SAMPLES = 5
+AROUND_BONE_MM = 15.0
+"""Moved images end at this distance from the bone's box; farther away other bones move."""
+INTENSITY_STEP = 0.1
+"""Moved images are stored as int16 in steps of this size."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to register, for comparisons."""
+
+    settings: Settings = field(default_factory=Settings)
+    engine: str = "torch"
+    radius_voxels: Mapping[str, float] = field(default_factory=lambda: dict(RADIUS_VOXELS))
+    sigma_voxels: float = SIGMA_VOXELS
+    start_error: tuple[float, float] | None = None
+    """Bones start from poses that are off the truth by so many degrees about a random axis and so
+    many mm, instead of from the whole foot's pose; needs truth."""
+
+
+@dataclass(frozen=True)
+class SequenceTask:
+    """What a worker needs to know to register one sequence."""
+
+    subject: CleanSubject
+    sequence: str
+    variant: Variant
+    masked: Path
+    """Folder of chapter 02, for the foot masks of the static scans."""
+    truth: Path | None
+    device: str
+    out: Path | None = None
+    """Where to write; a comparison writes nothing."""
+
+    @property
+    def foot_mask(self) -> Path:
+        """File of the foot mask of the static scan."""
+        name = f"sub-{self.subject.code}"
+        return self.masked / name / f"{name}_static_desc-foot_mask.nii.gz"
+
+
+def register_cohort(
+    subjects: Sequence[CleanSubject],
+    out: Path,
+    *,
+    masked: Path,
+    truth: Path | None = None,
+    variant: Variant | None = None,
+    device: str = "cpu",
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Register every sequence, first the whole foot and from there its bones, and write it.
+
+    Files are, in ``out``, ``sub-T01/sub-T01_task-active_run-01_transforms.json`` and for every
+    frame and bone ``sub-T01/sub-T01_task-active_run-01_frame-07_label-talus_mask.nii.gz`` (the
+    moved mask, true where it fills half of a voxel) and the same with
+    ``_desc-moved_static.nii.gz`` (the static scan moved with the bone, averaged over the slice).
+    Sequences that an earlier, interrupted call has finished are not done again. Which
+    registrations to believe is for `judge` to say.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+        From `manifest.read_clean_cohort`.
+    masked : Path
+        Folder of chapter 02, for the foot masks of the static scans.
+    truth : Path, optional
+        Folder of the simulated cohort's truth (see `truth.truth_files`); read to evaluate only.
+    variant : Variant, optional
+        Engine, settings and weights.
+    device : str
+        ``"cpu"`` or ``"cuda"``; on a GPU one sequence at a time.
+    n_jobs : int, optional
+        Sequences at a time; one per processor core by default.
+
+    Returns
+    -------
+    DataFrame
+        Columns as in `COLUMNS`, ``accepted`` where no fit failed.
+
+    Examples
+    --------
+    >>> table = register_cohort(subjects, chapter.folder, masked=masked)
+    >>> table = judge(table, {"whole": gate, "bone": gate}, chapter.folder)
+    """
+    tasks = [
+        SequenceTask(subject, sequence, variant or Variant(), masked, truth, device, out)
+        for subject in subjects
+        for sequence in subject.sequences
+    ]
+    return pd.concat(_run(tasks, "registering", n_jobs, progress), ignore_index=True)
+
+
+def experiment(
+    subjects: Sequence[CleanSubject],
+    variants: Mapping[str, Variant],
+    *,
+    masked: Path,
+    truth: Path | None = None,
+    device: str = "cpu",
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Register the first sequence of some subjects in several ways; nothing is written.
+
+    Parameters
+    ----------
+    variants : mapping of name to Variant
+    subjects, masked, truth, device, n_jobs
+        As in `register_cohort`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``variant`` and those of `COLUMNS`.
+    """
+    tasks = [
+        SequenceTask(subject, next(iter(subject.sequences)), variant, masked, truth, device)
+        for subject in subjects
+        for variant in variants.values()
+    ]
+    tables = _run(tasks, "comparing", n_jobs, progress)
+    names = itertools.cycle(variants)
+    return pd.concat([t.assign(variant=next(names)) for t in tables], ignore_index=True)
+
+
+def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataFrame:
+    """Say which registrations to believe, and write all tables and the review sheet.
+
+    Accepted is what did not fail and passes the gate of its step. Written are
+    ``tables/registration.csv``, ``tables/gate.csv``, ``qc_sheet.csv`` (people's verdicts in it
+    stay) and the verdict in every ``transforms.json``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `register_cohort`.
+    gates : mapping
+        ``"whole"`` and ``"bone"`` to the gate of this step.
+    out : Path
+        Folder of the chapter.
+
+    Returns
+    -------
+    DataFrame
+        ``table`` with ``accepted`` set.
+    """
+    table = table.copy()
+    passed = np.zeros(len(table), dtype=bool)
+    for step, gate in gates.items():
+        chosen = (table["bone"] == WHOLE).to_numpy() == (step == "whole")
+        passed[chosen] = gate.passes(table.loc[chosen, "correlation"].to_numpy())
+    fits = table["reason"] == ""
+    table["accepted"] = passed & fits
+    table.loc[~passed & fits, "reason"] = "correlation below the gate"
+    for (subject, sequence), rows in table.groupby(["subject", "sequence"]):
+        path = transforms_path(out, subject, sequence)
+        verdicts = rows.set_index(["frame", "bone"])["accepted"]
+        poses = [
+            replace(pose, accepted=bool(verdicts[pose.frame, pose.bone]))
+            for pose in read_transforms(path)
+        ]
+        write_transforms(path, poses)
+    write_csv(out / "tables" / "registration.csv", table)
+    rows = [{"step": step} | asdict(gate) for step, gate in gates.items()]
+    first = ["dice_threshold", "correlation_threshold"]
+    write_csv(out / "tables" / "gate.csv", pd.DataFrame(rows).set_index(first).reset_index())
+    bones = table[table["bone"] != WHOLE]
+    sheet = bones[["subject", "sequence", "frame", "bone", "correlation"]].copy()
+    sheet["verdict"] = np.where(bones["accepted"], "accepted", "rejected")
+    sheet["note"] = bones["reason"]
+    ReviewSheet(out / SHEET_NAME).update(sheet)
+    return table
+
+
+def _run(
+    tasks: Sequence[SequenceTask], what: str, n_jobs: int | None, progress: bool
+) -> list[pd.DataFrame]:
+    at_once = 1 if any(task.device == "cuda" for task in tasks) else n_jobs
+    return run_all(
+        register_sequence, tasks, n_jobs=at_once, desc=what, unit="sequence", progress=progress
+    )
+
+
+def register_sequence(task: SequenceTask) -> pd.DataFrame:
+    """Return the rows of ``registration.csv`` for one sequence, and write its files.
+
+    What an earlier, interrupted call has finished is not done again.
+    """
+    if task.out is None:
+        return _work(task)
+    subject = task.subject
+    inputs = [subject.static, *subject.masks.values(), *subject.sequences[task.sequence]]
+    inputs.append(task.foot_mask)
+    if task.truth is not None:
+        inputs += truth_files(task.truth, subject.code, task.sequence)
+    settings = [subject.code, subject.group, task.sequence, task.variant, task.device, task.truth]
+    record = task.out / ".records" / f"{subject.code}_{task.sequence}.json"
+    return remembered(record, partial(_work, task), inputs=inputs, settings=settings)
+
+
+def sequence_images(
+    subject: CleanSubject, sequence: str
+) -> tuple[Volume, Volume, dict[str, Volume]]:
+    """Return frames (4D), static scan and bone masks of one sequence of a clean cohort."""
+    frames = [load(path) for path in subject.sequences[sequence]]
+    fixed = Volume(np.stack([frame.data for frame in frames], axis=-1), frames[0].affine)
+    masks = {bone: load(path) for bone, path in subject.masks.items()}
+    return fixed, load(subject.static), masks
+
+
+def transforms_path(out: Path, subject: str, sequence: str) -> Path:
+    """Return the file with the poses of a sequence."""
+    return out / f"sub-{subject}" / f"sub-{subject}_task-{sequence}_transforms.json"
+
+
+def _work(task: SequenceTask) -> pd.DataFrame:
+    fixed, static, masks = sequence_images(task.subject, task.sequence)
+    small = {bone: cut_to_mask(mask) for bone, mask in masks.items()}
+    points = {bone: bone_points(mask.data, mask.affine) for bone, mask in small.items()}
+    truth = _read_truth(task)
+    rows, poses = [], []
+    for found in _registrations(task, fixed, static, masks, truth, points):
+        for index, region in enumerate(found.regions):
+            bones = list(masks) if region == WHOLE else [region]
+            speeds = _speeds(found.poses[:, index], np.concatenate([points[b] for b in bones]))
+            for frame, pose in enumerate(found.poses[:, index]):
+                carried = {b: moved_mask(small[b], pose, *fixed.grid) for b in bones}
+                correlation = float(found.correlations[frame, index])
+                accepted = not found.failed[frame, index]
+                row = {
+                    "subject": task.subject.code,
+                    "sequence": task.sequence,
+                    "frame": frame,
+                    "bone": region,
+                    "engine": found.engine,
+                    "correlation": correlation,
+                    "accepted": accepted,
+                    "seconds": float(found.seconds[frame, index]),
+                    "cost": float(found.costs[frame, index]),
+                    "seen": float(found.seen[frame, index]),
+                    "reason": str(found.reasons[frame, index]),
+                    "speed_mm": speeds[frame],
+                    "group": task.subject.group,
+                }
+                rows.append(row | (truth.errors(frame, pose, carried, points) if truth else {}))
+                poses.append(FramePose(frame, region, pose, correlation, accepted))
+                if task.out and region != WHOLE:
+                    place = (task.out, task.subject.code, task.sequence, frame, region)
+                    _write_frame(place, pose, static, small[region], carried[region])
+    if task.out:
+        write_transforms(transforms_path(task.out, task.subject.code, task.sequence), poses)
+    numbers = dict.fromkeys(["correlation", *ERRORS, "speed_mm"], float)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(numbers)
+
+
+def _registrations(
+    task: SequenceTask,
+    fixed: Volume,
+    static: Volume,
+    masks: Mapping[str, Volume],
+    truth: _Truth | None,
+    points: Mapping[str, NDArray[np.float64]],
+) -> Iterator[Registration]:
+    """Yield the registration of the whole foot and that of its bones, or the latter alone."""
+    variant = task.variant
+    soft = weights_of(masks, variant.radius_voxels, variant.sigma_voxels)
+
+    def fit(
+        weights: Mapping[str, NDArray[np.float32]], start: NDArray[np.float64] | None = None
+    ) -> Registration:
+        options = {"engine": variant.engine, "device": task.device}
+        return register(fixed, static, weights, start=start, settings=variant.settings, **options)
+
+    if variant.start_error is not None and truth is not None:
+        yield fit(soft, start=truth.disturbed(points, *variant.start_error))
+        return
+    whole = fit({WHOLE: load(task.foot_mask).data.astype(np.float32)})
+    yield whole
+    yield fit(soft, start=whole.poses[:, 0])
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """True poses and labels of one sequence."""
+
+    poses: TruePoses
+    labels: NDArray[np.uint8]
+
+    def errors(
+        self,
+        frame: int,
+        pose: NDArray[np.float64],
+        carried: Mapping[str, Volume],
+        points: Mapping[str, NDArray[np.float64]],
+    ) -> dict[str, float]:
+        """Compare one pose and the masks that it carries with the truth; bones are averaged."""
+        rows = []
+        for bone, mask in carried.items():
+            true_pose = self.poses[frame][bone]
+            turned = rotation_errors_deg(pose, true_pose)
+            overlap = dice(mask.data, self.labels[..., frame] == TRUE_LABELS[bone])
+            tre = tre_mm(pose, true_pose, points[bone])
+            rows.append([overlap, tre, float(np.linalg.norm(turned)), *turned])
+        return dict(zip(ERRORS, np.mean(rows, axis=0).tolist(), strict=True))
+
+    def disturbed(
+        self, points: Mapping[str, NDArray[np.float64]], angle_deg: float, shift_mm: float
+    ) -> NDArray[np.float64]:
+        """Return start poses (F, R, 4, 4) off the truth, the same at every call."""
+        generator = np.random.default_rng(0)
+        starts = np.empty((len(self.poses), len(points), 4, 4))
+        for frame, true_poses in enumerate(self.poses):
+            for index, (bone, places) in enumerate(points.items()):
+                axis, shift = generator.normal(size=(2, 3))
+                axis *= angle_deg / np.linalg.norm(axis)
+                shift *= shift_mm / np.linalg.norm(shift)
+                starts[frame, index] = true_poses[bone] @ rigid(axis, shift, places.mean(axis=0))
+        return starts
+
+
+def _read_truth(task: SequenceTask) -> _Truth | None:
+    if task.truth is None:
+        return None
+    place = (task.truth, task.subject.code, task.sequence)
+    labels = read_true_labels(*place)
+    return None if labels is None else _Truth(read_true_poses(*place), labels)
+
+
+def _write_frame(
+    place: tuple[Path, str, str, int, str],
+    pose: NDArray[np.float64],
+    static: Volume,
+    bone: Volume,
+    carried: Volume,
+) -> None:
+    """Write the carried mask of a bone and the static scan moved with it (see `frame_path`)."""
+    save(frame_path(*place), carried.data, carried.affine)
+    box = arrival(bone.grid, pose, carried.grid, AROUND_BONE_MM)
+    shape, affine = part_of(box, carried.affine)
+    image = np.zeros(carried.shape, dtype=np.float32)
+    if min(shape) > 0:
+        image[box] = moved(static, pose, shape, affine, slice_samples=SLICE_SAMPLES).data
+    save(frame_path(*place, image=True), image, carried.affine, scale=INTENSITY_STEP)
+
+
+def _speeds(poses: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean distance (F,) in mm that points move from frame to frame, around each frame."""
+    if len(poses) < 2:
+        return np.full(len(poses), np.nan)
+    steps = np.array([tre_mm(a, b, points) for a, b in itertools.pairwise(poses)])
+    return np.concatenate([steps[:1], (steps[:-1] + steps[1:]) / 2, steps[-1:]])
