@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.phantom.anatomy import MEAN_CHILD, bone_distances
-from ankle_lib.phantom.cohort import draw_recipe, ideal_poses
+from ankle_lib.phantom.subjects import draw_recipe, ideal_poses
 
 DICE_MARK, RELATIVE_MARK = 0.90, 0.10
 GAP_MARKS_MM = {("talus", "tibia"): (1.0, 4.0), ("talus", "calcaneus"): (1.0, 4.0)}

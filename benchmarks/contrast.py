@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.manifest.document import load_manifest
-from ankle_lib.phantom.cohort import simulate
+from ankle_lib.phantom.simulate import simulate
 from ankle_lib.phantom.tissues import FFE, TISSUES, signal
 from ankle_lib.presets import PRESETS
 from ankle_lib.volume import load

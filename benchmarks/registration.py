@@ -26,7 +26,7 @@ from scipy import ndimage
 from ankle_lib import registration
 from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.masking.bone_weights import bone_weights, in_mm
-from ankle_lib.phantom import cohort
+from ankle_lib.phantom.simulate import simulate
 from ankle_lib.presets import get_preset
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS
 from ankle_lib.registration.register import Settings, register
@@ -62,7 +62,7 @@ def main() -> None:
 
     sizes = dataclasses.replace(get_preset(options.preset), subjects=(options.subject,))
     folder = options.cohort / options.preset / options.subject
-    cohort.simulate(sizes, folder, device=options.device)
+    simulate(sizes, folder, device=options.device)
     case = read_case(folder, options.subject)
     print(f"{options.preset} grid, {options.subject}: {case.frames.n_frames} frames x 3 bones")
     rows = []

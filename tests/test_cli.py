@@ -142,7 +142,7 @@ def test_simulate_passes_its_options(
         asked.append((preset.name, out, seed, device))
         return out / "manifest.yaml"
 
-    monkeypatch.setattr("ankle_lib.phantom.cohort.simulate", simulate)
+    monkeypatch.setattr("ankle_lib.phantom.simulate.simulate", simulate)
     options = ("--preset", "smoke", "--out", tmp_path, "--seed", "5", "--device", "cpu")
     status, out, _ = command("data", "simulate", *options)
     assert status == 0

@@ -19,11 +19,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ankle_lib.phantom import soft_tissue
+from ankle_lib.phantom import shapes as drawn
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import GROUPS, Joints, Pose
-from ankle_lib.phantom.shapes import Ellipsoid, rotation_matrix, smooth_union
-from ankle_lib.phantom.skeleton import GROUP_OF_BONE, SKELETON
+from ankle_lib.phantom.shapes import (
+    GROUP_OF_BONE,
+    SKELETON,
+    Cord,
+    Ellipsoid,
+    rotation_matrix,
+    smooth_union,
+)
 from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, signal
 
 MINIMUM_GAP_MM = 1.3
@@ -349,8 +355,8 @@ def _soft_tissue(
     del fibres, bundles, belly, skin, muscle
 
     for tissue, cords in (
-        ("tendon", (*soft_tissue.TENDONS, *soft_tissue.LIGAMENTS, soft_tissue.FASCIA)),
-        ("vessel", soft_tissue.VESSELS),
+        ("tendon", (*drawn.TENDONS, *drawn.LIGAMENTS, drawn.FASCIA)),
+        ("vessel", drawn.VESSELS),
     ):
         for cord in cords:
             _paint_cord(soft, cord, warp, tissue)
@@ -363,7 +369,7 @@ def _skin_distance(grid: Field, child: Child, warp: _Warp, distances: dict[str, 
     """Skin drawn by hand, and at least the fat's depth over every bone."""
     points = grid.points()
     thickness = child.fat_mm - MEAN_CHILD.fat_mm
-    skin = warp.distance(points, soft_tissue.SKIN, blend_mm=5.0) - thickness
+    skin = warp.distance(points, drawn.SKIN, blend_mm=5.0) - thickness
     for field in distances.values():
         block = grid.block(field.low, field.high)
         covered = field.sample(points[block], outside="border")[0] - (child.fat_mm + 1.5)
@@ -373,7 +379,7 @@ def _skin_distance(grid: Field, child: Child, warp: _Warp, distances: dict[str, 
 
 def _muscle_distance(grid: Field, skin: Tensor, child: Child, warp: _Warp) -> Tensor:
     """Muscles, kept a fat's depth under the skin."""
-    muscle = warp.distance(grid.points(), soft_tissue.MUSCLES, blend_mm=1.0)
+    muscle = warp.distance(grid.points(), drawn.MUSCLES, blend_mm=1.0)
     return torch.maximum(muscle, skin + child.fat_mm)
 
 
@@ -390,7 +396,7 @@ def _paint(
         target += coverage * (signal(TISSUES[tissue], contrast) * texture - target)
 
 
-def _paint_cord(soft: Field, cord: soft_tissue.Cord, warp: _Warp, tissue: str) -> None:
+def _paint_cord(soft: Field, cord: Cord, warp: _Warp, tissue: str) -> None:
     reach = cord.radius_mm * max(cord.flatness, 1.0) + 3.0
     scale = warp.scale.cpu()
     for start, end in itertools.pairwise(cord.points):

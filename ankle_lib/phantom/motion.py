@@ -16,12 +16,10 @@ from torch import Tensor
 
 from ankle_lib.motion_fields import flow_back
 from ankle_lib.phantom.fields import Field
+from ankle_lib.phantom.shapes import REFERENCE_DORSIFLEXION_DEG
 
 GROUPS = ("tibia", "talus", "calcaneus", "forefoot")
 """What moves as one: tibia with fibula, talus, calcaneus, and all bones in front of these."""
-
-REFERENCE_DORSIFLEXION_DEG = -25.0
-"""Dorsiflexion of the reference pose: the mean shapes lie in plantarflexion."""
 
 FOREFOOT_SHARE = 0.85
 """Share of the subtalar turn that the forefoot takes: the transverse tarsal joint gives way."""

@@ -21,6 +21,9 @@ from ankle_lib.phantom.anatomy import Anatomy, Bone
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, flow_to_reference
 
+Grid = tuple[tuple[int, int, int], NDArray[np.float64]]
+"""Shape, and affine (4, 4) from voxel to world RAS in mm."""
+
 BONE_LABELS = {"calcaneus": 1, "talus": 2, "tibia": 3}
 FOOT_LABEL = 4
 """Label of everything inside the skin that is none of the three bones."""
@@ -117,12 +120,7 @@ class Rendering:
 
 
 def render(
-    anatomy: Anatomy,
-    pose: Pose,
-    placement: NDArray[np.float64],
-    affine: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    contrast: str,
+    anatomy: Anatomy, pose: Pose, placement: NDArray[np.float64], grid: Grid, contrast: str
 ) -> Rendering:
     """Evaluate a posed anatomy on a grid of world points.
 
@@ -130,27 +128,23 @@ def render(
     ----------
     placement : (4, 4)
         Reference frame → world RAS, mm; mirrors for a right foot.
-    affine : (4, 4)
-        Voxel → world RAS, mm.
+    grid : Grid
     contrast : "static" or "dynamic"
     """
+    shape, affine = grid
     planes = max(2, MAX_VOXELS // (shape[0] * shape[1]))
-    if shape[2] > planes:
-        return _render_in_parts(anatomy, pose, placement, affine, shape, contrast, planes)
-    to_reference = np.linalg.inv(placement) @ affine
-    coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, shape)
-    # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
-    channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
-    soft = anatomy.soft.picked(channels).sample_normalised(coordinates)
-    del coordinates
-    inside, signal = soft
-    bones = torch.zeros(len(BONE_LABELS), *shape, device=signal.device)
-    for bone in anatomy.bones.values():
-        to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
-        _lay_bone(bone, to_bone, channels, signal, inside)
-        if bone.name in BONE_LABELS:
-            _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
-    return Rendering(signal, inside, bones, jacobian)
+    parts = []
+    for first in range(0, shape[2], planes):
+        offset = np.eye(4)
+        offset[2, 3] = first
+        to_reference = np.linalg.inv(placement) @ (affine @ offset)
+        part = (shape[0], shape[1], min(planes, shape[2] - first))
+        parts.append(_render_part(anatomy, pose, to_reference, part, contrast))
+    signal, inside, bones = (
+        torch.cat([getattr(part, name) for part in parts], dim=-1)
+        for name in ("signal", "inside", "bones")
+    )
+    return Rendering(signal, inside, bones, min(part.smallest_jacobian for part in parts))
 
 
 def mark(
@@ -158,10 +152,10 @@ def mark(
     group: str,
     pose: Pose,
     placement: NDArray[np.float64],
-    affine: NDArray[np.float64],
-    shape: tuple[int, int, int],
+    grid: Grid,
 ) -> Tensor:
     """Inside (1) or outside (0) of a surface that moves with a group of bones, on a world grid."""
+    shape, affine = grid
     mask = torch.zeros(shape, device=distance.values.device)
     _mark(distance, np.linalg.inv(placement @ pose.matrix(group)) @ affine, mask)
     return mask
@@ -169,12 +163,11 @@ def mark(
 
 def thick(rendering: Rendering, samples_per_slice: int) -> Rendering:
     """Average the planes of each slice: the slice profile is a box."""
-    return Rendering(
-        _through_slices(rendering.signal, samples_per_slice),
-        _through_slices(rendering.inside, samples_per_slice),
-        _through_slices(rendering.bones, samples_per_slice),
-        rendering.smallest_jacobian,
+    signal, inside, bones = (
+        values.unflatten(-1, (-1, samples_per_slice)).mean(-1)
+        for values in (rendering.signal, rendering.inside, rendering.bones)
     )
+    return Rendering(signal, inside, bones, rendering.smallest_jacobian)
 
 
 def image_static(
@@ -234,8 +227,7 @@ def image_frames(
 def image_sharp(
     rendering: Rendering,
     affine: NDArray[np.float64],
-    image_affine: NDArray[np.float64],
-    image_shape: tuple[int, int, int],
+    frame_grid: Grid,
     coil: Coil,
     gain: float,
 ) -> Tensor:
@@ -251,9 +243,10 @@ def image_sharp(
         In the dynamic contrast.
     affine : (4, 4)
         Of the rendering's grid, to world RAS, mm.
-    image_affine, image_shape
-        Grid of the frames: the coil is fixed to it.
+    frame_grid : Grid
+        Of the frames: the coil is fixed to it.
     """
+    image_shape, image_affine = frame_grid
     to_image = np.linalg.inv(image_affine) @ affine
     sizes = np.linalg.norm(image_affine[:3, :3], axis=0)
     to_image[:3, 3] -= (np.array(image_shape) - 1) / 2
@@ -286,11 +279,12 @@ def draw_coil(
     return Coil(centre, scanner.shading, coil.sensitivity(_axes_mm(inside, voxel_mm))[body].mean())
 
 
-def slice_planes(affine: NDArray[np.float64], samples_per_slice: int) -> NDArray[np.float64]:
-    """Affine (4, 4) of a grid with ``samples_per_slice`` planes evenly across each slice."""
+def slice_planes(grid: Grid, samples_per_slice: int) -> Grid:
+    """Return the grid with ``samples_per_slice`` planes evenly across each slice."""
+    (i, j, k), affine = grid
     within = np.diag([1, 1, 1 / samples_per_slice, 1])
     within[2, 3] = 0.5 / samples_per_slice - 0.5
-    return affine @ within
+    return (i, j, k * samples_per_slice), affine @ within
 
 
 def labels(rendering: Rendering) -> NDArray[np.uint8]:
@@ -302,27 +296,25 @@ def labels(rendering: Rendering) -> NDArray[np.uint8]:
     return array
 
 
-def _render_in_parts(
+def _render_part(
     anatomy: Anatomy,
     pose: Pose,
-    placement: NDArray[np.float64],
-    affine: NDArray[np.float64],
+    to_reference: NDArray[np.float64],
     shape: tuple[int, int, int],
     contrast: str,
-    planes: int,
 ) -> Rendering:
-    parts = []
-    for first in range(0, shape[2], planes):
-        offset = np.eye(4)
-        offset[2, 3] = first
-        part = (shape[0], shape[1], min(planes, shape[2] - first))
-        parts.append(render(anatomy, pose, placement, affine @ offset, part, contrast))
-    return Rendering(
-        torch.cat([part.signal for part in parts], dim=-1),
-        torch.cat([part.inside for part in parts], dim=-1),
-        torch.cat([part.bones for part in parts], dim=-1),
-        min(part.smallest_jacobian for part in parts),
-    )
+    coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, shape)
+    # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
+    channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
+    inside, signal = anatomy.soft.picked(channels).sample_normalised(coordinates)
+    del coordinates
+    bones = torch.zeros(len(BONE_LABELS), *shape, device=signal.device)
+    for bone in anatomy.bones.values():
+        to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
+        _lay_bone(bone, to_bone, channels, signal, inside)
+        if bone.name in BONE_LABELS:
+            _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
+    return Rendering(signal, inside, bones, jacobian)
 
 
 def _soft_coordinates(
@@ -393,11 +385,6 @@ def _bone_coordinates(
     )
     block = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
     return (block[0], block[1], block[2]), coordinates
-
-
-def _through_slices(values: Tensor, samples_per_slice: int) -> Tensor:
-    """Mean over the planes of each slice: (X, Y, Z·samples) → (X, Y, Z)."""
-    return values.unflatten(-1, (-1, samples_per_slice)).mean(-1)
 
 
 def _lines_in_time(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:

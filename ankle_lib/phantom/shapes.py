@@ -1,8 +1,9 @@
-"""Bones as smooth unions of ellipsoids: the mean child's calcaneus, talus and distal tibia.
+"""Shapes of the mean child: every bone, skin, muscles, tendons and vessels.
 
-The tables below were fitted by ``benchmarks/fit_bones.py`` to the children's mean bone shapes of
-the LaTIM (GitHub ``rousseau/dynMRI``, folder ``deformity_analysis``, licence CeCILL-B); the masks
-themselves are not part of this package. ``benchmarks/anatomy.py`` measures how close they come.
+Bones are smooth unions of ellipsoids. The tables of calcaneus, talus and distal tibia were fitted
+by ``benchmarks/fit_bones.py`` to the children's mean bone shapes of the LaTIM (GitHub
+``rousseau/dynMRI``, folder ``deformity_analysis``, licence CeCILL-B); the masks themselves are not
+part of this package. ``benchmarks/anatomy.py`` measures how close they come.
 
 Reference frame: a **left** foot, right-handed, in millimetres. x points right, which on a left
 foot is medial; y points anterior; z points superior. The axes are those of the template's array,
@@ -13,14 +14,23 @@ pose, with the foot plantarflexed by 20 to 25 degrees against the shank.
 The template's tibia ends at z = 36 mm, some 32 mm above its plafond. The shaft above it is an
 **extrapolation**: the last whole cross-section, carried on along z and tapering to a diaphysis
 21.5 mm thick, up to z = 140 mm; higher up it thins out and ends near z = 210 mm.
+
+What no public template gives is drawn by hand around these three, from textbook proportions for a
+child of ten and a half years, in *foot coordinates*: x medial, a along the sole towards the toes,
+d dorsal, in mm from the talar dome. The sole lies ``REFERENCE_DORSIFLEXION_DEG`` below the
+horizontal in the reference frame.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+REFERENCE_DORSIFLEXION_DEG = -25.0
+"""Dorsiflexion of the reference pose: the mean shapes lie in plantarflexion."""
 
 BLEND_MM = 1.0
 """Softness of the union: where two equal distances meet, the surface moves out by 0.69 of this."""
@@ -29,6 +39,8 @@ CHUNK_POINTS = 1 << 16
 """Points that a processor evaluates at a time: few enough to stay in its cache."""
 
 TINY = 1e-12
+
+Millimetres = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,15 @@ class Ellipsoid:
     """Semi-axes, along the ellipsoid's own x, y and z."""
     rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Rotation vector (axis times angle) that turns the ellipsoid's own axes into the frame's."""
+
+
+@dataclass(frozen=True)
+class Cord:
+    """A tube along a line of points in mm; ``flatness`` > 1 makes it a band, wide along x."""
+
+    points: tuple[Millimetres, ...]
+    radius_mm: float
+    flatness: float = 1.0
 
 
 def smooth_union(
@@ -129,6 +150,45 @@ def _tensors(
     )
 
 
+def foot_point(x: float, a: float, d: float) -> Millimetres:
+    """Foot coordinates in mm → reference frame (x medial, y anterior, z superior) in mm."""
+    pitch = math.radians(REFERENCE_DORSIFLEXION_DEG)
+    cos, sin = math.cos(pitch), math.sin(pitch)
+    return (x, a * cos - d * sin, a * sin + d * cos)
+
+
+def foot_ellipsoid(centre: Millimetres, radii: Millimetres) -> Ellipsoid:
+    """An ellipsoid with its axes along x, a and d."""
+    return Ellipsoid(foot_point(*centre), radii, (REFERENCE_DORSIFLEXION_DEG, 0.0, 0.0))
+
+
+def rod(start: Millimetres, end: Millimetres, radius_mm: float) -> Ellipsoid:
+    """A long ellipsoid in the reference frame from ``start`` to ``end``."""
+    axis = [b - a for a, b in zip(start, end, strict=True)]
+    length = math.hypot(*axis)
+    centre = _between(start, end, 0.5)
+    # Rotation vector that turns z onto the axis: about z × axis.
+    angle = math.degrees(math.acos(axis[2] / length))
+    norm = math.hypot(axis[0], axis[1]) or 1.0
+    rotation = (-axis[1] / norm * angle, axis[0] / norm * angle, 0.0)
+    return Ellipsoid(centre, (radius_mm, radius_mm, 0.55 * length), rotation)
+
+
+def _between(start: Millimetres, end: Millimetres, share: float) -> Millimetres:
+    x, y, z = (a + share * (b - a) for a, b in zip(start, end, strict=True))
+    return (x, y, z)
+
+
+def _metatarsal(base: Millimetres, head: Millimetres, width_mm: float) -> tuple[Ellipsoid, ...]:
+    third = _between(base, head, 1 / 3)
+    return (
+        foot_ellipsoid(base, (0.95 * width_mm, 1.3 * width_mm, 1.2 * width_mm)),
+        rod(foot_point(*base), foot_point(*head), 0.75 * width_mm),
+        rod(foot_point(*third), foot_point(*head), 0.7 * width_mm),
+        foot_ellipsoid(head, (width_mm, 1.15 * width_mm, 1.1 * width_mm)),
+    )
+
+
 # centre_mm, radii_mm, rotation_deg of each ellipsoid.
 CALCANEUS: tuple[Ellipsoid, ...] = (
     Ellipsoid((-2.1, -11.8, -37.9), (15.8, 12.2, 7.1), (-21, -32, 31)),
@@ -195,3 +255,120 @@ TIBIA: tuple[Ellipsoid, ...] = (
     Ellipsoid((7.2, -1.9, 138.2), (9.1, 10.9, 71.6), (0, 1, 89)),
 )
 """The distal tibia with plafond and medial malleolus; the last two rows are mostly shaft."""
+
+FIBULA = (
+    Ellipsoid((-25.5, -5.0, -12.0), (5.5, 8.0, 15.0), (0.0, -4.0, 0.0)),
+    Ellipsoid((-24.0, -7.0, 4.0), (6.0, 7.5, 15.0), (0.0, 8.0, 0.0)),
+    rod((-22.5, -8.5, 5.0), (-17.0, -10.0, 62.0), 5.4),
+    rod((-18.5, -10.0, 40.0), (-14.0, -11.0, 135.0), 5.2),
+)
+NAVICULAR = (
+    foot_ellipsoid((7.0, 43.0, -17.0), (15.0, 6.5, 11.0)),
+    foot_ellipsoid((17.0, 42.0, -20.0), (6.5, 6.0, 7.5)),
+)
+CUBOID = (
+    foot_ellipsoid((-14.0, 37.0, -32.5), (11.0, 12.0, 10.0)),
+    foot_ellipsoid((-12.0, 43.0, -30.0), (9.5, 9.0, 9.5)),
+)
+MEDIAL_CUNEIFORM = (foot_ellipsoid((17.5, 59.0, -22.0), (7.0, 11.0, 12.5)),)
+INTERMEDIATE_CUNEIFORM = (foot_ellipsoid((6.0, 56.5, -14.5), (6.5, 8.0, 9.5)),)
+LATERAL_CUNEIFORM = (foot_ellipsoid((-4.5, 58.0, -18.0), (6.3, 10.0, 9.5)),)
+
+SKELETON: dict[str, tuple[Ellipsoid, ...]] = {
+    "talus": TALUS,
+    "tibia": TIBIA,
+    "calcaneus": CALCANEUS,
+    "fibula": FIBULA,
+    "navicular": NAVICULAR,
+    "cuboid": CUBOID,
+    "medial_cuneiform": MEDIAL_CUNEIFORM,
+    "intermediate_cuneiform": INTERMEDIATE_CUNEIFORM,
+    "lateral_cuneiform": LATERAL_CUNEIFORM,
+    "metatarsal_1": _metatarsal((19.5, 77.0, -25.0), (24.0, 120.0, -43.0), 7.6),
+    "metatarsal_2": _metatarsal((8.0, 73.0, -17.0), (13.0, 126.0, -41.0), 5.4),
+    "metatarsal_3": _metatarsal((-3.5, 75.0, -21.0), (2.0, 121.0, -42.0), 5.2),
+    "metatarsal_4": _metatarsal((-13.5, 62.0, -28.0), (-9.0, 114.0, -44.0), 5.2),
+    "metatarsal_5": _metatarsal((-25.0, 58.0, -36.0), (-20.0, 106.0, -47.0), 5.6),
+}
+"""Every bone, each giving way to the ones before it where two come too close."""
+
+GROUP_OF_BONE = {
+    bone: {"talus": "talus", "tibia": "tibia", "fibula": "tibia", "calcaneus": "calcaneus"}.get(
+        bone, "forefoot"
+    )
+    for bone in SKELETON
+}
+"""Which group of :data:`ankle_lib.phantom.motion.GROUPS` each bone moves with."""
+
+SKIN = (
+    Ellipsoid((1.0, -10.0, 125.0), (29.5, 35.0, 75.0)),
+    Ellipsoid((1.0, -11.5, 66.0), (25.0, 31.0, 60.0)),
+    Ellipsoid((1.0, -6.0, 22.0), (26.5, 26.5, 43.5)),
+    Ellipsoid((0.0, -3.0, -12.0), (31.5, 27.5, 32.5)),
+    Ellipsoid((-1.0, -37.0, -31.0), (22.5, 31.0, 26.0)),
+    Ellipsoid((-1.0, -42.5, 8.0), (10.5, 14.5, 48.5)),
+    foot_ellipsoid((-3.0, 25.0, -39.0), (28.5, 50.5, 24.0)),
+    foot_ellipsoid((0.0, 62.0, -32.0), (32.5, 40.5, 20.5)),
+    foot_ellipsoid((2.0, 100.0, -41.0), (34.5, 32.5, 13.5)),
+    foot_ellipsoid((4.0, 128.0, -46.0), (29.5, 20.5, 8.0)),
+)
+MUSCLES = (
+    # Soleus and gastrocnemius, deep flexors, extensors, peroneals.
+    Ellipsoid((2.0, -27.0, 108.0), (26.0, 15.5, 78.0)),
+    Ellipsoid((-1.0, -18.5, 66.0), (16.0, 9.5, 70.0)),
+    Ellipsoid((6.0, -20.5, 22.0), (10.0, 6.5, 34.0)),
+    Ellipsoid((-7.0, 14.0, 86.0), (14.0, 9.5, 72.0)),
+    Ellipsoid((-21.0, -19.0, 66.0), (8.0, 9.0, 72.0)),
+    # The sole: short flexors, abductors of the great and the little toe; between the metatarsals.
+    foot_ellipsoid((1.0, 34.0, -56.0), (15.0, 46.0, 8.5)),
+    foot_ellipsoid((4.0, 32.0, -46.0), (12.0, 34.0, 6.0)),
+    foot_ellipsoid((22.0, 22.0, -47.0), (7.0, 44.0, 10.0)),
+    foot_ellipsoid((-25.0, 18.0, -50.0), (7.0, 48.0, 8.5)),
+    foot_ellipsoid((3.0, 94.0, -42.0), (24.0, 26.0, 9.0)),
+    # Short extensors on the back of the foot.
+    foot_ellipsoid((-14.0, 42.0, -16.0), (10.0, 20.0, 5.5)),
+)
+TENDONS = (
+    Cord(((4.0, -33.0, 125.0), (2.0, -37.0, 62.0), (0.0, -46.0, 18.0), (-2.0, -58.0, -18.0),
+          (-2.0, -61.0, -32.0)), 3.2, 2.2),
+    Cord(((0.0, 20.0, 120.0), (6.0, 22.0, 40.0), (14.0, 25.0, -2.0), (19.0, 40.0, -30.0),
+          (23.0, 45.0, -45.0)), 2.6),
+    Cord(((-2.0, 21.0, 110.0), (4.0, 23.0, 30.0), (8.0, 29.0, -8.0), (16.0, 60.0, -42.0),
+          (22.0, 92.0, -72.0)), 2.0),
+    Cord(((-8.0, 21.0, 110.0), (-4.0, 23.0, 25.0), (-5.0, 31.0, -12.0), (-4.0, 58.0, -44.0),
+          (0.0, 92.0, -76.0)), 2.0, 2.0),
+    Cord(((-25.0, -16.0, 90.0), (-27.0, -17.0, 10.0), (-27.0, -16.0, -18.0), (-26.0, -6.0, -34.0),
+          (-25.0, 12.0, -46.0), (-24.0, 30.0, -58.0)), 2.6),
+    Cord(((14.0, -16.0, 70.0), (23.0, -15.0, 8.0), (27.0, -8.0, -12.0), (25.0, 10.0, -27.0),
+          (20.0, 30.0, -38.0)), 2.5),
+    Cord(((10.0, -20.0, 60.0), (18.0, -20.0, 6.0), (22.0, -10.0, -20.0), (20.0, 10.0, -42.0)), 2.0),
+    Cord(((0.0, -20.0, 50.0), (4.0, -21.0, 0.0), (9.0, -17.0, -20.0), (14.0, 2.0, -35.0),
+          (15.0, 32.0, -58.0)), 2.4),
+)  # fmt: skip
+"""Achilles, tibialis anterior, long extensors of the great toe and of the toes, peroneals,
+tibialis posterior, long flexor of the toes, long flexor of the great toe."""
+
+LIGAMENTS = (
+    Cord(((22.0, 3.0, -8.0), (17.0, -8.0, -19.0)), 1.8, 1.5),
+    Cord(((-24.0, 2.0, -18.0), (-15.0, 14.0, -24.0)), 1.4),
+    Cord(((-25.0, -7.0, -24.0), (-20.0, -15.0, -36.0)), 1.4),
+    Cord(((14.0, 0.0, -28.0), (16.0, 28.0, -40.0)), 2.0),
+    Cord(((0.0, 3.0, -27.0), (-3.0, 6.0, -36.0)), 2.2),
+    Cord(((-5.0, -22.0, -50.0), (-12.0, 24.0, -56.0)), 1.8, 3.0),
+)
+"""Deltoid, anterior talofibular, calcaneofibular, spring, interosseous talocalcaneal and long
+plantar."""
+
+FASCIA = Cord(
+    tuple(foot_point(*p) for p in ((0.0, -18.0, -63.0), (1.0, 35.0, -66.0), (3.0, 108.0, -55.0))),
+    1.3,
+    7.0,
+)
+VESSELS = (
+    Cord(((10.0, -24.0, 120.0), (15.0, -23.0, 50.0), (20.0, -22.0, 4.0), (20.0, -12.0, -26.0),
+          (13.0, 12.0, -50.0)), 1.8),
+    Cord(((-2.0, 8.0, 120.0), (1.0, 20.0, 20.0), (2.0, 31.0, -14.0), (8.0, 60.0, -44.0)), 1.2),
+    Cord(((26.0, 2.0, 120.0), (29.0, 8.0, 20.0), (28.0, 18.0, -8.0)), 1.5),
+    Cord(((-20.0, -38.0, 120.0), (-20.0, -36.0, 40.0), (-25.0, -22.0, -10.0)), 1.4),
+)  # fmt: skip
+"""Posterior tibial, anterior tibial, great saphenous and small saphenous."""

@@ -260,7 +260,7 @@ class Place:
             return
         # imported here: a chapter runs again if a module changes that it imports, and chapters
         # depend on the phantom's files, not on its code
-        from ankle_lib.phantom.cohort import simulate
+        from ankle_lib.phantom.simulate import simulate
 
         folder = self.cohort_manifest.parent
         if not self.cohort_manifest.exists():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ankle_lib.phantom.anatomy import Anatomy, build
-from ankle_lib.phantom.cohort import SUBJECTS, Recipe, draw_recipe, ideal_poses
 from ankle_lib.phantom.motion import Pose
-from ankle_lib.phantom.skeleton import SKELETON
+from ankle_lib.phantom.shapes import SKELETON
+from ankle_lib.phantom.subjects import SUBJECTS, Recipe, draw_recipe, ideal_poses
 
 JOINTS_OF_THE_ANKLE = (("tibia", "talus"), ("talus", "calcaneus"), ("talus", "fibula"))
 

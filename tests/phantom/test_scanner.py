@@ -10,7 +10,7 @@ from scipy import ndimage
 from ankle_lib.geometry import rigid
 from ankle_lib.phantom import scanner
 from ankle_lib.phantom.anatomy import Anatomy, build
-from ankle_lib.phantom.cohort import Recipe, draw_recipe
+from ankle_lib.phantom.subjects import Recipe, draw_recipe
 
 SHAPE, VOXEL_MM = (64, 64, 5), (1.6, 1.6, 8.0)
 
@@ -37,10 +37,10 @@ def test_the_sharp_truth_averaged_over_slices_is_the_frame_without_noise(
     pose, place, affine = recipe.pose(-5.0), np.eye(4), image_grid()
 
     def rendered(grid: np.ndarray, shape: tuple[int, int, int]) -> scanner.Rendering:
-        return scanner.render(anatomy, pose, place, grid, shape, "dynamic")
+        return scanner.render(anatomy, pose, place, (shape, grid), "dynamic")
 
-    planes = scanner.slice_planes(affine, 8)
-    thick = scanner.thick(rendered(planes, (*SHAPE[:2], SHAPE[2] * 8)), 8)
+    shape, planes = scanner.slice_planes((SHAPE, affine), 8)
+    thick = scanner.thick(rendered(planes, shape), 8)
     generator = torch.Generator().manual_seed(1)
     coil = scanner.draw_coil(thick.inside, VOXEL_MM, quiet, generator)
     given = (VOXEL_MM, np.array([0.9]), coil, generator, quiet)
@@ -49,7 +49,7 @@ def test_the_sharp_truth_averaged_over_slices_is_the_frame_without_noise(
     grid = rigid((-7, 3, 2), (0, 0, 0)) @ np.diag([0.8, 0.8, 0.8, 1.0])
     shape = (60, 150, 130)
     grid[:3, 3] = [0, 0, -25] - grid[:3, :3] @ ((np.array(shape) - 1) / 2)
-    sharp = scanner.image_sharp(rendered(grid, shape), grid, affine, SHAPE, coil, 0.9).numpy()
+    sharp = scanner.image_sharp(rendered(grid, shape), grid, (SHAPE, affine), coil, 0.9).numpy()
     total, known = np.zeros(SHAPE), np.ones(SHAPE, dtype=bool)
     for part in (np.arange(8) + 0.5) / 8 - 0.5:
         shift = np.eye(4)

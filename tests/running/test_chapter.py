@@ -136,7 +136,7 @@ def test_a_simulated_cohort_is_made_first(
     def simulate(preset: Any, out: Path, *, seed: int, device: str) -> None:
         asked.append((preset.name, out.relative_to(tmp_path).as_posix(), seed, device))
 
-    monkeypatch.setattr("ankle_lib.phantom.cohort.simulate", simulate)
+    monkeypatch.setattr("ankle_lib.phantom.simulate.simulate", simulate)
     (tmp_path / "data_manifest.yaml").write_text(PHANTOM)
     place = Place.find("smoke", tmp_path / "results", cohort, "cpu", tmp_path)
     place.make_cohort()

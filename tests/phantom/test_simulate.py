@@ -11,15 +11,9 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.document import load_manifest, verify
-from ankle_lib.phantom.cohort import (
-    SUBJECTS,
-    _usable,
-    draw_recipe,
-    look_name,
-    simulate,
-    telling_frames,
-)
 from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
+from ankle_lib.phantom.simulate import look_name, simulate, telling_frames
+from ankle_lib.phantom.subjects import SUBJECTS, draw_recipe, usable_sequences
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.registration.truth import read_looks
 from ankle_lib.volume import load, read_header
@@ -139,11 +133,11 @@ def test_real_scans_were_taken_once(tmp_path):
 
 
 def test_spoilt_sequences_and_excluded_subjects_have_no_sharp_truth():
-    assert _usable("T07") == ("active_run-01", "passive_run-01")
-    assert _usable("E03") == ("active_run-01", "passive_run-01")
-    assert _usable("E06") == ()
-    assert sum(len(_usable(code)) for code in SUBJECTS if code.startswith("T")) == 18
-    assert sum(len(_usable(code)) for code in SUBJECTS if code.startswith("E")) == 14
+    assert usable_sequences("T07") == ("active_run-01", "passive_run-01")
+    assert usable_sequences("E03") == ("active_run-01", "passive_run-01")
+    assert usable_sequences("E06") == ()
+    assert sum(len(usable_sequences(code)) for code in SUBJECTS if code.startswith("T")) == 18
+    assert sum(len(usable_sequences(code)) for code in SUBJECTS if code.startswith("E")) == 14
 
 
 def test_the_telling_frames_are_the_farthest_and_one_half_way_out():
@@ -191,6 +185,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(cohort, tmp_pat
     simulate(dataclasses.replace(TINY, subjects=("T09",)), tmp_path / "b", seed=7, progress=False)
     name = "raw/T09/T09_static_3DT1.nii.gz"
     assert files(tmp_path / "b")[name] != files(cohort)[name]
+
+
+def test_a_cluster_simulates_the_subjects(tmp_path, sent_to_cluster):
+    one = dataclasses.replace(TINY, subjects=("T06",), n_frames=2)
+    simulate(one, tmp_path, progress=False)
+    assert sent_to_cluster == ["T06"]
 
 
 def test_only_what_is_missing_is_made_again(cohort, tmp_path):

@@ -1,0 +1,487 @@
+"""The embedded cohort on disk: raw files as a scanner and a reader leave them, and the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import RigidTransform, Rotation
+from torch import Tensor
+
+from ankle_lib.cache import remembered
+from ankle_lib.files import PARTIAL_PREFIX, write_csv, write_json
+from ankle_lib.manifest.document import Manifest, save_manifest
+from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Sequence, Subject
+from ankle_lib.parallel import run_all
+from ankle_lib.phantom import scanner
+from ankle_lib.phantom.anatomy import build
+from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
+from ankle_lib.phantom.fields import Field
+from ankle_lib.phantom.motion import Pose, cycle
+from ankle_lib.phantom.scanner import Grid
+from ankle_lib.phantom.subjects import (
+    SUBJECTS,
+    Recipe,
+    draw_recipe,
+    ideal_poses,
+    sequences_of,
+    usable_sequences,
+)
+from ankle_lib.phantom.tissues import FFE, STATIC_T1, TISSUES, signal
+from ankle_lib.presets import BONES, Preset
+from ankle_lib.volume import save
+
+STATIC_CENTRE_MM = (0.0, 4.0, -14.0)
+DYNAMIC_CENTRE_MM = (0.0, 20.0, -34.0)
+"""Middle of the fields of view in the mean child's reference frame."""
+
+STATIC_OBLIQUITY_DEG = 4.0
+DYNAMIC_OBLIQUITY_DEG = 11.0
+READER_ERROR_MM = 0.25
+"""Spread of a reader's outline about the bone's true surface, smooth over some millimetres."""
+
+TREMBLE = 0.3
+"""Amplitude, in degrees or mm, of each of three waves: no two real frames are alike."""
+
+GAIN_LOSS = 0.13
+"""How much weaker the image is when the foot is dorsiflexed: measured on a real sequence."""
+
+MEMORY_BYTES = 5.4e9
+BYTES_PER_STATIC_VOXEL = 70
+"""What the subjects in work may take together, and about what one takes: measured at its peak."""
+
+SHARP_MARGIN_MM = 12.0
+"""Of the sharp truth around the bones."""
+SHARP_SEARCH = 3
+"""The bones are looked for at every so-many-th voxel, which moves the margin by 2 mm at most."""
+SHARP_STEP = 2.0
+"""Image units per stored integer of the sharp truth: a fiftieth of the frames' noise."""
+
+FAT_SUPPRESSION = 0.6
+"""Share of the marrow's signal that fat suppression takes away: more, and no bone has an edge."""
+NOISY = 3.0
+"""Times the noise of a frame."""
+
+
+def simulate(
+    preset: Preset,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 2020,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Path:
+    """Write the cohort below ``out``; subjects that are there, made by the same code, are kept.
+
+    ``raw/<subject>/`` holds what a study would have; ``truth/<subject>/`` what only a simulation
+    knows: poses of the bones (static → frame, world RAS mm, the world being that of the static
+    scan before any injected fault), joint angles, labels of every voxel, and two frames of every
+    usable sequence as they would be without noise on the static scan's grid
+    (``active_run-01_frame-07_sharp.nii.gz``, see `scanner.image_sharp`). The second of the two
+    was also taken in other ways (``active_run-01_frame-04_look-t1.nii.gz`` etc., on the sequence's
+    grid): with the static scan's contrast (``t1``), with most of the fat's signal taken away
+    (``fat-suppressed``), and with three times the noise (``noisy``). ``manifest.yaml`` describes
+    the raw files and names the injected faults.
+
+    Parameters
+    ----------
+    preset : Preset
+        Grids, frames, and which subjects.
+    out : path
+        Folder of the cohort.
+    seed : int
+        The same seed gives the same bytes on one machine and device.
+    device : str
+        ``"cpu"`` (a subject on each core, or on a cluster: see `parallel.run_all`) or ``"cuda"``.
+
+    Returns
+    -------
+    Path
+        The manifest.
+
+    Examples
+    --------
+    >>> simulate(get_preset("smoke"), "cohort")
+    """
+    out, codes = Path(out), preset.subjects or SUBJECTS
+    fitting = int(MEMORY_BYTES / (BYTES_PER_STATIC_VOXEL * np.prod(preset.static_shape)))
+    # Threads, not processes: torch lets go of the interpreter, and a killed run leaves no worker
+    # behind that would go on writing. Each has one core: the grids are too small for several.
+    records = run_all(
+        partial(_remembered_subject, preset, out, seed, device),
+        codes,
+        n_jobs=1 if device != "cpu" else max(1, min(joblib.cpu_count(), fitting)),
+        workers="threads",
+        desc="simulating",
+        unit="subject",
+        progress=progress and not all(_record(out, code).exists() for code in codes),
+    )
+    return _write_manifest(out, preset, dict(zip(codes, records, strict=True)))
+
+
+def telling_frames(angles_deg: NDArray[np.float64], static_deg: float) -> tuple[int, ...]:
+    """Return the frame farthest from the static pose, and one about half way out to it.
+
+    Parameters
+    ----------
+    angles_deg : (F,) array
+        Dorsiflexion in each frame.
+    static_deg : float
+        That of the static scan.
+    """
+    out = np.abs(angles_deg - static_deg)
+    farthest = int(out.argmax())
+    if farthest == 0:
+        return (farthest,)
+    return farthest, int(np.abs(out[:farthest] - out[farthest] / 2).argmin())
+
+
+def look_name(sequence: str, frame: int, look: str) -> str:
+    """Return the file name of a frame taken in another way, beside its sharp truth."""
+    return f"{sequence}_frame-{frame:02d}_look-{look}.nii.gz"
+
+
+def _record(out: Path, code: str) -> Path:
+    return out / "truth" / code / "done.json"
+
+
+def _remembered_subject(
+    preset: Preset, out: Path, seed: int, device: str, code: str
+) -> dict[str, Any]:
+    """Simulate a subject unless it is there; return what the manifest says of it."""
+    record, raw = _record(out, code), out / "raw" / code
+    work = partial(_simulate_subject, preset, out, seed, device, code)
+    answer = remembered(record, work, settings=[preset, seed])
+    if not all((raw / name).is_file() for name in answer["sha256"]):
+        record.unlink()
+        answer = remembered(record, work, settings=[preset, seed])
+    return answer
+
+
+def _simulate_subject(
+    preset: Preset, out: Path, seed: int, device: str, code: str
+) -> dict[str, Any]:
+    if device == "cpu":
+        torch.set_num_threads(1)
+    finals = out / "raw" / code, out / "truth" / code
+    raw, truth = (final.with_name(PARTIAL_PREFIX + final.name) for final in finals)
+    for folder in (*finals, raw, truth):
+        shutil.rmtree(folder, ignore_errors=True)
+    raw.mkdir(parents=True)
+    truth.mkdir(parents=True)
+
+    recipe = draw_recipe(code, seed)
+    examination = _Examination(recipe, preset, device)
+    scan, masks = examination.static(truth)
+    taken = {name: examination.sequence(name, truth) for name in sequences_of(code)}
+    images = RawImages(
+        {f"{code}_static_3DT1.nii.gz": scan},
+        {f"{code}_static_3DT1_segment_{bone}.nii.gz": mask for bone, mask in masks.items()},
+        {_sequence_file(code, name): image for name, (image, _) in taken.items()},
+    )
+    write_csv(
+        truth / "motion.csv", pd.DataFrame([row for _, rows in taken.values() for row in rows])
+    )
+    if code in FAULTS:
+        FAULTS[code].apply(images, np.random.default_rng(recipe.seed + 3))
+    checksums = {}
+    for name, image in images.files().items():
+        content = to_bytes(image)
+        checksums[name] = hashlib.sha256(content).hexdigest()
+        (raw / name).write_bytes(content)
+    for folder, final in zip((raw, truth), finals, strict=True):
+        folder.replace(final)
+    return {
+        "sha256": checksums,
+        "static": list(images.static),
+        "masks": {bone: n for n in images.masks for bone in BONES if bone in n},
+        "sequences": {name: _sequence_file(code, name) for name in taken},
+        "group": recipe.group,
+        "side": recipe.side,
+    }
+
+
+class _Examination:
+    """One subject on the table: anatomy, placement in the scanner, and the scans made of it."""
+
+    def __init__(self, recipe: Recipe, preset: Preset, device: str) -> None:
+        self.recipe, self.preset = recipe, preset
+        self.draw = np.random.default_rng(recipe.seed + 1)
+        self.noise = torch.Generator().manual_seed(recipe.seed + 2)
+        self.anatomy = build(
+            recipe.child,
+            recipe.joints,
+            ideal_poses(recipe),
+            soft_voxel_mm=preset.anatomy_voxel_mm,
+            device=device,
+        )
+        self.placement = _placement(recipe, self.draw)
+        self.static_pose = recipe.pose(recipe.static_dorsiflexion_deg)
+
+    def static(self, truth: Path) -> tuple[RawImage, dict[str, RawImage]]:
+        """Make the static scan and a reader's masks; write the true labels."""
+        preset = self.preset
+        _, affine = self.static_grid = self._grid(
+            preset.static_shape, preset.static_voxel_mm, STATIC_CENTRE_MM, STATIC_OBLIQUITY_DEG
+        )
+        rendering = self._render(self.static_pose, self.static_grid, "static")
+        save(truth / "static_dseg.nii.gz", scanner.labels(rendering), affine)
+        stored = scanner.image_static(rendering, preset.static_voxel_mm, self.noise)
+        masks = {bone: RawImage(self._read(bone), affine) for bone in BONES}
+        return RawImage(stored.cpu().numpy(), affine), masks
+
+    def sequence(self, name: str, truth: Path) -> tuple[RawImage, list[dict[str, Any]]]:
+        """Make a sequence and a row of the table of motion for each frame; write its truth."""
+        preset, voxel_mm = self.preset, self.preset.dynamic_voxel_mm
+        _, affine = grid = self._grid(
+            preset.dynamic_shape, voxel_mm, DYNAMIC_CENTRE_MM, DYNAMIC_OBLIQUITY_DEG
+        )
+        samples = preset.slice_samples
+        poses = self._cycle(active=name.startswith("active"))
+        renderings = [
+            # Between the frames' centres, where only the outer lines of k-space are seen, half
+            # as many planes do.
+            self._thick_slices(pose, grid, samples if step % 2 else max(samples // 2, 2))
+            for step, pose in enumerate(poses)
+        ]
+        frames = poses[1::2]
+        angles = np.array([pose.dorsiflexion_deg for pose in frames])
+        gains = 1 - GAIN_LOSS * (angles - angles.min()) / max(float(np.ptp(angles)), 1.0)
+        middle = renderings[len(renderings) // 2].inside
+        coil = scanner.draw_coil(middle, voxel_mm, scanner.DYNAMIC_SCANNER, self.noise)
+        stored = scanner.image_frames(renderings, voxel_mm, gains, coil, self.noise)
+        labels = np.stack([scanner.labels(one) for one in renderings[1::2]], axis=-1)
+        save(truth / f"{name}_dseg.nii.gz", labels, affine)
+        write_json(truth / f"{name}.json", self._poses(frames))
+        if name in usable_sequences(self.recipe.code):
+            telling = telling_frames(angles, self.static_pose.dorsiflexion_deg)
+            for n in telling:
+                file = truth / f"{name}_frame-{n:02d}_sharp.nii.gz"
+                self._write_sharp(file, frames[n], grid, coil, float(gains[n]))
+            last = telling[-1]
+            around = renderings[2 * last : 2 * last + 3]
+            for look, image in self._looks(name, frames[last], grid, around, coil, gains[last]):
+                step_size = scanner.DYNAMIC_SCANNER.rescale_slope
+                values = step_size * image.cpu().numpy().astype(np.float32)
+                save(truth / look_name(name, last, look), values, affine, scale=step_size)
+        motion = [
+            {
+                "sequence": name,
+                "frame": frame,
+                "dorsiflexion_deg": pose.dorsiflexion_deg,
+                "eversion_deg": pose.eversion_deg,
+                "gain": gains[frame],
+                "smallest_jacobian": renderings[2 * frame + 1].smallest_jacobian,
+            }
+            for frame, pose in enumerate(frames)
+        ]
+        slope, seconds = scanner.DYNAMIC_SCANNER.rescale_slope, 18.0 / preset.n_frames
+        return RawImage(stored.cpu().numpy(), affine, slope, frame_seconds=seconds), motion
+
+    def _render(self, pose: Pose, grid: Grid, contrast: str) -> scanner.Rendering:
+        return scanner.render(self.anatomy, pose, self.placement, grid, contrast)
+
+    def _thick_slices(
+        self, pose: Pose, grid: Grid, samples: int, contrast: str = "dynamic"
+    ) -> scanner.Rendering:
+        fine = self._render(pose, scanner.slice_planes(grid, samples), contrast)
+        return scanner.thick(fine, samples)
+
+    def _read(self, bone: str) -> NDArray[np.uint8]:
+        """A reader's outline of a bone on the static scan: the truth with an unsteady hand."""
+        field = self.anatomy.bones[bone].distance
+        wobble = field.noise((6.0, 6.0, 6.0), self.noise)
+        drawn = Field(field.values + READER_ERROR_MM * wobble, field.origin_mm, field.spacing_mm)
+        mask = scanner.mark(drawn, bone, self.static_pose, self.placement, self.static_grid)
+        return mask.cpu().numpy().astype(np.uint8)
+
+    def _write_sharp(
+        self, file: Path, pose: Pose, frame_grid: Grid, coil: scanner.Coil, gain: float
+    ) -> None:
+        """Write one frame without noise on the static grid, cut to the bones."""
+        shape, affine = self.static_grid
+        i, j, k = (-(-n // SHARP_SEARCH) for n in shape)
+        coarse = (i, j, k), affine @ np.diag([*[float(SHARP_SEARCH)] * 3, 1.0])
+        marked = [
+            scanner.mark(self.anatomy.bones[bone].distance, bone, pose, self.placement, coarse) > 0
+            for bone in BONES
+        ]
+        found = SHARP_SEARCH * torch.stack(marked).any(0).nonzero().cpu().numpy()
+        margin = np.ceil(SHARP_MARGIN_MM / np.array(self.preset.static_voxel_mm)).astype(int)
+        low = np.maximum(found.min(axis=0) - margin, 0)
+        i, j, k = (int(n) for n in np.minimum(found.max(axis=0) + margin + 1, shape) - low)
+        around = affine.copy()
+        around[:3, 3] += affine[:3, :3] @ low
+        rendering = self._render(pose, ((i, j, k), around), "dynamic")
+        sharp = scanner.image_sharp(rendering, around, frame_grid, coil, gain)
+        save(file, sharp.cpu().numpy(), around, scale=SHARP_STEP)
+
+    def _looks(
+        self,
+        name: str,
+        pose: Pose,
+        grid: Grid,
+        around: list[scanner.Rendering],
+        coil: scanner.Coil,
+        gain: float,
+    ) -> list[tuple[str, Tensor]]:
+        """Stored integers (X, Y, Z) of one frame taken in other ways.
+
+        ``around`` are its renderings before, at and after its centre; under another contrast the
+        foot holds still. Signals are means across a slice, so what holds for points, that fat
+        suppression takes away a part of the T1 contrast, holds for slices too.
+        """
+        code, usual = self.recipe.code, scanner.DYNAMIC_SCANNER
+        # noise of its own, so that no other file changes with the looks
+        own = self.recipe.seed + 10 + sequences_of(code).index(name)
+        noise = torch.Generator().manual_seed(own)
+        centre = around[1]
+        marrow = [signal(TISSUES["marrow"], contrast) for contrast in (FFE, STATIC_T1)]
+        static = self._thick_slices(pose, grid, self.preset.slice_samples, "static").signal
+        t1 = static * (marrow[0] / marrow[1])
+        ways = {
+            "fat-suppressed": ([centre.signal - FAT_SUPPRESSION * t1] * 3, usual),
+            "noisy": (
+                [one.signal for one in around],
+                replace(usual, noise_sd=NOISY * usual.noise_sd),
+            ),
+            "t1": ([t1] * 3, usual),
+        }
+        looks = []
+        for look, (signals, used) in ways.items():
+            steps = [replace(centre, signal=one) for one in signals]
+            size, gains = self.preset.dynamic_voxel_mm, np.array([gain])
+            image = scanner.image_frames(steps, size, gains, coil, noise, used)
+            looks.append((look, image[..., 0]))
+        return looks
+
+    def _cycle(self, *, active: bool) -> list[Pose]:
+        """Poses at half-frame steps, from before the first frame's centre to after the last's."""
+        recipe, draw, n = self.recipe, self.draw, self.preset.n_frames
+        times = np.clip((np.arange(2 * n + 1) - 1) / (2 * (n - 1)), 0, 1)
+        angles = cycle(
+            times,
+            lowest_deg=recipe.lowest_deg,
+            highest_deg=recipe.highest_deg,
+            active=active,
+            generator=draw,
+        )
+        # The child has moved between the scans; the fixation gives during one, and trembles.
+        offset = np.concatenate([draw.normal(0, 2.0, 3), np.clip(draw.normal(0, 2.0, 3), -4, 4)])
+        give = draw.normal(0, 1.0 if active else 0.4, 6)
+        course = (angles - angles.min()) / max(float(np.ptp(angles)), 1.0)
+        movement = offset + course[:, None] * give + _tremble(times, draw)
+        pivot = np.array([0.0, 0.0, 30.0])
+        poses = []
+        for angle, moved in zip(angles, movement, strict=True):
+            rotation = Rotation.from_rotvec(moved[:3], degrees=True)
+            shift = pivot - rotation.apply(pivot) + moved[3:]
+            tibia = RigidTransform.from_components(shift, rotation)
+            poses.append(recipe.pose(float(angle), tibia))
+        return poses
+
+    def _poses(self, frames: list[Pose]) -> dict[str, Any]:
+        """Poses of the bones relative to the static scan, in its world."""
+        home = np.linalg.inv(self.placement)
+        start = {bone: np.linalg.inv(self.static_pose.matrix(bone)) for bone in BONES}
+        return {
+            "convention": "world RAS mm, static to frame",
+            "static_dorsiflexion_deg": self.static_pose.dorsiflexion_deg,
+            "frames": [
+                {
+                    "frame": frame,
+                    "poses": {
+                        bone: (self.placement @ pose.matrix(bone) @ start[bone] @ home).tolist()
+                        for bone in BONES
+                    },
+                    "dorsiflexion_deg": pose.dorsiflexion_deg,
+                    "eversion_deg": pose.eversion_deg,
+                }
+                for frame, pose in enumerate(frames)
+            ],
+        }
+
+    def _grid(
+        self,
+        shape: tuple[int, int, int],
+        voxel_mm: tuple[float, float, float],
+        centre_mm: tuple[float, float, float],
+        obliquity_deg: float,
+    ) -> Grid:
+        """A sagittal-oblique field of view: axes posterior, superior, right."""
+        axis = self.draw.normal(size=3)
+        turn = Rotation.from_rotvec(obliquity_deg * axis / np.linalg.norm(axis), degrees=True)
+        axes = turn.as_matrix() @ np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]])
+        affine = np.eye(4)
+        affine[:3, :3] = axes * np.array(voxel_mm)
+        middle = self.placement @ (*(self.recipe.child.size * np.array(centre_mm)), 1.0)
+        affine[:3, 3] = middle[:3] - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+        return shape, affine
+
+
+def _tremble(times: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
+    """Small movements of the whole leg (N, 6): degrees about, and mm along, x, y and z."""
+    movement = np.zeros((len(times), 6))
+    for axis in range(6):
+        for cycles in (3, 5, 7):
+            phase = draw.uniform(0, 2 * np.pi)
+            movement[:, axis] += TREMBLE * np.sin(2 * np.pi * cycles * times + phase)
+    return movement
+
+
+def _placement(recipe: Recipe, draw: np.random.Generator) -> NDArray[np.float64]:
+    """Reference frame → world RAS (4, 4): how the leg lies; a right foot is a mirrored left one."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", draw.normal(0, 4, 3), degrees=True).as_matrix()
+    matrix[:3, 3] = draw.normal(0, 12, 3)
+    return matrix @ np.diag([1.0 if recipe.side == "left" else -1.0, 1.0, 1.0, 1.0])
+
+
+def _sequence_file(code: str, name: str) -> str:
+    return f"{code}_MovieClear_{name}.nii.gz"
+
+
+def _write_manifest(out: Path, preset: Preset, records: dict[str, dict[str, Any]]) -> Path:
+    subjects = []
+    checksums: dict[Path, str] = {}
+    for code, record in records.items():
+        folder = Path("raw") / code
+        checksums |= {folder / name: digest for name, digest in record["sha256"].items()}
+        subjects.append(
+            Subject(
+                code=code,
+                group=record["group"],
+                side=record["side"],
+                static=[folder / name for name in record["static"]],
+                masks={bone: folder / name for bone, name in record["masks"].items()},
+                sequences=[
+                    Sequence(name=name, kind=name.split("_")[0], path=folder / file)
+                    for name, file in record["sequences"].items()
+                ],
+                notes=[f"injected: {FAULTS[code].note}"] if code in FAULTS else [],
+            )
+        )
+    geometry = Geometry(
+        static_voxel_mm=preset.static_voxel_mm,
+        dynamic_voxel_mm=preset.dynamic_voxel_mm,
+        n_frames=preset.n_frames,
+    )
+    cohort = Cohort(
+        name="phantom",
+        description=f"Simulated children's ankles, preset {preset.name}",
+        licence="MIT",
+        source=LocalSource(type="local", root=".", sha256=checksums),
+        geometry=geometry,
+        subjects=subjects,
+    )
+    return save_manifest(out / "manifest.yaml", Manifest(version=1, cohorts=[cohort]))
