@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -28,31 +29,32 @@ TIMINGS = ("seconds", "wall_s", "time", "samples_per_s")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(preset: str, results: Path) -> subprocess.Popen[bytes]:
-    """Start ``ankle run`` without output."""
+def start(results: Path, *options: str, root: Path = ROOT) -> subprocess.Popen[bytes]:
+    """Start ``ankle run`` with these options, without output, in the course ``root``."""
     code = "from ankle_lib.cli import main; main()"
-    command = [sys.executable, "-c", code, "run", "--preset", preset, "--results", str(results)]
+    command = [sys.executable, "-c", code, "run", *options, "--results", str(results)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with open(results.with_suffix(".log"), "ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
-def complete(preset: str, results: Path) -> Path:
-    """Run to the end, or raise with what the run printed; return the chapters' folder."""
-    if start(preset, results).wait() != 0:
-        raise RuntimeError(results.with_suffix(".log").read_text(encoding="utf-8")[-3000:])
-    return results / preset
-
-
-def undisturbed(preset: str, folder: Path) -> tuple[Path, float]:
-    """Run all chapters in ``folder``; return their folder and the seconds it took."""
+def complete(results: Path, *options: str, root: Path = ROOT) -> float:
+    """Run to the end, or raise with what the run printed; return the seconds it took."""
     began = time.perf_counter()
-    done = complete(preset, folder / "results")
-    return done, time.perf_counter() - began
+    if start(results, *options, root=root).wait() != 0:
+        raise RuntimeError(results.with_suffix(".log").read_text(encoding="utf-8")[-3000:])
+    return time.perf_counter() - began
 
 
-def kill_after(seconds: float, preset: str, results: Path) -> bool:
+def kill_after(seconds: float, results: Path, *options: str, root: Path = ROOT) -> bool:
     """Start a run and kill it; return False if it ended before. Check what it left."""
-    process = start(preset, results)
+    process = start(results, *options, root=root)
     try:
         process.wait(timeout=seconds)
         return False
@@ -125,16 +127,17 @@ def main() -> None:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        expected, seconds = undisturbed(options.preset, folder)
+        results, expected = folder / "killed", folder / "undisturbed"
+        chosen = ("--preset", options.preset)
+        seconds = complete(expected, *chosen)
         print(f"undisturbed: {seconds:.1f} s, {len(tables(expected))} tables", flush=True)
         kills = 0
         while kills < options.kills:
-            results, moment = folder / "killed", draw.uniform(0, seconds)
-            if kill_after(moment, options.preset, results):
+            moment = draw.uniform(0, seconds)
+            if kill_after(moment, results, *chosen):
                 kills += 1
-                began = time.perf_counter()
-                wrong = differences(complete(options.preset, results), expected)
-                took = time.perf_counter() - began
+                took = complete(results, *chosen)
+                wrong = differences(results, expected)
                 print(f"killed at {moment:.1f} s, next run {took:.1f} s, different: {wrong}")
                 if wrong:
                     sys.exit(1)

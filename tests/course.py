@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,6 @@ def execute_here(
     parameters: dict[str, Any],
     *,
     environment: dict[str, str],
-    on_cell: Callable[[int, int], None],
 ) -> Execution:
     """Stand in for `execute_notebook` without a kernel, which takes seconds to start."""
     book = nbformat.read(notebook, as_version=4)
@@ -86,7 +84,6 @@ def execute_here(
     os.chdir(notebook.parent)
     try:
         for number, cell in enumerate(book.cells):
-            on_cell(number + 1, len(book.cells))
             exec(cell.source, variables)
             variables.update(parameters if number == 0 else {})
     except Exception as error:

@@ -6,17 +6,12 @@ import ast
 import difflib
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_text
 from ankle_lib.running import execution, records
@@ -42,6 +37,11 @@ class ChapterRun:
     wall_s: float = 0.0
     peak_rss_mb: float = 0.0
 
+    def __str__(self) -> str:
+        took = f" in {self.wall_s:.1f} s" if self.wall_s else ""
+        memory = f", at most {self.peak_rss_mb:.0f} MB" if self.peak_rss_mb else ""
+        return f"{self.chapter}: {self.status}{took}{memory}"
+
 
 def run(
     preset: str = "laptop",
@@ -54,7 +54,6 @@ def run(
     force: bool = False,
     parameters: dict[str, Any] | None = None,
     root: Path | None = None,
-    console: Console | None = None,
 ) -> list[ChapterRun]:
     """Execute the chapters in order; skip those that are up to date.
 
@@ -82,7 +81,6 @@ def run(
     --------
     >>> run("smoke", only="02", parameters={"radius_mm": 2.0})
     """
-    console = console or Console(highlight=False)
     results = Path("results") if results is None else results.absolute()
     place = Place.find(preset, results, cohort, device, root)
     notebooks = _select(list_chapters(place.root), only, start)
@@ -95,19 +93,16 @@ def run(
     runs: list[ChapterRun] = []
     with one_writer(place.folder):
         place.make_cohort()
-        try:
-            for notebook in notebooks:
-                runs.append(ChapterRun(notebook.stem))
-                parameters = {**place.parameters(), **further[notebook]}
-                try:
-                    _run_chapter(runs[-1], notebook, parameters, place, force, console)
-                except AnkleError:
-                    runs[-1].status = "failed"
-                    raise
-                finally:
-                    console.print(f"{notebook.stem}: {runs[-1].status}")
-        finally:
-            console.print(_summary(runs))
+        for notebook in notebooks:
+            runs.append(ChapterRun(notebook.stem))
+            parameters = {**place.parameters(), **further[notebook]}
+            try:
+                _run_chapter(runs[-1], notebook, parameters, place, force)
+            except AnkleError:
+                runs[-1].status = "failed"
+                raise
+            finally:
+                print(runs[-1], flush=True)
     return runs
 
 
@@ -117,7 +112,6 @@ def _run_chapter(
     parameters: dict[str, Any],
     place: Place,
     force: bool,
-    console: Console,
 ) -> None:
     """Run one chapter if it is not up to date, and note in ``run`` how it went."""
     name, folder = notebook.stem, place.folder / notebook.stem
@@ -131,7 +125,7 @@ def _run_chapter(
         records.prepare_folder(folder, now, afresh=force)
         began = time.perf_counter()
         try:
-            executed = _execute(notebook, parameters, folder, console)
+            executed = _execute(notebook, parameters, folder)
         except execution.NotebookError as error:
             failed = folder / records.FAILED_NOTEBOOK
             raise AnkleError(f"{name} failed: {error}; see {failed}") from None
@@ -151,20 +145,13 @@ def _run_chapter(
         records.finish(folder, record, now, executed.inputs, executed.modules)
 
 
-def _execute(
-    notebook: Path, parameters: dict[str, Any], folder: Path, console: Console
-) -> execution.Execution:
+def _execute(notebook: Path, parameters: dict[str, Any], folder: Path) -> execution.Execution:
     """Execute under a temporary name; give the notebook its name when it is known how it ended."""
     working = folder / f"{PARTIAL_PREFIX}notebook.ipynb"
     try:
-        with _progress_line(folder.name, console) as on_cell:
-            executed = execution.execute_notebook(
-                notebook,
-                working,
-                parameters,
-                environment={CHAPTER_VARIABLE: folder.name},
-                on_cell=on_cell,
-            )
+        executed = execution.execute_notebook(
+            notebook, working, parameters, environment={CHAPTER_VARIABLE: folder.name}
+        )
     except (execution.NotebookError, KeyboardInterrupt):
         if working.exists():
             os.replace(working, folder / records.FAILED_NOTEBOOK)
@@ -174,31 +161,6 @@ def _execute(
     write_text(folder / records.NOTEBOOK, nbformat.writes(done))
     working.unlink()
     return executed
-
-
-@contextmanager
-def _progress_line(name: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("cell {task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-    )
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        line = progress.add_task(name, total=0)
-        yield lambda number, total: progress.update(line, completed=number, total=total)
-
-
-def _summary(runs: list[ChapterRun]) -> Table:
-    table = Table("chapter", "status")
-    table.add_column("wall s", justify="right")
-    table.add_column("peak MB", justify="right")
-    for run in runs:
-        seconds = f"{run.wall_s:.1f}" if run.wall_s else ""
-        memory = f"{run.peak_rss_mb:.0f}" if run.peak_rss_mb else ""
-        table.add_row(run.chapter, run.status, seconds, memory)
-    return table
 
 
 def _select(notebooks: list[Path], only: str | None, start: str | None) -> list[Path]:

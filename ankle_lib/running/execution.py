@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,6 @@ def execute_notebook(
     parameters: dict[str, Any],
     *,
     environment: dict[str, str] | None = None,
-    on_cell: Callable[[int, int], None] = lambda number, total: None,
 ) -> Execution:
     """Execute ``notebook`` in its own folder, as JupyterLab would, and write it to ``output``.
 
@@ -80,8 +78,6 @@ def execute_notebook(
         Written after every cell, so it also holds what was done when an error is raised.
     environment
         Further environment variables of the kernel.
-    on_cell
-        Called with the number of each cell and of all cells.
 
     Raises
     ------
@@ -97,12 +93,12 @@ def execute_notebook(
             parameters,
             engine_name=_Engine.name,
             kernel_name="python3",
-            progress_bar=False,
+            # on a terminal alone, and gone at the end
+            progress_bar={"desc": notebook.stem, "leave": False, "disable": None},
             start_timeout=KERNEL_START_S,
             cwd=notebook.parent,
             environment=environment or {},
             execution=execution,
-            on_cell=on_cell,
         )
     except papermill.PapermillExecutionError as error:
         text = _one_line({"type": error.ename, "text": error.evalue})
@@ -132,15 +128,12 @@ class _Client(PapermillNotebookClient):
         *,
         environment: dict[str, str],
         execution: Execution,
-        on_cell: Callable[[int, int], None],
         **options: Any,
     ) -> None:
         super().__init__(nb_man, **options)
         self._environment = environment
         self._execution = execution
         self._watch = _Watch(execution)
-        total = len(nb_man.nb.cells)
-        self.on_cell_start = lambda cell, cell_index: on_cell(cell_index + 1, total)
 
     def create_kernel_manager(self) -> KernelManager:
         self.km = AsyncKernelManager(
@@ -216,7 +209,7 @@ class _Engine(NBClientEngine):
     def execute_managed_notebook(
         cls, nb_man: Any, kernel_name: str, start_timeout: int = KERNEL_START_S, **options: Any
     ) -> NotebookNode:
-        ours = ("environment", "execution", "on_cell")
+        ours = ("environment", "execution")
         return _Client(
             nb_man,
             kernel_name=kernel_name,
