@@ -12,18 +12,22 @@ tibiocalcaneal angle is one of anatomy, and comparable between children.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import RigidTransform
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.metrics import bootstrap_interval
 from ankle_lib.presets import BONES
+from ankle_lib.transforms.poses import apply
+from ankle_lib.volume import Volume
 
 Array = NDArray[np.float64]
 
@@ -36,6 +40,8 @@ JOINTS = {
 
 ANGLES = ("dorsiflexion_deg", "inversion_deg", "rotation_deg")
 """Positive: dorsiflexion, inversion, internal rotation."""
+
+AXES = ("anterior", "superior", "lateral")
 
 LEAST_ROTATION_DEG = 2.0
 """The helical axis of a smaller turn is not told. Registered and smoothed poses of the phantom's
@@ -55,7 +61,6 @@ MAX_POINTS = 20_000
 class AnatomicalFrame:
     """Anatomical axes of one static scan, with what was measured on its bones."""
 
-    side: str
     matrix: Array
     """(4, 4) world RAS mm → anatomical mm (anterior, superior, lateral), from the middle of the
     talus. Mirrors a left foot."""
@@ -77,9 +82,7 @@ class HelicalAxis(NamedTuple):
     """(3,) point of the line nearest to the joint's centre, anatomical mm."""
 
 
-def anatomical_frame(
-    masks: Mapping[str, NDArray[np.bool_]], affine: ArrayLike, side: str | None
-) -> AnatomicalFrame:
+def anatomical_frame(bones: Mapping[str, Volume], side: str | None) -> AnatomicalFrame:
     """Find the anatomical axes of a foot.
 
     Superior is the tibia's long axis, away from the calcaneus. Lateral is the world's right (for
@@ -87,10 +90,8 @@ def anatomical_frame(
 
     Parameters
     ----------
-    masks : mapping of bone to (I, J, K) bool array
-        Calcaneus, talus and tibia of the static scan on one grid.
-    affine : (4, 4) array
-        Voxel to world, RAS mm.
+    bones : mapping of bone to Volume
+        Masks of calcaneus, talus and tibia in the static scan.
     side : "left" or "right"
 
     Raises
@@ -101,17 +102,20 @@ def anatomical_frame(
     """
     if side not in ("left", "right"):
         raise AnkleError(f"side {side!r}: angles need to know 'left' or 'right'")
-    empty = [bone for bone in BONES if bone not in masks or not np.any(masks[bone])]
+    empty = [bone for bone in BONES if bone not in bones or not np.any(bones[bone].data)]
     if empty:
         raise AnkleError(f"no voxel of {', '.join(empty)}: joints need all of {', '.join(BONES)}")
-    world = {bone: _points(masks[bone], affine) for bone in BONES}
-    superior, elongation = _long_axis(world["tibia"])
+    world = {}
+    for bone in BONES:
+        inside = np.argwhere(bones[bone].data > 0)
+        world[bone] = apply(bones[bone].affine, inside[:: max(1, len(inside) // MAX_POINTS)])
+    middles = {bone: points.mean(axis=0) for bone, points in world.items()}
+    superior, elongation = _long_axis(world["tibia"], away_from=middles["calcaneus"])
     if elongation < LEAST_ELONGATION:
         raise AnkleError(
             f"the tibia is {elongation:.2f} times as long as wide, below {LEAST_ELONGATION}: "
             "its axis cannot be told; use a scan that shows more of the shaft"
         )
-    superior *= np.sign(superior @ (world["tibia"].mean(axis=0) - world["calcaneus"].mean(axis=0)))
     if abs(superior[0]) > np.sin(np.pi / 4):
         raise AnkleError(
             f"the tibia runs along {superior.round(2).tolist()} (right, anterior, superior): more "
@@ -119,10 +123,9 @@ def anatomical_frame(
         )
     right = np.array([1.0, 0.0, 0.0]) - superior[0] * superior
     right /= np.linalg.norm(right)
-    anterior = np.cross(superior, right)
     matrix = np.eye(4)
-    matrix[:3, :3] = [anterior, superior, right if side == "right" else -right]
-    matrix[:3, 3] = -matrix[:3, :3] @ world["talus"].mean(axis=0)
+    matrix[:3, :3] = [np.cross(superior, right), superior, right if side == "right" else -right]
+    matrix[:3, 3] = -matrix[:3, :3] @ middles["talus"]
 
     placed = {bone: apply(matrix, points) for bone, points in world.items()}
     centres = {
@@ -130,48 +133,38 @@ def anatomical_frame(
         for joint, (proximal, distal) in JOINTS.items()
         if joint != "hindfoot"
     }
-    forward, _ = _long_axis(placed["calcaneus"])
-    forward *= np.sign(forward @ (placed["talus"].mean(axis=0) - placed["calcaneus"].mean(axis=0)))
-    return AnatomicalFrame(side, matrix, centres | {"hindfoot": np.zeros(3)}, forward)
+    forward, _ = _long_axis(placed["calcaneus"], away_from=placed["talus"].mean(axis=0))
+    return AnatomicalFrame(matrix, centres | {"hindfoot": np.zeros(3)}, -forward)
 
 
-def joint_motion(proximal: ArrayLike, distal: ArrayLike) -> Array:
+def joint_motion(poses: Mapping[str, ArrayLike], joint: str) -> Array:
     """Return how the distal bone moves when the proximal one is held where the static scan has it.
 
     Parameters
     ----------
-    proximal, distal : (F, 4, 4) arrays
-        Poses, static world to frame world, RAS mm; NaN where a bone is not known.
+    poses : mapping of bone to (F, 4, 4) array
+        Static world to frame world, RAS mm; NaN where a bone is not known.
+    joint : str
+        One of `JOINTS`.
 
     Returns
     -------
     (F, 4, 4) array
         From and to the static world, RAS mm; NaN where either bone is not known.
-
-    Raises
-    ------
-    AnkleError
-        If the shapes differ or are not (F, 4, 4).
     """
-    first, second = np.asarray(proximal, dtype=float), np.asarray(distal, dtype=float)
-    if first.shape != second.shape or first.ndim != 3 or first.shape[1:] != (4, 4):
-        raise AnkleError(f"poses of shapes {first.shape} and {second.shape}: expected (F, 4, 4)")
-    motion = np.full(first.shape, np.nan)
-    known = np.isfinite(first).all(axis=(1, 2)) & np.isfinite(second).all(axis=(1, 2))
-    motion[known] = np.linalg.inv(first[known]) @ second[known]
+    proximal, distal = (np.asarray(poses[bone], dtype=float) for bone in JOINTS[joint])
+    motion: Array = np.linalg.inv(proximal) @ distal
     return motion
 
 
 def joint_angles_deg(motion: ArrayLike, frame: AnatomicalFrame) -> Array:
     """Return `ANGLES` (F, 3) in degrees, changes from the static pose, of a `joint_motion`."""
-    turns = np.asarray(motion, dtype=float)[:, :3, :3]
     axes = frame.matrix[:3, :3]
-    angles = np.full((len(turns), 3), np.nan)
-    known = np.isfinite(turns).all(axis=(1, 2))
-    if known.any():
-        turned = Rotation.from_matrix(axes @ turns[known] @ axes.T)
-        angles[known] = turned.as_euler("ZXY", degrees=True)
-    return angles
+    turn = axes @ np.asarray(motion, dtype=float)[:, :3, :3] @ axes.T
+    flexion = np.arctan2(-turn[:, 0, 1], turn[:, 1, 1])
+    inversion = np.arcsin(np.clip(turn[:, 2, 1], -1, 1))
+    rotation = np.arctan2(-turn[:, 2, 0], turn[:, 2, 2])
+    return np.rad2deg(np.stack([flexion, inversion, rotation], axis=1))
 
 
 def helical_axis(
@@ -196,18 +189,17 @@ def helical_axis(
     nowhere = np.full(3, np.nan)
     if not np.isfinite(move).all():
         return HelicalAxis(np.nan, np.nan, nowhere, nowhere)
-    move = frame.matrix @ move @ np.linalg.inv(frame.matrix)
-    turn = Rotation.from_matrix(move[:3, :3]).as_rotvec()
-    angle = float(np.linalg.norm(turn))
-    if np.rad2deg(angle) < LEAST_ROTATION_DEG:
-        return HelicalAxis(float(np.rad2deg(angle)), np.nan, nowhere, nowhere)
-    direction = turn / angle
     centre = frame.centres_mm[joint]
-    moved = apply(move, centre) - centre
-    shift = float(direction @ moved)
-    across = moved - shift * direction
-    point = centre + (across + np.cross(direction, across) / np.tan(angle / 2)) / 2
-    return HelicalAxis(float(np.rad2deg(angle)), shift, direction, point)
+    from_centre = frame.matrix.copy()
+    from_centre[:3, 3] -= centre
+    moved = RigidTransform.from_matrix(from_centre @ move @ np.linalg.inv(from_centre))
+    turn, along = np.split(moved.as_exp_coords(), 2)
+    angle = np.linalg.norm(turn)
+    degrees = float(np.rad2deg(angle))
+    if degrees < LEAST_ROTATION_DEG:
+        return HelicalAxis(degrees, np.nan, nowhere, nowhere)
+    point = centre + np.cross(turn, along) / angle**2
+    return HelicalAxis(degrees, float(turn @ along / angle), turn / angle, point)
 
 
 def tibiocalcaneal_deg(motion: ArrayLike, frame: AnatomicalFrame) -> Array:
@@ -219,25 +211,187 @@ def tibiocalcaneal_deg(motion: ArrayLike, frame: AnatomicalFrame) -> Array:
     Parameters
     ----------
     motion : (F, 4, 4) array
-        `joint_motion` of tibia and calcaneus.
+        `joint_motion` of the hindfoot.
     """
-    turns = np.asarray(motion, dtype=float)[:, :3, :3]
     axes = frame.matrix[:3, :3]
-    forward = (axes @ turns @ axes.T) @ frame.calcaneus_axis
+    forward = axes @ np.asarray(motion, dtype=float)[:, :3, :3] @ axes.T @ frame.calcaneus_axis
     angle: Array = 90.0 - np.rad2deg(np.arctan2(forward[:, 1], forward[:, 0]))
     return angle
 
 
-def _points(mask: NDArray[np.bool_], affine: ArrayLike) -> Array:
-    """Return voxel centres (N, 3) in world mm, every so-manieth of a large bone."""
-    inside = np.argwhere(mask)
-    return apply(affine, inside[:: max(1, len(inside) // MAX_POINTS)])
+def joint_tables(
+    subjects: Sequence[CleanSubject],
+    frames: Mapping[str, AnatomicalFrame],
+    poses: Mapping[tuple[str, str], Mapping[str, ArrayLike]],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return `angle_table` and `helical_table` of all sequences of which every pose is known.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+    frames : mapping of subject to AnatomicalFrame
+    poses : mapping of (subject, sequence) to mapping of bone to (F, 4, 4) array
+        Static world to frame world, RAS mm.
+
+    Returns
+    -------
+    angles, axes : DataFrame
+        Columns subject, sequence, group, kind (``active_run-01`` is ``active``), then those of
+        the two tables.
+
+    Examples
+    --------
+    >>> frames = {one.code: anatomical_frame(bones[one.code], one.side) for one in subjects}
+    >>> angles, axes = joint_tables(subjects, frames, best_poses(contest))
+    """
+    groups = {subject.code: subject.group for subject in subjects}
+    known = {
+        (code, sequence, groups[code], sequence.split("_")[0]): (own, frames[code])
+        for (code, sequence), own in poses.items()
+        if all(np.isfinite(one).all() for one in own.values())
+    }
+    names = ["subject", "sequence", "group", "kind"]
+    angles, axes = (
+        pd.concat({key: table(*given) for key, given in known.items()}, names=names)
+        .droplevel(-1)
+        .reset_index()
+        for table in (angle_table, helical_table)
+    )
+    return angles, axes
 
 
-def _long_axis(points: Array) -> tuple[Array, float]:
+def angle_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.DataFrame:
+    """Return the angles of all `JOINTS` in every frame of a sequence.
+
+    Parameters
+    ----------
+    poses : mapping of bone to (F, 4, 4) array
+        Static world to frame world, RAS mm; NaN where a bone is not known.
+    frame : AnatomicalFrame
+
+    Returns
+    -------
+    DataFrame
+        Columns frame, joint, `ANGLES`, tibiocalcaneal_deg. The last is the angle between the
+        tibia's shaft and the calcaneus's long axis, both seen from the side (smaller: more
+        dorsiflexion), in the rows of the hindfoot and NaN in others.
+    """
+    parts = []
+    for joint in JOINTS:
+        motion = joint_motion(poses, joint)
+        part = pd.DataFrame({"frame": np.arange(len(motion)), "joint": joint})
+        part[list(ANGLES)] = joint_angles_deg(motion, frame)
+        whole = joint == "hindfoot"
+        part["tibiocalcaneal_deg"] = tibiocalcaneal_deg(motion, frame) if whole else np.nan
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def helical_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.DataFrame:
+    """Return the helical axis of every joint from one end of the cycle to the other.
+
+    Parameters are those of `angle_table`; the ends are `cycle_ends`, the same for all joints.
+
+    Returns
+    -------
+    DataFrame
+        One row a joint: joint, first_frame, last_frame, rotation_deg, shift_mm; anterior,
+        superior, lateral (`HelicalAxis.direction`) and point_anterior_mm and so on; offset_… the
+        same from the joint's centre; inclination_deg, how far the line rises from the transverse
+        plane, and deviation_deg, how far it runs medially of straight ahead. These two take the
+        line towards the toes (subtalar) or medially (others), as Inman does (The Joints of the
+        Ankle, 1976). Undefined is NaN.
+    """
+    low, high = cycle_ends(poses, frame)
+    rows = []
+    for joint in JOINTS:
+        motion = joint_motion(poses, joint)
+        axis = helical_axis(motion[low], motion[high], frame, joint)
+        line = axis.direction
+        line = line if (line[0] > 0 if joint == "subtalar" else line[2] < 0) else -line
+        row = {"joint": joint, "first_frame": low, "last_frame": high}
+        row |= {"rotation_deg": axis.rotation_deg, "shift_mm": axis.shift_mm}
+        row |= dict(zip(AXES, axis.direction, strict=True))
+        offset = axis.point_mm - frame.centres_mm[joint]
+        for name, place in (("point", axis.point_mm), ("offset", offset)):
+            row |= {f"{name}_{one}_mm": x for one, x in zip(AXES, place, strict=True)}
+        row["inclination_deg"] = float(np.rad2deg(np.arcsin(line[1])))
+        row["deviation_deg"] = float(np.rad2deg(np.arctan2(-line[2], line[0])))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cycle_ends(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> tuple[int, int]:
+    """Return the frames of least and greatest dorsiflexion of the hindfoot.
+
+    Raises
+    ------
+    AnkleError
+        If tibia and calcaneus are both known in fewer than two frames.
+    """
+    flexion = joint_angles_deg(joint_motion(poses, "hindfoot"), frame)[:, 0]
+    known = np.count_nonzero(np.isfinite(flexion))
+    if known < 2:
+        raise AnkleError(f"{known} frames with tibia and calcaneus: a range takes two")
+    return int(np.nanargmin(flexion)), int(np.nanargmax(flexion))
+
+
+def range_of_motion(angles: pd.DataFrame) -> pd.DataFrame:
+    """Return greatest minus least angle of every sequence, joint and angle.
+
+    Parameters
+    ----------
+    angles : DataFrame
+        From `joint_tables`.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, sequence, group, kind, joint, angle (of `ANGLES`), range_deg. Errors of
+        single frames widen a range: smooth the poses first.
+    """
+    keys = ["subject", "sequence", "group", "kind", "joint"]
+    long = angles.melt(keys, list(ANGLES), var_name="angle", value_name="degrees")
+    courses = long.groupby([*keys, "angle"], sort=False)["degrees"]
+    return (courses.max() - courses.min()).rename("range_deg").reset_index()
+
+
+def range_summary(ranges: pd.DataFrame) -> pd.DataFrame:
+    """Return mean ranges with 95 % intervals over subjects (`metrics.bootstrap_interval`).
+
+    Parameters
+    ----------
+    ranges : DataFrame
+        From `range_of_motion`.
+
+    Returns
+    -------
+    DataFrame
+        Columns joint, angle, group, kind, subjects, mean_deg, low_deg, high_deg. The kind
+        ``active - passive`` is the mean difference within subjects that have both.
+    """
+    keys = ["joint", "angle", "group"]
+    each = ranges.groupby([*keys, "kind", "subject"], sort=False)["range_deg"].mean()
+    kinds = each.unstack("kind")
+    if {"active", "passive"} <= set(kinds):
+        kinds["active - passive"] = kinds["active"] - kinds["passive"]
+    rows = []
+    for names, part in kinds.groupby(level=keys, sort=False):
+        for kind, values in part.items():
+            known = values.dropna()
+            owners = known.index.get_level_values("subject").tolist()
+            interval = bootstrap_interval(known.to_numpy(), owners)
+            row = dict(zip(keys, names, strict=True)) | {"kind": kind, "subjects": len(known)}
+            rows.append(row | {f"{name}_deg": x for name, x in interval._asdict().items()})
+    return pd.DataFrame(rows)
+
+
+def _long_axis(points: Array, away_from: Array) -> tuple[Array, float]:
     """Return the principal axis, and the spread along it over the spread across it."""
-    _, spreads, axes = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-    return axes[0], float(spreads[0] / max(spreads[1], 1e-9))
+    middle = points.mean(axis=0)
+    _, spreads, axes = np.linalg.svd(points - middle, full_matrices=False)
+    axis = axes[0] * np.sign(axes[0] @ (middle - away_from))
+    return axis, float(spreads[0] / max(spreads[1], 1e-9))
 
 
 def _contact(proximal: Array, distal: Array) -> Array:

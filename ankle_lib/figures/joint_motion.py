@@ -13,32 +13,37 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.dynamic.kinematics import ANGLES, AnatomicalFrame
-from ankle_lib.dynamic.motion_tables import range_of_motion, range_summary
+from ankle_lib.dynamic.kinematics import (
+    ANGLES,
+    AXES,
+    AnatomicalFrame,
+    range_of_motion,
+    range_summary,
+)
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply
-from ankle_lib.volume import Volume
+from ankle_lib.transforms.poses import apply
+from ankle_lib.volume import Volume, voxel_to_world
 
 Array = NDArray[np.float64]
 
-SHOWN_JOINTS = ("talocrural", "subtalar")
 ANGLE_NAMES = {
     "dorsiflexion_deg": "Dorsiflexion ↑\nplantarflexion ↓",
     "inversion_deg": "Inversion ↑\neversion ↓",
     "rotation_deg": "Internal rotation ↑\nexternal rotation ↓",
 }
 KIND_STYLES = {"passive": "-", "active": (0, (4, 2))}
+AXIS_MARKS = {"talocrural": "o", "subtalar": "s"}
+"""The joints that are shown."""
+AXIS_REACH_MM = {"talocrural": 32.0, "subtalar": 42.0}
+"""How far a helical axis is drawn to either side."""
 
 PERCENT = np.linspace(0, 100, 51)
 
 PIXEL_MM = 1.0
 """Of a silhouette."""
-AXIS_REACH_MM = {"talocrural": 32.0, "subtalar": 42.0}
-"""How far a helical axis is drawn to either side."""
 SHAFT_SHOWN_MM = 50.0
 """Above the middle of the talus."""
-AXIS_MARKS = {"talocrural": "o", "subtalar": "s"}
 
 
 def joint_motion_chart(
@@ -56,10 +61,8 @@ def joint_motion_chart(
 
     Parameters
     ----------
-    angles : DataFrame
-        From `motion_tables.angle_table`, all sequences.
-    axes : DataFrame
-        From `motion_tables.helical_table`, all sequences.
+    angles, axes : DataFrame
+        From `kinematics.joint_tables`.
     bones : mapping of bone to Volume
         Masks of the foot to draw.
     frame : AnatomicalFrame
@@ -83,29 +86,26 @@ def joint_motion_chart(
     whole.set_ylabel("← plantarflexion    tibiocalcaneal angle (°)    dorsiflexion →")
     whole.set_xlabel("cycle (%)")
 
-    ranges = range_of_motion(angles)
-    summary = range_summary(ranges.assign(kind="all"))
-    for row, joint in enumerate(SHOWN_JOINTS):
+    ranges = range_summary(range_of_motion(angles).assign(kind="all"))
+    for row, joint in enumerate(AXIS_MARKS):
         first: Axes | None = None
         for column, angle in enumerate(ANGLES):
             panel = figure.add_subplot(grid[row, 1 + column], sharey=first)
             first = first or panel
             _curves(panel, angles, truth, joint, angle)
             panel.axhline(0, color="0.6", lw=0.8, zorder=0)
+            _ranges(panel, ranges[(ranges["joint"] == joint) & (ranges["angle"] == angle)])
+            panel.tick_params(labelleft=column == 0)
             if row == 0:
                 panel.set_title(ANGLE_NAMES[angle], fontsize=11)
-            found = summary[(summary["joint"] == joint) & (summary["angle"] == angle)]
-            _ranges(panel, found)
-            panel.tick_params(labelleft=column == 0)
-            if column == 0:
-                panel.set_ylabel(f"{joint.capitalize()}\nchange from the static pose (°)")
-            if row == len(SHOWN_JOINTS) - 1:
+            else:
                 panel.set_xlabel("cycle (%)")
         assert first is not None
+        first.set_ylabel(f"{joint.capitalize()}\nchange from the static pose (°)")
         low, high = first.get_ylim()
         first.set_ylim(low, high + 0.28 * (high - low))  # room for the ranges
 
-    for row, view in enumerate(("from the side", "from the front")):
+    for row, view in enumerate(("side", "front")):
         _helical_axes(figure.add_subplot(grid[row, 4]), axes, bones, frame, view)
     _legend(figure, angles, truth is not None)
     return figure
@@ -114,102 +114,88 @@ def joint_motion_chart(
 def _curves(
     axes: Axes, angles: pd.DataFrame, truth: pd.DataFrame | None, joint: str, column: str
 ) -> None:
-    for group, part in _by_group(angles, joint, column):
-        everyone = _subjects(part, column)
-        middle = everyone.mean(axis=0)
-        spread = everyone.std(axis=0, ddof=min(1, len(everyone) - 1))
-        colour = GROUP_COLOURS.get(group, "0.4")
-        axes.fill_between(PERCENT, middle - spread, middle + spread, color=colour, alpha=0.15, lw=0)
-        for kind, own in part.groupby("kind"):
-            style = KIND_STYLES.get(str(kind), ":")
-            axes.plot(PERCENT, _subjects(own, column).mean(axis=0), color=colour, lw=2, ls=style)
-    for _, part in () if truth is None else _by_group(truth, joint, column):
-        for kind, own in part.groupby("kind"):
-            style = KIND_STYLES.get(str(kind), ":")
-            axes.plot(PERCENT, _subjects(own, column).mean(axis=0), color="black", lw=0.8, ls=style)
+    for table in (angles, truth):
+        if table is None:
+            continue
+        rows = table[table["joint"] == joint]
+        last = rows.groupby(["subject", "sequence"])["frame"].transform("max").clip(lower=1)
+        rows = rows.assign(percent=100 * rows["frame"] / last).dropna(subset=column)
+        for group, part in rows.groupby("group", sort=False):
+            colour = GROUP_COLOURS.get(str(group), "0.4")
+            if table is angles:
+                each = _subjects(part, column)
+                middle, spread = each.mean(axis=0), each.std(axis=0, ddof=min(1, len(each) - 1))
+                low, high = middle - spread, middle + spread
+                axes.fill_between(PERCENT, low, high, color=colour, alpha=0.15, lw=0)
+            line = {"color": colour, "lw": 2} if table is angles else {"color": "black", "lw": 0.8}
+            for kind, own in part.groupby("kind"):
+                style = KIND_STYLES.get(str(kind), ":")
+                axes.plot(PERCENT, _subjects(own, column).mean(axis=0), ls=style, **line)
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 50, 100])
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _by_group(angles: pd.DataFrame, joint: str, column: str) -> list[tuple[str, pd.DataFrame]]:
-    """Return the known angles of each group, with a column percent: the part of the cycle."""
-    rows = angles[angles["joint"] == joint]
-    last = rows.groupby(["subject", "sequence"])["frame"].transform("max").clip(lower=1)
-    rows = rows.assign(percent=100 * rows["frame"] / last).dropna(subset=column)
-    return [(str(group), part) for group, part in rows.groupby("group", sort=False)]
-
-
 def _subjects(rows: pd.DataFrame, column: str) -> Array:
     """Return the mean course of each subject's sequences, (subjects, `PERCENT`)."""
-    courses = []
-    for _, own in rows.groupby("subject"):
-        each = [
-            np.interp(PERCENT, known["percent"], known[column])
-            for _, known in own.sort_values("frame").groupby("sequence")
-        ]
-        courses.append(np.mean(each, axis=0))
-    return np.stack(courses)
+    courses = [
+        [np.interp(PERCENT, one["percent"], one[column]) for _, one in own.groupby("sequence")]
+        for _, own in rows.sort_values("frame").groupby("subject")
+    ]
+    return np.stack([np.mean(each, axis=0) for each in courses])
 
 
 def _ranges(axes: Axes, found: pd.DataFrame) -> None:
     """Write the groups' range of motion into the panel's upper part."""
     for line, row in enumerate(found.to_dict("records")):
-        between = (
-            f" ({row['low_deg']:.1f}–{row['high_deg']:.1f})" if np.isfinite(row["low_deg"]) else ""
-        )
-        axes.text(0.03, 0.98 - 0.09 * line, f"range {row['mean_deg']:.1f}°{between}", fontsize=9,
-                  va="top", transform=axes.transAxes,
-                  color=GROUP_COLOURS.get(str(row["group"]), "0.4"))  # fmt: skip
+        text = f"range {row['mean_deg']:.1f}°"
+        if np.isfinite(row["low_deg"]):
+            text += f" ({row['low_deg']:.1f}–{row['high_deg']:.1f})"
+        colour = GROUP_COLOURS.get(str(row["group"]), "0.4")
+        axes.text(0.03, 0.98 - 0.09 * line, text, fontsize=9, va="top", color=colour,
+                  transform=axes.transAxes)  # fmt: skip
 
 
 def _helical_axes(
     axes: Axes, table: pd.DataFrame, bones: Mapping[str, Volume], frame: AnatomicalFrame, view: str
 ) -> None:
     """Draw bones as silhouettes, anterior or a right foot's lateral side to the left."""
-    across = 0 if view == "from the side" else 2
+    across = 0 if view == "side" else 2
     for bone, volume in bones.items():
-        inside = np.argwhere(volume.data > 0)
-        points = apply(frame.matrix, apply(volume.affine, inside))
-        _silhouette(axes, -points[:, across], points[:, 1], BONE_COLOURS.get(bone, "0.5"))
-    names = ("anterior", "superior", "lateral")
-    for row in table[table["joint"].isin(SHOWN_JOINTS)].to_dict("records"):
+        points = voxel_to_world(volume.affine, np.argwhere(volume.data > 0))
+        placed = apply(frame.matrix, points)
+        _silhouette(axes, -placed[:, across], placed[:, 1], BONE_COLOURS.get(bone, "0.5"))
+    for row in table[table["joint"].isin(AXIS_MARKS)].to_dict("records"):
         joint = str(row["joint"])
-        offset = np.array([row[f"offset_{name}_mm"] for name in names])
-        middle = frame.centres_mm[joint] + offset
-        reach = AXIS_REACH_MM[joint] * np.array([row[name] for name in names])
-        colour = GROUP_COLOURS.get(str(row["group"]), "0.4")
+        middle = frame.centres_mm[joint] + [row[f"offset_{name}_mm"] for name in AXES]
+        reach = AXIS_REACH_MM[joint] * np.array([row[name] for name in AXES])
+        colour, style = GROUP_COLOURS.get(row["group"], "0.4"), KIND_STYLES.get(row["kind"], ":")
         ends = np.stack([middle - reach, middle + reach])
-        axes.plot(-ends[:, across], ends[:, 1], color=colour, lw=1.2, alpha=0.6,
-                  ls=KIND_STYLES.get(str(row["kind"]), ":"))  # fmt: skip
+        axes.plot(-ends[:, across], ends[:, 1], color=colour, lw=1.2, alpha=0.6, ls=style)
         axes.plot(-middle[across], middle[1], AXIS_MARKS[joint], color=colour, ms=4.5,
                   mec="white", mew=0.5)  # fmt: skip
     axes.set_aspect("equal")
     axes.set_ylim(top=SHAFT_SHOWN_MM)
     axes.set_axis_off()
-    axes.set_title(f"Helical axes {view}", fontsize=11)
-    ends_named = ("anterior", "posterior") if across == 0 else ("lateral", "medial")
-    for x, name, side in zip((0.0, 1.0), ends_named, ("left", "right"), strict=True):
-        axes.text(x, 0.99, name, transform=axes.transAxes, ha=side, va="top", fontsize=9)
-    _bar(axes)
+    axes.set_title(f"Helical axes from the {view}", fontsize=11)
+    left, right = ("anterior", "posterior") if view == "side" else ("lateral", "medial")
+    corner = {"transform": axes.transAxes, "va": "top", "fontsize": 9}
+    axes.text(0, 0.99, left, ha="left", **corner)
+    axes.text(1, 0.99, right, ha="right", **corner)
+    low, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
+    axes.plot([low, low + 20], [bottom] * 2, color="black", lw=2.5, clip_on=False)
+    axes.text(low + 10, bottom + 1, "20 mm", ha="center", va="bottom", fontsize=8)
 
 
 def _silhouette(axes: Axes, x: Array, y: Array, colour: str) -> None:
     """Fill and outline where points fall."""
     margin = 3 * PIXEL_MM
     edges = [np.arange(v.min() - margin, v.max() + 2 * margin, PIXEL_MM) for v in (x, y)]
-    seen = ndimage.gaussian_filter((np.histogram2d(x, y, edges)[0] > 0).astype(float), 1.0).T
+    filled = np.histogram2d(x, y, edges)[0] > 0
+    smooth = ndimage.gaussian_filter(filled.astype(float), 1.0).T
     centres = [edge[:-1] + PIXEL_MM / 2 for edge in edges]
-    axes.contourf(*centres, seen, levels=[0.5, 2.0], colors=[colour], alpha=0.3)
-    axes.contour(*centres, seen, levels=[0.5], colors=[colour], linewidths=1.2)
-
-
-def _bar(axes: Axes) -> None:
-    low, _ = axes.get_xlim()
-    bottom, _ = axes.get_ylim()
-    axes.plot([low, low + 20], [bottom, bottom], color="black", lw=2.5, solid_capstyle="butt",
-              clip_on=False)  # fmt: skip
-    axes.text(low + 10, bottom + 1, "20 mm", ha="center", va="bottom", fontsize=8)
+    axes.contourf(*centres, smooth, levels=[0.5, 2.0], colors=[colour], alpha=0.3)
+    axes.contour(*centres, smooth, levels=[0.5], colors=[colour], linewidths=1.2)
 
 
 def _legend(figure: Figure, angles: pd.DataFrame, with_truth: bool) -> None:

@@ -1,9 +1,9 @@
 """The frames of a sequence are one motion: poses made consistent over time.
 
 A sequence shows one out-and-back cycle, so a bone's pose follows a smooth curve from frame to
-frame, and a frame where the bone was lost lies on that curve too. `smooth_poses` fits such a
-curve to one bone. `smooth_together` fits all bones of a leg and first sets aside what they do
-*together*: a leg that trembles moves all bones alike, which is motion and not error.
+frame, and a frame where the bone was lost lies on that curve too. `smooth_together` fits such
+curves to the bones of a leg and first sets aside what they do *together*: a leg that trembles
+moves all bones alike, which is motion and not error.
 
 The curve is a smoothing spline (Reinsch, Numer. Math. 1967) through the position of the bone's
 centre and through the rotation vectors relative to the mean rotation. Its strength is chosen from
@@ -62,38 +62,6 @@ PASSES = 6
 phantom's controls are then changed by 0.005 mm and 0.011 degrees in the median."""
 
 
-def smooth_poses(poses: ArrayLike, weights: ArrayLike, centre_mm: ArrayLike) -> Array:
-    """Put the poses of one bone on a smooth course over time.
-
-    Parameters
-    ----------
-    poses : (F, 4, 4) array
-        Static world to frame world, RAS mm, in the order of the frames, which are equally spaced.
-        Where the weight is 0 a pose may hold anything, NaN too.
-    weights : (F,) array
-        How much each frame is trusted, from 0 (unknown, to be filled by the curve) upward; only
-        ratios matter.
-    centre_mm : (3,) array
-        Centre of the bone in the static scan, world RAS mm.
-
-    Returns
-    -------
-    (F, 4, 4) array
-        Frames that stray from the course of the others (`TUKEY`) are put back on it; at the first
-        and last frame, with neighbours on one side only, that works for gross strays at best.
-        With fewer than `FEWEST_FRAMES` known frames those are returned as they are and only the
-        others are filled.
-
-    Raises
-    ------
-    AnkleError
-        If shapes do not fit, no frame is known, a weight is negative or not finite, or a known
-        pose is not rigid.
-    """
-    known, trust, centre = _checked("poses", poses, weights, centre_mm)
-    return _smooth(known, trust, centre)
-
-
 def smooth_together(
     poses: Mapping[str, ArrayLike],
     weights: Mapping[str, ArrayLike],
@@ -103,57 +71,64 @@ def smooth_together(
 
     A bone's pose is taken as its own smooth course, followed by a motion of the whole leg that
     may be as rough as it likes. That motion is the one rigid motion per frame that explains best
-    how far the bones are off their courses; bones that contradict the others have no say in it.
+    how far the bones are off their courses; bones that contradict the others have no say in it,
+    and a bone alone has none.
 
     Parameters
     ----------
-    poses, weights, centres_mm : mapping of bone to (F, 4, 4), (F,) and (3,) array
-        As in `smooth_poses`, with the same number of frames.
+    poses : mapping of bone to (F, 4, 4) array
+        Static world to frame world, RAS mm, in the order of the frames, which are equally spaced.
+        Where the weight is 0 a pose may hold anything, NaN too.
+    weights : mapping of bone to (F,) array
+        How much each frame is trusted, from 0 (unknown, to be filled by the curve) upward; only
+        ratios matter.
+    centres_mm : mapping of bone to (3,) array
+        Centre of the bone in the static scan, world RAS mm.
 
     Returns
     -------
     dict of bone to (F, 4, 4) array
+        Frames that stray from the course of the others (`TUKEY`) are put back on it; at the first
+        and last frame, with neighbours on one side only, that works for gross strays at best.
+        With fewer than `FEWEST_FRAMES` known frames those are returned as they are and only the
+        others are filled.
 
     Raises
     ------
     AnkleError
-        As `smooth_poses`; also if the mappings name different bones or numbers of frames differ.
+        If shapes or bones do not fit together, no frame of a bone is known, a weight is negative
+        or not finite, or a known pose is not rigid.
+
+    Examples
+    --------
+    >>> smooth = smooth_together({"talus": poses}, {"talus": np.ones(15)}, {"talus": centre})
     """
     if not poses or not (set(poses) == set(weights) == set(centres_mm)):
         raise AnkleError(
             f"poses of {sorted(poses)}, weights of {sorted(weights)} and centres of "
             f"{sorted(centres_mm)}: give all three for the same bones"
         )
-    bones = list(poses)
-    checked = {b: _checked(f"poses of {b}", poses[b], weights[b], centres_mm[b]) for b in bones}
-    counts = {bone: len(given.poses) for bone, given in checked.items()}
+    found = {b: _checked(b, poses[b], weights[b], centres_mm[b]) for b in poses}
+    counts = {bone: len(given[0]) for bone, given in found.items()}
     if len(set(counts.values())) > 1:
         raise AnkleError(f"numbers of frames differ between the bones: {counts}")
-    trust = np.stack([checked[bone].weights for bone in bones])
-    centres = np.stack([checked[bone].centre_mm for bone in bones])
-    observed = np.stack([checked[bone].poses for bone in bones])
+    observed, trust, centres = (np.stack(one) for one in zip(*found.values(), strict=True))
     still = observed
     for _ in range(PASSES):
         courses = np.stack([_smooth(*each) for each in zip(still, trust, centres, strict=True)])
         leg = _common_motion(observed, courses, trust, centres)
         # Without the leg's motion the bones' own courses show more clearly.
         still = np.linalg.inv(leg) @ observed
-    return dict(zip(bones, leg @ courses, strict=True))
-
-
-class _Given(NamedTuple):
-    poses: Array
-    weights: Array
-    centre_mm: Array
+    return dict(zip(found, leg @ courses, strict=True))
 
 
 class _Splines(NamedTuple):
     """Smoothing splines of all `STRENGTHS` for one set of weights."""
 
     influence: Array
-    """(S, F, F) what is seen → values on the curve."""
+    """(S, F, F) data → values on the curve."""
     complexity: Array
-    """(S,) the part of the restricted likelihood that what is seen does not enter."""
+    """(S,) the part of the restricted likelihood that the data do not enter."""
 
 
 def _smooth(poses: Array, weights: Array, centre: Array) -> Array:
@@ -219,21 +194,21 @@ def _curve(course: Array, weights: Array, splines: _Splines) -> tuple[Array, Arr
     known = weights > 0
     middle = np.average(course, axis=0, weights=weights)
     axes = np.linalg.svd(course[known] - middle, full_matrices=False)[2]
-    seen = (course - middle) @ axes.T
-    fitted = splines.influence @ seen
+    along = (course - middle) @ axes.T
+    fitted = splines.influence @ along
     freedom = max(np.count_nonzero(known) - 2, 1)
-    # At the minimum both terms together are the product of what is seen and what is left of it.
-    energy = np.clip((weights[:, None] * seen * (seen - fitted)).sum(axis=1), 0, None)
+    # At the minimum both terms together are the product of the data and what is left of them.
+    energy = np.clip((weights[:, None] * along * (along - fitted)).sum(axis=1), 0, None)
     likelihood = freedom * np.log(energy / freedom + SMALLEST_VARIANCE_MM2)
     best = np.argmin(likelihood + splines.complexity[:, None], axis=0)
     values = fitted[best, :, np.arange(3)].T
     leverage = np.diagonal(splines.influence, axis1=1, axis2=2)[best].T
-    strays = (seen - values) / np.clip(1 - leverage, 1e-6, 1) ** LEVERAGE_POWER
+    strays = (along - values) / np.clip(1 - leverage, 1e-6, 1) ** LEVERAGE_POWER
     return values @ axes + middle, strays @ axes
 
 
 def _splines(weights: Array) -> _Splines:
-    """Minimise sum w (seen - f)² + strength · integral of f''² for every strength."""
+    """Minimise sum w (data - f)² + strength · integral of f''² for every strength."""
     count = len(weights)
     system = np.diag(weights) + STRENGTHS[:, None, None] * _bending(count)
     influence: Array = np.linalg.inv(system) * weights
@@ -301,23 +276,24 @@ def _cross_matrix(vectors: Array) -> Array:
     return np.cross(np.eye(3), vectors[..., None, :])
 
 
-def _checked(what: str, poses: ArrayLike, weights: ArrayLike, centre_mm: ArrayLike) -> _Given:
+def _checked(
+    bone: str, poses: ArrayLike, weights: ArrayLike, centre_mm: ArrayLike
+) -> tuple[Array, Array, Array]:
+    """Return poses, weights and centre as arrays, with unknown poses replaced by no motion."""
     matrices = np.array(poses, dtype=np.float64)
     trust, centre = np.array(weights, dtype=np.float64), np.array(centre_mm, dtype=np.float64)
-    if matrices.ndim != 3 or matrices.shape[1:] != (4, 4) or len(matrices) == 0:
-        raise AnkleError(f"{what} have shape {matrices.shape}: expected (frames, 4, 4)")
-    if trust.shape != matrices.shape[:1] or centre.shape != (3,):
+    if matrices.shape != (*trust.shape, 4, 4) or trust.ndim != 1 or centre.shape != (3,):
         raise AnkleError(
-            f"{what}: {len(matrices)} frames with weights of shape {trust.shape} and a centre of "
-            f"shape {centre.shape}: give one weight a frame and a point (3,)"
+            f"poses of {bone} of shape {matrices.shape}, weights {trust.shape}, centre "
+            f"{centre.shape}: expected (frames, 4, 4), one weight a frame and a point (3,)"
         )
-    if not (np.isfinite(trust).all() and (trust >= 0).all() and np.isfinite(centre).all()):
-        raise AnkleError(f"{what}: weights {trust.tolist()} or centre {centre.tolist()} not usable")
-    known = trust > 0
-    if not known.any():
-        raise AnkleError(f"{what}: no frame has a weight above 0: a curve needs one known pose")
-    wrong = [frame for frame in np.flatnonzero(known) if not is_rigid(matrices[frame])]
+    if not (np.isfinite([*trust, *centre]).all() and (trust >= 0).all() and trust.any()):
+        raise AnkleError(
+            f"poses of {bone}: weights {trust.tolist()}, centre {centre.tolist()}: give weights "
+            "from 0, of which one is above 0, and a finite point"
+        )
+    wrong = [frame for frame in np.flatnonzero(trust) if not is_rigid(matrices[frame])]
     if wrong:
-        raise AnkleError(f"{what}: frame {wrong[0]} is not rigid: {matrices[wrong[0]].tolist()}")
-    matrices[~known] = np.eye(4)
-    return _Given(matrices, trust, centre)
+        raise AnkleError(f"poses of {bone}: frame {wrong[0]} is not rigid")
+    matrices[trust == 0] = np.eye(4)
+    return matrices, trust, centre
