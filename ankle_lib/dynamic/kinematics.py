@@ -23,10 +23,10 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import RigidTransform
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import bootstrap_interval
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import apply
 from ankle_lib.volume import Volume
 
 Array = NDArray[np.float64]

@@ -8,24 +8,17 @@ the larger tendons and, roughly, the neighbouring bones.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.dynamic.random_poses import Poses
-from ankle_lib.dynamic.randomised import Looks, draw_contrast, take
-from ankle_lib.dynamic.tissues import (
-    JOINT,
-    Contrast,
-    Image,
-    Tissues,
-    bone_depths,
-    joint_space,
-)
+from ankle_lib.dynamic.frames import Frame
+from ankle_lib.dynamic.random_scans import PoseRanges, ScanRanges, take
+from ankle_lib.dynamic.tissues import JOINT, Contrast, Tissues, bone_depths, joint_space
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
@@ -34,8 +27,8 @@ from ankle_lib.volume import Volume, load, to_orientation
 SPACING_MM = 1.0
 """Grid on which the soft tissue is modelled."""
 
-FRAMES = Looks(
-    poses=Poses(tilt_deg=11.0, scale=1.05),
+FRAMES = ScanRanges(
+    poses=PoseRanges(tilt_deg=11.0, scale=1.05),
     cut=0.25,
     thick=1.0,
     thick_mm=(8.0, 8.0),
@@ -89,41 +82,32 @@ def read_template(folder: Path) -> dict[str, Volume]:
     return bones
 
 
-def template_scans(
-    bones: Mapping[str, Volume],
-    n: int,
-    rng: np.random.Generator,
-    *,
-    pixel_mm: float,
-    looks: Looks | None = None,
-) -> list[Scan]:
-    """Render the template in random poses.
+def template_frames(
+    bones: Mapping[str, Volume], n: int, pixel_mm: float, seed: int = 0
+) -> list[Frame]:
+    """Render the template in random poses, as the dynamic sequence would show it.
 
     Parameters
     ----------
     bones : mapping of bone to Volume
         Masks on one grid, axes P, S, R; see `read_template`.
     n : int
-    rng : numpy Generator
     pixel_mm : float
         Pixels of the results.
-    looks : Looks, optional
-        Random looks; without them, all look like frames of the dynamic sequence.
+    seed : int
 
     Returns
     -------
-    list of Scan
-        As those of `randomised.random_scans`, of the subject ``template``.
+    list of Frame
+        With scans as those of `random_scans.random_scans`, of the subject ``template``.
     """
+    rng = np.random.default_rng(seed)
     tissues = dress(bones, rng)
     found = []
     for number in range(n):
-        if looks is None:
-            contrast, name = draw_frame_contrast(rng), f"frame {number}"
-        else:
-            contrast, name = draw_contrast(looks, tissues.marrow_class, rng), f"look {number}"
-        item, voxel_mm = take(tissues, contrast, looks or FRAMES, rng, pixel_mm, ("template", name))
-        found.append(Scan(item, "template", voxel_mm))
+        contrast, name = draw_frame_contrast(rng), f"frame {number}"
+        scan = take(tissues, contrast, FRAMES, rng, pixel_mm, ("template", "template", name))
+        found.append(Frame(name, number, scan, np.eye(4), scan.item.labels))
     return found
 
 
@@ -157,36 +141,40 @@ def dress(bones: Mapping[str, Volume], rng: np.random.Generator) -> Tissues:
         Of the texture.
     """
     cut = _regridded(bones)
-    rest = _rest(cut)
+    points_of = {bone: SPACING_MM * np.argwhere(mask).astype(float) for bone, mask in cut.items()}
+    rods = _rods(**points_of)
     longer = (0, round(SHANK_MM / SPACING_MM))
     masks = {bone: np.pad(mask, ((0, 0), longer, (0, 0)), "edge") for bone, mask in cut.items()}
     spacing = (SPACING_MM, SPACING_MM, SPACING_MM)
     anything = np.logical_or.reduce([*masks.values()])
     points = SPACING_MM * np.moveaxis(np.indices(anything.shape, np.float32), 0, -1)
+    flesh, fat, tendons, others = ([_outside(points, rod) for rod in kind] for kind in rods)
     distance = ndimage.distance_transform_edt(~anything, sampling=spacing)
-    skin = _blended([distance - FLESH_MM, *(_outside(points, part) for part in rest.flesh)])
+    skin = _blended([distance - FLESH_MM, *flesh])
     classes = np.full(anything.shape, MUSCLE, np.uint8)
-    for number, parts in ((FAT, rest.fat), (DARK, rest.tendons)):
-        classes[np.minimum.reduce([_outside(points, part) for part in parts]) < 0] = number
+    classes[np.minimum.reduce(fat) < 0] = FAT
+    classes[np.minimum.reduce(tendons) < 0] = DARK
     classes[(skin > -FAT_MM) & (classes == MUSCLE)] = FAT
-    others = np.minimum.reduce([_outside(points, part) for part in rest.bones])
-    others = np.maximum(others, GAP_MM - distance)
-    classes[others < 0] = DARK
-    classes[others < -1.2] = MARROW
+    other = np.maximum(np.minimum.reduce(others), GAP_MM - distance)
+    classes[other < 0] = DARK
+    classes[other < -1.2] = MARROW
     depths = bone_depths(masks, spacing)
-    depth = np.max([*depths.values()], axis=0)
     classes[joint_space(depths)] = JOINT
     classes[skin > -SKIN_MM] = SKIN
     foot = (skin <= 0) | anything
     classes[~foot] = 0
-    texture = _texture(anything.shape, rng)
-    height = points[..., 1] - rest.malleolus_mm
+    texture = np.zeros(anything.shape, np.float32)
+    for sigma in (0.8, 3.0):  # fine and coarse grain, together with a deviation of about one half
+        grain = ndimage.gaussian_filter(rng.standard_normal(texture.shape, np.float32), sigma)
+        texture += 0.35 * grain / grain.std()
+    height = points[..., 1] - _end(points_of["tibia"], 1, -1)[1]
     texture[masks["tibia"] & (np.abs(height - PLATE_MM) < PLATE_WIDTH_MM / 2)] = BRIGHT
-    return Tissues(spacing, classes, texture, depth, masks, foot, MARROW - 1)
+    return Tissues(
+        spacing, classes, texture, np.max([*depths.values()], axis=0), masks, foot, MARROW - 1
+    )
 
 
-@dataclass(frozen=True)
-class _Rod:
+class _Rod(NamedTuple):
     """A tube along a path, wider or narrower along the third axis."""
 
     path: tuple[Point, ...]
@@ -194,22 +182,16 @@ class _Rod:
     width: float = 1.0
 
 
-@dataclass(frozen=True)
-class _Rest:
-    """What is modelled around the bones; ``flesh`` is all that the skin encloses."""
+def _rods(
+    calcaneus: Point, talus: Point, tibia: Point
+) -> tuple[list[_Rod], list[_Rod], list[_Rod], list[_Rod]]:
+    """Model what surrounds the bones, given their points (N, 3) mm: posterior, superior, right.
 
-    flesh: tuple[_Rod, ...]
-    fat: tuple[_Rod, ...]
-    tendons: tuple[_Rod, ...]
-    bones: tuple[_Rod, ...]
-    malleolus_mm: float
-    """Height of the tip of the tibia's malleolus."""
-
-
-def _rest(masks: Mapping[str, NDArray[np.bool_]]) -> _Rest:
-    """Place what surrounds the bones by their landmarks; points are posterior, superior, right."""
-    at = {bone: SPACING_MM * np.argwhere(mask).astype(float) for bone, mask in masks.items()}
-    calcaneus, talus, tibia = (at[bone] for bone in BONES)
+    Returns
+    -------
+    flesh, fat, tendons, bones : lists of _Rod
+        ``flesh`` is all that the skin encloses.
+    """
     heel, front = _end(calcaneus, 0, 1), _end(calcaneus, 0, -1)
     below, head = _end(calcaneus, 1, -1), _end(talus, 0, -1)
     tip, shaft = _end(tibia, 1, -1), _end(tibia, 1, 1)
@@ -217,42 +199,35 @@ def _rest(masks: Mapping[str, NDArray[np.bool_]]) -> _Rest:
     pitch = np.arctan2(front[1] - heel[1], heel[0] - front[0]) - np.deg2rad(CALCANEAL_PITCH_DEG)
     ahead = np.array([-np.cos(pitch), np.sin(pitch), 0.0])
     down = np.array([-np.sin(pitch), -np.cos(pitch), 0.0])
-    up, side = np.array([0.0, 1, 0]), np.array([0.0, 0, lateral])
-    back = np.array([1.0, 0, 0])
+    back, up, side = np.diag([1.0, 1.0, lateral])
     middle = (head + front) / 2
     calf = shaft + 12 * back
     achilles = (heel + 2 * back, shaft + 36 * back - 14 * up, shaft + 34 * back + 30 * up)
     toes = middle + 130 * ahead + 14 * down
-    shank = (calf + 40 * up, calf - 26 * up)
-    metatarsals = [
-        _Rod((start + 16 * ahead, toes + offset * side), 5.0)
-        for start, offset in ((front + 4 * side, 14), (middle, 0), (head, -14))
-    ]
     ankle_lateral = np.array([calf[0] - 2, tip[1] - 4, shaft[2] + 27 * lateral])
     fibula = (ankle_lateral, shaft + 6 * back + 20 * side + 40 * up)
-    return _Rest(
-        flesh=(
-            _Rod(shank, 30.0, 0.9),
-            _Rod(achilles, 8.0),
-            _Rod((calcaneus.mean(axis=0), calf), 20.0),
-            _Rod((middle, toes), 19.0, 1.6),
-            _Rod((below, below + 40 * ahead), 13.0, 1.4),
-            _Rod(fibula, 10.0),
-        ),
-        fat=(_Rod((heel - 14 * back + 14 * up, shaft + 24 * back - 6 * up), 9.0),),
-        tendons=(
-            _Rod(achilles, 3.2, 1.8),
-            _Rod((head - 12 * back + 10 * up, shaft - 18 * back + 6 * up), 2.5, 2.0),
-            _Rod((below + 4 * down, below + 4 * down + 120 * ahead), 1.5, 5.0),
-        ),
-        bones=(
-            _Rod(fibula, 6.0),
-            _Rod((head + 9 * ahead, head + 12 * ahead), 9.0, 1.4),
-            _Rod((front + 10 * ahead, front + 14 * ahead), 10.0),
-            *metatarsals,
-        ),
-        malleolus_mm=float(tip[1]),
-    )
+    flesh = [
+        _Rod((calf + 40 * up, calf - 26 * up), 30.0, 0.9),
+        _Rod(achilles, 8.0),
+        _Rod((calcaneus.mean(axis=0), calf), 20.0),
+        _Rod((middle, toes), 19.0, 1.6),
+        _Rod((below, below + 40 * ahead), 13.0, 1.4),
+        _Rod(fibula, 10.0),
+    ]
+    fat = [_Rod((heel - 14 * back + 14 * up, shaft + 24 * back - 6 * up), 9.0)]
+    tendons = [
+        _Rod(achilles, 3.2, 1.8),
+        _Rod((head - 12 * back + 10 * up, shaft - 18 * back + 6 * up), 2.5, 2.0),
+        _Rod((below + 4 * down, below + 4 * down + 120 * ahead), 1.5, 5.0),
+    ]
+    bones = [
+        _Rod(fibula, 6.0),
+        _Rod((head + 9 * ahead, head + 12 * ahead), 9.0, 1.4),
+        _Rod((front + 10 * ahead, front + 14 * ahead), 10.0),
+    ]
+    for start, offset in ((front + 4 * side, 14), (middle, 0), (head, -14)):
+        bones.append(_Rod((start + 16 * ahead, toes + offset * side), 5.0))
+    return flesh, fat, tendons, bones
 
 
 def _end(points: Point, axis: int, sign: int, depth_mm: float = 5.0) -> Point:
@@ -283,32 +258,21 @@ def _blended(parts: Sequence[Field]) -> Field:
     return blended
 
 
-def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> Image:
-    """Draw fine and coarse grain with a standard deviation of about one half."""
-    total = np.zeros(shape, np.float32)
-    for sigma in (0.8, 3.0):
-        grain = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
-        total += 0.35 * grain / grain.std()
-    return total
-
-
 def _regridded(bones: Mapping[str, Volume]) -> dict[str, NDArray[np.bool_]]:
     """Put the bones on a grid of `SPACING_MM` with room around them."""
     masks = {bone: bones[bone].data > 0.5 for bone in BONES}
     empty = [bone for bone, mask in masks.items() if not mask.any()]
     if empty:
         raise AnkleError(f"the template's {empty[0]} is empty: fetch it again")
-    step = np.array([SPACING_MM / size for size in bones[BONES[0]].voxel_size_mm])
+    step = SPACING_MM / np.array(bones[BONES[0]].voxel_size_mm)
     found = ndimage.find_objects(np.logical_or.reduce([*masks.values()]).view(np.uint8))[0]
-    first = np.array([one.start / s for one, s in zip(found, step, strict=True)])
-    last = np.array([one.stop / s for one, s in zip(found, step, strict=True)])
     room = np.array(ROOM_MM) / SPACING_MM
-    shape = tuple(int(n) for n in np.ceil(last + room[:, 1] - first + room[:, 0]))
-    offset = (first - room[:, 0]) * step
-    return {
-        bone: ndimage.affine_transform(
-            mask.astype(np.float32), step, offset, output_shape=shape, order=1
-        )
-        >= 0.5
-        for bone, mask in masks.items()
-    }
+    first = np.array([one.start for one in found]) / step - room[:, 0]
+    last = np.array([one.stop for one in found]) / step + room[:, 1]
+    shape = tuple(int(n) for n in np.ceil(last - first))
+    regridded = {}
+    for bone, mask in masks.items():
+        solid = mask.astype(np.float32)
+        moved = ndimage.affine_transform(solid, step, first * step, output_shape=shape, order=1)
+        regridded[bone] = moved >= 0.5
+    return regridded

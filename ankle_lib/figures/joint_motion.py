@@ -22,8 +22,8 @@ from ankle_lib.dynamic.kinematics import (
 )
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.files import AnkleError
-from ankle_lib.transforms.poses import apply
-from ankle_lib.volume import Volume, voxel_to_world
+from ankle_lib.geometry import apply
+from ankle_lib.volume import Volume
 
 Array = NDArray[np.float64]
 
@@ -162,7 +162,7 @@ def _helical_axes(
     """Draw bones as silhouettes, anterior or a right foot's lateral side to the left."""
     across = 0 if view == "side" else 2
     for bone, volume in bones.items():
-        points = voxel_to_world(volume.affine, np.argwhere(volume.data > 0))
+        points = apply(volume.affine, np.argwhere(volume.data > 0))
         placed = apply(frame.matrix, points)
         _silhouette(axes, -placed[:, across], placed[:, 1], BONE_COLOURS.get(bone, "0.5"))
     for row in table[table["joint"].isin(AXIS_MARKS)].to_dict("records"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ankle_lib.geometry import compose, rigid
 from ankle_lib.phantom.motion import cycle
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import compose, rigid
 
 Array = NDArray[np.float64]
 

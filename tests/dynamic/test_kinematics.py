@@ -28,9 +28,9 @@ from ankle_lib.dynamic.kinematics import (
 )
 from ankle_lib.figures.joint_motion import joint_motion_chart
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, rigid
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import apply, rigid
 from ankle_lib.volume import Volume
 from tests.dynamic.foot_cycle import FRAMES, HINGE_MM, flexion_deg, foot_cycle
 

@@ -1,4 +1,4 @@
-"""Random looks of a static scan, and renderings of a template of bones."""
+"""Static scans painted anew."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ankle_lib.dynamic.random_poses import Poses
-from ankle_lib.dynamic.randomised import Looks, draw_contrast, random_scans, take
-from ankle_lib.dynamic.template import draw_frame_contrast, dress, read_template, template_scans
-from ankle_lib.dynamic.tissues import JOINT, N_SOFT, Contrast, Tissues, painted, tissues_of
+from ankle_lib.dynamic.random_scans import (
+    PoseRanges,
+    ScanRanges,
+    draw_contrast,
+    random_scans,
+    take,
+)
+from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Tissues, tissues_of
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.scans import Scan
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.normalise import zscore
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Volume, save
+from ankle_lib.segmentation.scans import Scan
+from tests.dynamic.ellipsoid_foot import ELLIPSOIDS, ellipsoid, ellipsoid_foot, volume_cm3
 
-VOXEL_MM = (1.5, 1.5, 1.5)
-STILL = Poses(ankle_deg=0, bone_deg=0, bone_mm=0, tilt_deg=0, shift_mm=0, scale=1)
-PLAIN = Looks(
+STILL = PoseRanges(ankle_deg=0, bone_deg=0, bone_mm=0, tilt_deg=0, shift_mm=0, scale=1)
+PLAIN = ScanRanges(
     poses=STILL,
     mirrored=0,
     cut=0,
@@ -32,44 +33,17 @@ PLAIN = Looks(
     noise=(0, 0),
     black_air=0,
 )
+NAMES = ("T01", "control", "random")
 FLAT = Contrast((0.5,) * N_SOFT, 0.5, (0.5,) * 3, 0.5, 0, 0, 0)
-
-# middle and semi-axes in mm: posterior, superior, right; the talus lies off the middle
-ELLIPSOIDS = {
-    "calcaneus": ((75, 30, 42), (30, 13, 13)),
-    "talus": ((50, 58, 50), (20, 12, 14)),
-    "tibia": ((52, 93, 45), (13, 21, 14)),
-}
-
-
-def ellipsoid(points, middle, axes):
-    return (((points - np.array(middle)) / np.array(axes)) ** 2).sum(axis=-1) <= 1
 
 
 @pytest.fixture(scope="module")
 def scan() -> Scan:
-    points = np.moveaxis(np.indices((80, 80, 60)), 0, -1) * 1.5
-    bones = {bone: ellipsoid(points, *shape) for bone, shape in ELLIPSOIDS.items()}
-    foot = ellipsoid(points, (60, 45, 45), (58, 42, 36)) | (
-        np.hypot(points[..., 0] - 54, points[..., 2] - 45) < 32
-    ) & (points[..., 1] > 45)
-    generator = np.random.default_rng(0)
-    muscle = ellipsoid(points, (90, 60, 45), (20, 60, 30))
-    image = np.where(muscle, 500.0, 1000.0)
-    for mask in bones.values():
-        image[mask] = 900.0
-    image = (image + generator.normal(0, 20, foot.shape)) * foot
-    return Scan(Item("T01", "static", zscore(image, foot), foot, bones), "control", VOXEL_MM)
-
-
-def volume_cm3(scan: Scan, bone: str) -> float:
-    return float(scan.item.labels[bone].sum() * np.prod(scan.voxel_size_mm)) / 1000
+    return ellipsoid_foot()
 
 
 def test_scans_are_normalised_and_the_same_from_the_same_seed(scan):
-    made = [
-        random_scans(scan, 4, np.random.default_rng(3), pixel_mm=2.5, looks=None) for _ in range(2)
-    ]
+    made = [random_scans(scan, 4, np.random.default_rng(3), pixel_mm=2.5) for _ in range(2)]
     for one, again in zip(*made, strict=True):
         assert one.checksum == again.checksum
         assert one.group == "control"
@@ -84,7 +58,7 @@ def test_scans_are_normalised_and_the_same_from_the_same_seed(scan):
 
 
 def test_without_any_change_bones_stay_where_they_were(scan):
-    made = random_scans(scan, 1, np.random.default_rng(0), pixel_mm=1.5, looks=PLAIN)[0]
+    made = random_scans(scan, 1, np.random.default_rng(0), pixel_mm=1.5, ranges=PLAIN)[0]
     for bone, (middle, _) in ELLIPSOIDS.items():
         found = np.argwhere(made.item.labels[bone]).mean(axis=0) * 1.5
         # the grid starts within half a voxel of the static scan's
@@ -95,7 +69,7 @@ def test_without_any_change_bones_stay_where_they_were(scan):
 def test_bones_are_rigid_in_a_bent_ankle(scan):
     bent = replace(PLAIN, poses=replace(STILL, ankle_deg=25, bone_deg=4, tilt_deg=15))
     rng = np.random.default_rng(1)
-    for made in random_scans(scan, 3, rng, pixel_mm=1.5, looks=bent):
+    for made in random_scans(scan, 3, rng, pixel_mm=1.5, ranges=bent):
         for bone in BONES:
             assert volume_cm3(made, bone) == pytest.approx(volume_cm3(scan, bone), rel=0.05)
             spread = np.linalg.eigvalsh(np.cov(np.argwhere(made.item.labels[bone]).T)) ** 0.5 * 1.5
@@ -113,7 +87,7 @@ def test_the_ankle_bends_as_far_as_allowed(scan):
 
     rest = heel_angle(scan)
     bent = replace(PLAIN, poses=replace(STILL, ankle_deg=25))
-    made = random_scans(scan, 12, np.random.default_rng(2), pixel_mm=2.5, looks=bent)
+    made = random_scans(scan, 12, np.random.default_rng(2), pixel_mm=2.5, ranges=bent)
     turns = np.array([heel_angle(one) - rest for one in made])
     assert np.abs(turns).max() < 27
     assert turns.max() > 8
@@ -136,10 +110,10 @@ def slanted() -> Tissues:
     [(1.0, 0, 0.5, 2.5), (8.0, 0, 5.4, 7.4), (8.0, 1, 7.7, 9.7)],
 )
 def test_slices_are_means_over_their_thickness(thickness, smooth, low, high):
-    looks = replace(PLAIN, thick=1, thick_mm=(thickness, thickness), smooth_profile=smooth)
-    item, size = take(slanted(), FLAT, looks, np.random.default_rng(0), 1.0, ("T01", "slanted"))
-    assert size == (1.0, 1.0, thickness)
-    middle = item.image[:, 10, :]
+    ranges = replace(PLAIN, thick=1, thick_mm=(thickness, thickness), smooth_profile=smooth)
+    made = take(slanted(), FLAT, ranges, np.random.default_rng(0), 1.0, NAMES)
+    assert made.voxel_size_mm == (1.0, 1.0, thickness)
+    middle = made.item.image[:, 10, :]
     share = (middle - middle.min()) / (middle.max() - middle.min())
     inner = share[:, np.abs((share > 0.5).mean(axis=0) - 0.5) < 0.2]
     assert inner.shape[1] > 1
@@ -157,7 +131,7 @@ def test_half_of_the_feet_are_of_the_other_side(scan):
 
     assert medial(scan) > 0
     other = random_scans(
-        scan, 1, np.random.default_rng(0), pixel_mm=2.5, looks=replace(PLAIN, mirrored=1)
+        scan, 1, np.random.default_rng(0), pixel_mm=2.5, ranges=replace(PLAIN, mirrored=1)
     )
     assert medial(other[0]) < 0
 
@@ -166,14 +140,8 @@ def test_noise_and_shading_are_those_asked_for(scan):
     tissues = tissues_of(scan)
 
     def image(**changes) -> np.ndarray:
-        item, _ = take(
-            tissues,
-            replace(FLAT, soft=(0.4,) * N_SOFT),
-            replace(PLAIN, **changes),
-            np.random.default_rng(0),
-            1.5,
-            ("T01", "look"),
-        )
+        ranges, rng = replace(PLAIN, **changes), np.random.default_rng(0)
+        item = take(tissues, replace(FLAT, soft=(0.4,) * N_SOFT), ranges, rng, 1.5, NAMES).item
         shown = item.image - item.image.min()
         return (shown / shown[item.region].mean())[20:60, 20:60, 20:40]
 
@@ -186,16 +154,6 @@ def test_noise_and_shading_are_those_asked_for(scan):
     assert blurred < 0.9 * np.abs(np.diff(image(), axis=0)).max()
 
 
-def test_a_scan_is_told_apart_without_labels_of_soft_tissue(scan):
-    tissues = tissues_of(scan)
-    muscle, fat = int(tissues.classes[62, 40, 20]), int(tissues.classes[20, 20, 30])
-    assert 0 < muscle < fat
-    assert (tissues.classes[~tissues.foot] == 0).all()
-    assert (tissues.classes == JOINT).any()
-    assert tissues.depth_mm[scan.item.labels["talus"]].min() > 0
-    assert muscle < tissues.marrow_class + 1 <= fat
-
-
 def test_what_a_threshold_left_out_belongs_to_the_foot(scan):
     middle, axes = ELLIPSOIDS["talus"]
     points = np.moveaxis(np.indices(scan.item.image.shape), 0, -1) * 1.5
@@ -205,39 +163,27 @@ def test_what_a_threshold_left_out_belongs_to_the_foot(scan):
     tissues = tissues_of(replace(scan, item=thresholded))
     assert tissues.foot[scan.item.region].mean() > 0.99
     assert tissues.foot.sum() < 1.02 * scan.item.region.sum()
-    item, _ = take(tissues, FLAT, PLAIN, np.random.default_rng(0), 1.5, ("T01", "look"))
+    item = take(tissues, FLAT, PLAIN, np.random.default_rng(0), 1.5, NAMES).item
     assert item.region.sum() == pytest.approx(scan.item.region.sum(), rel=0.05)
 
 
 def test_the_region_is_what_is_brighter_than_a_threshold(scan):
     tissues = tissues_of(scan)
     dark = replace(FLAT, bones=(0.5, 0.0, 0.5))
-    item, _ = take(tissues, dark, PLAIN, np.random.default_rng(0), 1.5, ("T01", "look"))
+    item = take(tissues, dark, PLAIN, np.random.default_rng(0), 1.5, NAMES).item
     inside = {bone: item.region[mask].mean() for bone, mask in item.labels.items()}
     assert inside["talus"] < 0.2
     assert min(inside["calcaneus"], inside["tibia"]) > 0.95
 
 
-def test_cortex_is_as_thick_as_asked_for(scan):
-    tissues = tissues_of(scan)
-    bone = scan.item.labels["tibia"]
-    bright = replace(FLAT, bones=(1.0, 1.0, 1.0), cortex=0.0)
-    loss = [1 - painted(tissues, replace(bright, cortex_mm=t))[bone].mean() for t in (0, 1.0, 2.0)]
-    assert loss[0] == 0
-    # a rim of thickness t takes about 3 t / r of an ellipsoid's volume
-    surface = np.mean([3 / axis for axis in ELLIPSOIDS["tibia"][1]])
-    assert loss[2] == pytest.approx(2.0 * surface, rel=0.4)
-    assert 0.3 < loss[1] / loss[2] < 0.7
-
-
 def test_bones_are_drawn_by_their_cortex_where_all_is_alike():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        drawn = draw_contrast(Looks(alike=1, same_marrow=1), 3, rng)
+        drawn = draw_contrast(ScanRanges(alike=1, same_marrow=1), 3, rng)
         assert drawn.cortex <= 0.2
         assert drawn.cortex_mm >= 0.8
         np.testing.assert_allclose(drawn.bones, drawn.soft[2], rtol=0.8)
-    free = [draw_contrast(Looks(alike=0, same_marrow=0), 3, rng) for _ in range(50)]
+    free = [draw_contrast(ScanRanges(alike=0, same_marrow=0), 3, rng) for _ in range(50)]
     darker = [one.bones[0] < one.soft[2] for one in free]
     assert 10 < sum(darker) < 40
 
@@ -246,54 +192,3 @@ def test_a_missing_bone_is_refused(scan):
     item = replace(scan.item, labels={b: m for b, m in scan.item.labels.items() if b != "talus"})
     with pytest.raises(AnkleError, match="no mask of the talus"):
         random_scans(replace(scan, item=item), 1, np.random.default_rng(0), pixel_mm=2.5)
-
-
-@pytest.fixture(scope="module")
-def bones(scan) -> dict[str, Volume]:
-    affine = np.array([[0, 0, 1.5, 0], [-1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]])
-    return {b: Volume(m.astype(np.uint8), affine) for b, m in scan.item.labels.items()}
-
-
-def test_the_template_is_dressed(bones):
-    tissues = dress(bones, np.random.default_rng(0))
-    for bone, (_, axes) in ELLIPSOIDS.items():
-        inside = tissues.bones[bone]
-        assert (tissues.foot & inside).sum() == inside.sum()
-        if bone != "tibia":
-            assert inside.sum() == pytest.approx(4 / 3 * np.pi * np.prod(axes), rel=0.03)
-    # the shaft goes on above the template's end
-    section = tissues.bones["tibia"].sum(axis=(0, 2))
-    assert (section[-30:] == section[-31]).all()
-    assert section[-31] > 100
-    # air beside the foot, and no bone at the skin
-    assert not tissues.foot[:, :, [0, -1]].any()
-    assert set(np.unique(tissues.classes)) == set(range(N_SOFT + 2))
-    signal = painted(tissues, draw_frame_contrast(np.random.default_rng(0)))
-    middle = {bone: np.median(signal[mask]) for bone, mask in tissues.bones.items()}
-    muscle = np.median(signal[tissues.classes == 3])
-    assert middle["calcaneus"] == pytest.approx(muscle, rel=0.25)
-    assert np.median(signal[tissues.classes == JOINT]) > 1.15 * muscle
-    rim = tissues.bones["talus"] & (tissues.depth_mm < 0.6)
-    assert np.median(signal[rim]) < 0.4 * muscle
-
-
-def test_the_template_is_rendered_as_frames_and_at_random(bones):
-    frames = template_scans(bones, 2, np.random.default_rng(0), pixel_mm=2.5)
-    looks = template_scans(bones, 2, np.random.default_rng(0), pixel_mm=2.5, looks=Looks())
-    for scan in frames:
-        assert scan.voxel_size_mm == (2.5, 2.5, 8.0)
-        assert volume_cm3(scan, "calcaneus") == pytest.approx(21.2, rel=0.25)
-    for scan in (*frames, *looks):
-        assert scan.code == "template"
-        assert all(mask.any() for mask in scan.item.labels.values())
-    assert len({scan.checksum for scan in (*frames, *looks)}) == 4
-
-
-def test_bones_on_different_grids_are_refused(bones, tmp_path):
-    for bone, volume in bones.items():
-        data = volume.data[:, :, :-1] if bone == "talus" else volume.data
-        save(tmp_path / f"{bone}.nii.gz", data, volume.affine)
-    with pytest.raises(AnkleError, match="must share one grid"):
-        read_template(tmp_path)
-    save(tmp_path / "talus.nii.gz", bones["talus"].data, bones["talus"].affine)
-    assert set(read_template(tmp_path)) == set(BONES)

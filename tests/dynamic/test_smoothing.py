@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.dynamic.smoothing import smooth_together
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, invert, is_rigid, rigid, rotation_angle_deg
 from ankle_lib.presets import BONES
-from ankle_lib.transforms.poses import apply, invert, is_rigid, rigid, rotation_angle_deg
 from tests.dynamic.foot_cycle import CENTRES, FRAMES, foot_cycle
 
 Array = NDArray[np.float64]

@@ -1,0 +1,359 @@
+"""Scans of a foot as other scanners, other moments and other children would have given them.
+
+Networks that have seen one kind of image take its contrast for the bone. So each training scan is
+painted anew: contrast, slice thickness, sharpness, shading, noise, pose, side and field of view
+are drawn at random, as SynthSeg does (Billot et al., Med. Image Anal. 2023,
+doi:10.1016/j.media.2023.102789), but through slices as a scanner takes them: every voxel is the
+mean over its slice. The bones move rigidly; what lies between them follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import RigidTransform, Rotation
+from torch import Tensor
+from torch.nn import functional
+
+from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Image, Tissues, painted, tissues_of
+from ankle_lib.geometry import apply, rigid
+from ankle_lib.patches.items import Item
+from ankle_lib.patches.normalise import zscore
+from ankle_lib.polyrigid import flow_back
+from ankle_lib.presets import BONES
+from ankle_lib.segmentation.scans import Scan, coarser, factor_for
+
+Array = NDArray[np.float64]
+
+LATTICE_MM = 7.0
+"""Spacing at which the motion of the foot is computed; between, it is interpolated."""
+DISTANCE_STEP_MM = 3.0
+"""Spacing of the bones' distances, by which the soft tissue follows them."""
+FLOW_STEPS = 2
+AXIS_SPREAD = 0.12
+"""How far the ankle's axis leaves the right-left direction, as a tangent (standard deviation)."""
+PLANE_MM = 1.6
+"""Distance at most of the planes that are averaged to a slice."""
+FINER = 0.8
+"""Pixels of the tissues, over those of the scans that are made of them, at about."""
+COIL_MM = (40.0, 90.0)
+"""Width of a coil's sensitivity."""
+FOOT_SHARE = (0.1, 0.25)
+"""Masks of the foot are what is brighter than a threshold, so they leave out what is darker than
+this part of the foot's median."""
+AIR_MM = (4.0, 20.0)
+"""Air so close to the foot is never black."""
+
+
+@dataclass(frozen=True)
+class PoseRanges:
+    """How far the poses may go. Within sagittal slices feet are turned later, patch by patch."""
+
+    ankle_deg: float = 25.0
+    """Talus and calcaneus turn up to this about the ankle's right-left axis, either way."""
+    bone_deg: float = 4.0
+    """Standard deviation of a further turn of each bone about its centre."""
+    bone_mm: float = 0.5
+    """Standard deviation of a shift of each bone, along each axis."""
+    tilt_deg: float = 15.0
+    """The leg is turned up to this out of the sagittal plane, about each of two axes."""
+    shift_mm: float = 10.0
+    """Shift of the whole leg, up to this along each axis."""
+    scale: float = 1.12
+    """The foot is made larger up to this factor, or smaller down to its inverse."""
+
+
+@dataclass(frozen=True)
+class ScanRanges:
+    """How different the scans may be; ranges are (least, most), drawn evenly."""
+
+    alike: float = 0.4
+    """Share of scans in which marrow, muscle and fat are about as bright, as in fast sequences."""
+    same_marrow: float = 0.5
+    """Share in which the three bones are as bright as the other bones."""
+    dark_cortex: float = 0.9
+    """Share in which cortex and tendons are dark."""
+    cortex_mm: tuple[float, float] = (0.3, 2.0)
+    """Thickness of the cortex."""
+    alike_cortex_mm: tuple[float, float] = (0.8, 2.0)
+    """The same where all else is alike: then the cortex, which is dark, alone draws the bones."""
+    bone_texture: tuple[float, float] = (-0.6, 0.3)
+    """Brightness per unit of the marrow's texture; turned over, growth plates are bright."""
+    soft_texture: tuple[float, float] = (0.0, 0.25)
+    """The same for everything else."""
+    poses: PoseRanges = field(default_factory=PoseRanges)
+    """How the leg lies and the ankle is bent."""
+    mirrored: float = 0.5
+    """Share of feet of the other side."""
+    cut: float = 0.6
+    """Share, at most, of what lies around the bones that the field of view leaves out."""
+    thick: float = 0.85
+    """Share of scans with thick slices: a scan with thin ones has ten times as many."""
+    thick_mm: tuple[float, float] = (5.0, 10.0)
+    thin_mm: tuple[float, float] = (0.8, 2.0)
+    smooth_profile: float = 0.3
+    """Share of scans whose slices have no box for a profile but a Gaussian of the same width."""
+    sharpness: tuple[float, float] = (0.55, 1.0)
+    """Share of k-space that is measured, along each axis of a slice."""
+    shading: tuple[float, float] = (0.0, 0.5)
+    """How much brighter than the middle the coil makes what lies nearest to it."""
+    noise: tuple[float, float] = (0.01, 0.15)
+    """Standard deviation of the noise over the mean brightness of the foot."""
+    black_air: float = 0.5
+    """Share of scans in which the air far from the foot was set to zero."""
+
+
+def random_scans(
+    scan: Scan,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    pixel_mm: float,
+    ranges: ScanRanges = ScanRanges(),
+) -> list[Scan]:
+    """Return scans painted anew from one subject's static scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        The static scan with its three bones, pixels no larger than ``pixel_mm``.
+    n : int
+    rng : numpy Generator
+    pixel_mm : float
+        Pixels of the results.
+    ranges : ScanRanges, optional
+
+    Returns
+    -------
+    list of Scan
+        Normalised inside the foot; a voxel has the label that fills at least half of it.
+
+    Raises
+    ------
+    AnkleError
+        If a bone is missing.
+
+    Examples
+    --------
+    >>> made = random_scans(scan, 10, np.random.default_rng(0), pixel_mm=1.6)
+    """
+    tissues = tissues_of(coarser(scan, factor_for(scan, FINER * pixel_mm)))
+    found = []
+    for number in range(n):
+        contrast = draw_contrast(ranges, tissues.marrow_class, rng)
+        names = (scan.code, scan.group, f"random {number}")
+        found.append(take(tissues, contrast, ranges, rng, pixel_mm, names))
+    return found
+
+
+def draw_contrast(ranges: ScanRanges, marrow_class: int, rng: np.random.Generator) -> Contrast:
+    """Draw how bright each tissue is."""
+    alike = rng.random() < ranges.alike
+    if alike:
+        level = rng.uniform(0.5, 0.75)
+        soft = level * np.exp(rng.normal(0, 0.12, N_SOFT))
+        joint = level * rng.uniform(0.9, 1.8)
+        own = level * np.exp(rng.normal(0, 0.12))
+    else:
+        soft = rng.uniform(0.1, 1.0, N_SOFT)
+        joint, own = rng.uniform(0.1, 1.0, 2)
+    marrow = soft[marrow_class] if rng.random() < ranges.same_marrow else own
+    if alike or rng.random() < ranges.dark_cortex:
+        soft[0] = rng.uniform(0.0, 0.2)
+    return Contrast(
+        soft=tuple(soft),
+        joint=float(joint),
+        bones=tuple(marrow * np.exp(rng.normal(0, 0.05, len(BONES)))),
+        cortex=float(soft[0]),
+        cortex_mm=rng.uniform(*(ranges.alike_cortex_mm if alike else ranges.cortex_mm)),
+        soft_texture=rng.uniform(*ranges.soft_texture),
+        bone_texture=rng.uniform(*ranges.bone_texture),
+    )
+
+
+def take(
+    tissues: Tissues,
+    contrast: Contrast,
+    ranges: ScanRanges,
+    rng: np.random.Generator,
+    pixel_mm: float,
+    names: tuple[str, str, str],
+) -> Scan:
+    """Take one scan of a foot in a random pose with a random scanner.
+
+    Parameters
+    ----------
+    tissues : Tissues
+    contrast : Contrast
+    ranges : ScanRanges
+    rng : numpy Generator
+    pixel_mm : float
+    names : (subject, group, image)
+
+    Returns
+    -------
+    Scan
+        As of `random_scans`.
+    """
+    thick = rng.random() < ranges.thick
+    thickness = rng.uniform(*(ranges.thick_mm if thick else ranges.thin_mm))
+    count, weights = _profile(thickness, smooth=rng.random() < ranges.smooth_profile)
+    axes = _grid(tissues, ranges, rng, (pixel_mm, pixel_mm, thickness))
+    numbers = np.arange((len(axes[2]) - 1) * count + len(weights)) - (len(weights) - 1) / 2
+    planes = axes[2][0] + thickness / count * numbers
+    home = _posed(tissues, ranges.poses, rng, (axes[0], axes[1], planes))
+    layers = [painted(tissues, contrast), tissues.foot, *(tissues.bones[bone] for bone in BONES)]
+    source = torch.from_numpy(np.stack([np.asarray(one, np.float32) for one in layers]))
+    fine = _sampled(source, home, tissues.spacing_mm)
+    slices = fine.unfold(-1, len(weights), count) @ torch.from_numpy(weights)
+    if rng.random() < ranges.mirrored:
+        slices = slices.flip(-1)
+    signal, foot, *bones = slices.numpy()
+    image = _measured(signal, foot >= 0.5, axes, ranges, rng)
+    dark = rng.uniform(*FOOT_SHARE) * np.median(image[foot >= 0.5])
+    region = (foot >= 0.5) & (image > dark)
+    labels = {bone: share >= 0.5 for bone, share in zip(BONES, bones, strict=True)}
+    subject, group, name = names
+    item = Item(subject, name, zscore(image, region), region, labels)
+    return Scan(item, group, (pixel_mm, pixel_mm, thickness))
+
+
+def _profile(thickness_mm: float, *, smooth: bool) -> tuple[int, Image]:
+    """Return how many planes a slice is thick, and the weights of the planes it is the sum of."""
+    count = max(1, int(np.ceil(thickness_mm / PLANE_MM)))
+    if not smooth:
+        return count, np.full(count, 1 / count, np.float32)
+    # twice as wide: a Gaussian with the thickness as its full width at half maximum
+    places = (np.arange(2 * count) + 0.5) / count - 1
+    weights = np.exp2(-((2 * places) ** 2))
+    return count, (weights / weights.sum()).astype(np.float32)
+
+
+def _grid(
+    tissues: Tissues, ranges: ScanRanges, rng: np.random.Generator, voxel_mm: Sequence[float]
+) -> list[Array]:
+    """Return the middles of the voxels along each axis, in mm of the tissues' grid."""
+    bones = np.logical_or.reduce([*tissues.bones.values()])
+    axes = []
+    for axis, (spacing, voxel) in enumerate(zip(tissues.spacing_mm, voxel_mm, strict=True)):
+        others = tuple(n for n in range(3) if n != axis)
+        found = np.flatnonzero(bones.any(axis=others)) * spacing
+        end = (bones.shape[axis] - 1) * spacing
+        low = found[0] * rng.uniform(0, ranges.cut)
+        high = end - (end - found[-1]) * rng.uniform(0, ranges.cut)
+        first = low + rng.uniform(0, 0.5) * voxel
+        axes.append(np.arange(first, max(high, first + voxel / 2), voxel))
+    return axes
+
+
+def _measured(
+    signal: Image,
+    foot: NDArray[np.bool_],
+    axes: Sequence[Array],
+    ranges: ScanRanges,
+    rng: np.random.Generator,
+) -> Image:
+    """Return the magnitude image (I, J, K) that a random scanner measures of a signal."""
+    shaded = signal * _shading(axes, rng.uniform(*ranges.shading), rng)
+    rows, columns, _ = signal.shape
+    share = rng.uniform(*ranges.sharpness)
+    measured = [np.abs(np.fft.fftfreq(n)) <= share / 2 for n in (rows, columns)]
+    mask = (measured[0][:, None] & measured[1])[..., None]
+    # the noise of the image adds up from the measured lines alone
+    sd = rng.uniform(*ranges.noise) * float(shaded[foot].mean())
+    sd *= rows * columns / np.sqrt(mask.sum())
+    noise = rng.standard_normal((2, *signal.shape), dtype=np.float32)
+    spectrum = np.fft.fft2(shaded, axes=(0, 1)) + sd * (noise[0] + 1j * noise[1])
+    image = np.abs(np.fft.ifft2(spectrum * mask, axes=(0, 1))).astype(np.float32)
+    if rng.random() < ranges.black_air:
+        pixel_mm = axes[0][1] - axes[0][0]
+        reach = 2 * round(rng.uniform(*AIR_MM) / pixel_mm) + 1
+        image[ndimage.maximum_filter(foot, (reach, reach, 1)) == 0] = 0
+    return image
+
+
+def _shading(axes: Sequence[Array], strength: float, rng: np.random.Generator) -> Image:
+    """Return the sensitivity (I, J, K) of a coil somewhere at the foot."""
+    squared = np.zeros((1, 1, 1))
+    for axis, grid in enumerate(np.ix_(*axes)):
+        squared = squared + (grid - rng.uniform(axes[axis][0], axes[axis][-1])) ** 2
+    width = rng.uniform(*COIL_MM)
+    return (1 + strength * (2 * np.exp(squared / (-2 * width**2)) - 1)).astype(np.float32)
+
+
+def _posed(
+    tissues: Tissues, ranges: PoseRanges, rng: np.random.Generator, axes: Sequence[Array]
+) -> Tensor:
+    """Return where in the tissues' grid each point of a scan comes from, (I, J, K, 3) mm."""
+    centres = {
+        bone: np.argwhere(tissues.bones[bone]).mean(axis=0) * tissues.spacing_mm for bone in BONES
+    }
+    motions = _bone_motions(centres, ranges, rng)
+    leg = _leg_pose(centres["talus"], ranges, rng)
+    counts = [max(2, int(np.ceil(np.ptp(a) / LATTICE_MM)) + 1) for a in axes]
+    coarse = [np.linspace(a[0], a[-1], count) for a, count in zip(axes, counts, strict=True)]
+    points = np.stack(np.meshgrid(*coarse, indexing="ij"), axis=-1)
+    moved = torch.from_numpy(apply(np.linalg.inv(leg), points).astype(np.float32))
+    home = flow_back(moved, motions, _distances(tissues), steps=FLOW_STEPS)
+    size = tuple(len(a) for a in axes)
+    full = functional.interpolate(
+        home.permute(3, 0, 1, 2)[None], size=size, mode="trilinear", align_corners=True
+    )
+    return full[0].permute(1, 2, 3, 0)
+
+
+def _bone_motions(
+    centres: Mapping[str, Array], ranges: PoseRanges, rng: np.random.Generator
+) -> Array:
+    """Draw how each bone moves within the foot: exponential coordinates (3, 6)."""
+    axis = np.array([*rng.normal(0, AXIS_SPREAD, 2), 1.0])
+    turn = rng.uniform(-ranges.ankle_deg, ranges.ankle_deg) * axis / np.linalg.norm(axis)
+    ankle = rigid(turn, (0, 0, 0), centres["talus"])
+    motions = []
+    for bone in BONES:
+        own = rng.normal(0, ranges.bone_deg, 3)
+        motion = rigid(own, rng.normal(0, ranges.bone_mm, 3), centres[bone])
+        motions.append(motion if bone == "tibia" else ankle @ motion)
+    coordinates: Array = RigidTransform.from_matrix(np.stack(motions)).as_exp_coords()
+    return coordinates
+
+
+def _leg_pose(centre: Array, ranges: PoseRanges, rng: np.random.Generator) -> Array:
+    """Draw size and pose of the whole leg: (4, 4), mm of the tissues' grid to mm of the scan."""
+    tilts = rng.uniform(-ranges.tilt_deg, ranges.tilt_deg, 2)
+    reach = np.log(ranges.scale)
+    size = np.exp(rng.uniform(-reach, reach))
+    shift = rng.uniform(-ranges.shift_mm, ranges.shift_mm, 3)
+    pose = np.eye(4)
+    pose[:3, :3] = size * Rotation.from_euler("xy", tilts, degrees=True).as_matrix()
+    pose[:3, 3] = centre + shift - pose[:3, :3] @ centre
+    return pose
+
+
+def _distances(tissues: Tissues) -> Callable[[int, Tensor], Tensor]:
+    """Return the distance in mm to each bone, zero inside; see `polyrigid.Distances`."""
+    steps = [max(1, round(DISTANCE_STEP_MM / one)) for one in tissues.spacing_mm]
+    spacing = [step * one for step, one in zip(steps, tissues.spacing_mm, strict=True)]
+    every = tuple(slice(None, None, step) for step in steps)
+    outside = [~tissues.bones[bone][every] for bone in BONES]
+    fields = np.stack([ndimage.distance_transform_edt(one, spacing) for one in outside])
+    source = torch.from_numpy(fields.astype(np.float32))
+    return lambda bone, points: _sampled(source[bone : bone + 1], points, spacing)[0]
+
+
+def _sampled(fields: Tensor, points: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """Interpolate fields (C, I, J, K) at points (X, Y, Z, 3) in mm; they go on beyond their grid.
+
+    So a shank that leaves the field of view of the static scan does not end in the air.
+    """
+    lengths = [(n - 1) * one for n, one in zip(fields.shape[1:], spacing_mm, strict=True)]
+    places = 2 * points / torch.tensor(lengths) - 1
+    found: Tensor = functional.grid_sample(
+        fields[None], places.flip(-1)[None], padding_mode="border", align_corners=True
+    )
+    return found[0]
