@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from ankle_lib.cache import remembered
-from ankle_lib.dynamic.bones import StaticBones
+from ankle_lib import cache
 from ankle_lib.dynamic.frames import Frame
-from ankle_lib.dynamic.mask_poses import poses_from_masks
-from ankle_lib.dynamic.over_time import smooth_together
-from ankle_lib.dynamic.prediction import Prediction, predict
-from ankle_lib.learning.training import Trained
+from ankle_lib.dynamic.smoothing import smooth_together
+from ankle_lib.dynamic.static_bones import CohortPoses, Poses, StaticBones, true_poses
+from ankle_lib.geometry import bounding_box, part_of, weighted_centre
+from ankle_lib.learning.prediction import Prediction, predict
+from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.bone_weights import bone_weights, in_mm
+from ankle_lib.masking.weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
-from ankle_lib.pose_files import FramePose, read_transforms
-from ankle_lib.registration.every_sequence import sequence_images, transforms_path
-from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS
-from ankle_lib.registration.register import Settings, register
-from ankle_lib.registration.truth import TruePoses, read_true_poses, rotation_errors_deg, tre_mm
+from ankle_lib.pose_files import read_transforms
+from ankle_lib.registration.measures import rotation_errors_deg, tre_mm
+from ankle_lib.registration.register import register
+from ankle_lib.registration.sequence import sequence_images, transforms_path
+from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Resolution, Settings
 from ankle_lib.volume import Volume
 
 REGISTRATION = "registration alone"
@@ -49,11 +51,27 @@ FROM_NETWORK = Settings(
 )
 """The search starts close, so neither coarse images nor other starts are needed."""
 
-SCORES = ["dice", "hd95_mm", "assd_mm", "tre_mm", "rotation_error_deg"]
+OF_MASKS = Settings(
+    resolutions=(
+        Resolution(3.6, (2.4, 2.4), 3, 8),
+        Resolution(1.8, (1.2, 1.6), 5, 10),
+    ),
+    start_angles_deg=(-20.0, 0.0, 20.0),
+    retry=False,
+    shading=False,
+)
+"""Masks have no shading and one way to fit, so few starts and no finest level will do."""
 
-Poses = NDArray[np.float64]
-SequencePoses = Mapping[str, Poses]
-"""Bone to (F, 4, 4), static world to frame world, RAS mm; NaN where it is not known."""
+MARGIN_MM = 12.0
+"""Around the static mask: what a network labels beyond it counts against a pose."""
+
+LEAST_CM3 = 1.0
+"""Of a bone that a network must label to say where it is."""
+
+Trust = Mapping[str, NDArray[np.float64]]
+"""Bone to (F,), how much each pose is trusted."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +83,14 @@ class Contest:
     scores : DataFrame
         Columns method, subject, group, sequence, frame, bone, dice, hd95_mm, assd_mm, tre_mm,
         rotation_error_deg, lost. Distances from the truth of poses are NaN for real scans.
-    poses : mapping of (method, subject, sequence) to SequencePoses
+    poses : mapping of method to mapping of (subject, sequence) to Poses
     seconds : DataFrame
-        Columns method, subject, sequence, seconds: of computing on one core.
+        Columns method, subject, sequence, seconds: of computing on one core all that the method
+        needs for masks and poses.
     """
 
     scores: pd.DataFrame
-    poses: Mapping[tuple[str, str, str], SequencePoses]
+    poses: Mapping[str, CohortPoses]
     seconds: pd.DataFrame
 
 
@@ -82,13 +101,14 @@ class _Entry:
     subject: CleanSubject
     sequence: str
     frames: Sequence[Frame]
-    registered: Sequence[FramePose]
+    registered: Poses
+    accepted: Trust
     registration_seconds: float
-    truth: TruePoses = field(repr=False)
+    truth: Poses
 
 
 def hold_contest(
-    fitted: Trained,
+    trained: Trained,
     frames: Iterable[Frame],
     subjects: Sequence[CleanSubject],
     registered: Path,
@@ -103,13 +123,13 @@ def hold_contest(
 
     ``registration alone`` carries the static masks by the poses of chapter 03; it needs the static
     scan and its masks. ``network alone`` needs the frame only; its poses come from laying the
-    static masks onto what it sees. ``network, then registration`` starts the registration of
+    static masks onto what it labels. ``network, then registration`` starts the registration of
     images there and believes it where both agree. The last one puts these poses on one smooth
     motion.
 
     Parameters
     ----------
-    fitted : Trained
+    trained : Trained
         A network for all bones.
     frames : iterable of Frame
         On their own grids, all frames of a sequence.
@@ -125,27 +145,38 @@ def hold_contest(
     n_jobs : int, optional
         Sequences at a time.
     progress : bool
+
+    Examples
+    --------
+    >>> contest = hold_contest(one, study.test, subjects, registered, 1.6, folder, truth=truth)
+    >>> method_scores(contest)
     """
-    entries = list(_entries(frames, subjects, registered, truth))
+    sequences: dict[tuple[str, str], list[Frame]] = {}
+    for frame in frames:
+        sequences.setdefault((frame.code, frame.sequence), []).append(frame)
+    by_code = {subject.code: subject for subject in subjects}
+    known = true_poses(subjects, truth) if truth else {}
+    fits = pd.read_csv(registered / "tables" / "registration.csv")
+    seconds = fits.groupby(["subject", "sequence"])["seconds"].sum()
+    entries = []
+    for (code, sequence), own in sequences.items():
+        poses, accepted = read_poses(registered, by_code[code], sequence)
+        spent, true = float(seconds[code, sequence]), known.get((code, sequence), {})
+        entries.append(_Entry(by_code[code], sequence, own, poses, accepted, spent, true))
     answers = run_all(
-        partial(_contend, fitted=fitted, pixel_mm=pixel_mm, folder=folder),
+        partial(_remembered, trained=trained, pixel_mm=pixel_mm, folder=folder),
         entries,
         n_jobs=n_jobs,
         desc="segmenting",
         unit="sequence",
         progress=progress,
     )
-    scores = pd.DataFrame([row for answer in answers for row in answer["rows"]])
-    scores[SCORES] = scores[SCORES].astype(float)
-    seconds = pd.DataFrame([row for answer in answers for row in answer["seconds"]])
-    poses = {
-        (method, entry.subject.code, entry.sequence): {
-            bone: np.array(matrices, dtype=np.float64) for bone, matrices in found.items()
-        }
-        for entry, answer in zip(entries, answers, strict=True)
-        for method, found in answer["poses"].items()
-    }
-    return Contest(scores, poses, seconds)
+    keys = [(entry.subject.code, entry.sequence) for entry in entries]
+    return Contest(
+        pd.concat([answer["scores"] for answer in answers], ignore_index=True),
+        {m: {k: a["poses"][m] for k, a in zip(keys, answers, strict=True)} for m in METHODS},
+        pd.concat([answer["seconds"] for answer in answers], ignore_index=True),
+    )
 
 
 def method_scores(contest: Contest) -> pd.DataFrame:
@@ -164,119 +195,195 @@ def method_scores(contest: Contest) -> pd.DataFrame:
     return table.reset_index()
 
 
-def best_poses(contest: Contest, method: str = OVER_TIME) -> dict[tuple[str, str], SequencePoses]:
-    """Return the poses that a method found, by subject and sequence."""
-    return {key[1:]: poses for key, poses in contest.poses.items() if key[0] == method}
+def read_poses(registered: Path, subject: CleanSubject, sequence: str) -> tuple[Poses, Trust]:
+    """Return the poses of chapter 03 for one sequence, and 1 where one was accepted, 0 elsewhere.
+
+    Parameters
+    ----------
+    registered : Path
+        Results of chapter 03.
+    subject : CleanSubject
+    sequence : str
+    """
+    n_frames = len(subject.sequences[sequence])
+    poses = {bone: np.full((n_frames, 4, 4), np.nan) for bone in subject.masks}
+    accepted = {bone: np.zeros(n_frames) for bone in subject.masks}
+    for one in read_transforms(transforms_path(registered, subject.code, sequence)):
+        if one.bone in poses:
+            poses[one.bone][one.frame] = one.matrix
+            accepted[one.bone][one.frame] = one.accepted
+    return poses, accepted
 
 
-def _entries(
-    frames: Iterable[Frame],
-    subjects: Sequence[CleanSubject],
-    registered: Path,
-    truth: Path | None,
-) -> Iterable[_Entry]:
-    by_code = {subject.code: subject for subject in subjects}
-    sequences: dict[tuple[str, str], list[Frame]] = {}
-    for frame in frames:
-        sequences.setdefault((frame.code, frame.sequence), []).append(frame)
-    fits = pd.read_csv(registered / "tables" / "registration.csv")
-    seconds = fits.groupby(["subject", "sequence"])["seconds"].sum()
-    for (code, sequence), own in sequences.items():
-        yield _Entry(
-            by_code[code],
-            sequence,
-            own,
-            read_transforms(transforms_path(registered, code, sequence)),
-            float(seconds[code, sequence]),
-            read_true_poses(truth, code, sequence) if truth else [],
-        )
+def smoothed(poses: Poses, trust: Trust, bones: StaticBones) -> Poses:
+    """Put the bones of a sequence on a smooth motion; those that are trusted nowhere stay."""
+    chosen = [bone for bone in poses if trust[bone].any()]
+    if not chosen:
+        return poses
+    smooth = smooth_together(
+        {bone: poses[bone] for bone in chosen},
+        {bone: trust[bone] for bone in chosen},
+        {bone: bones.centre(bone) for bone in chosen},
+    )
+    return {**poses, **smooth}
 
 
-def _contend(entry: _Entry, *, fitted: Trained, pixel_mm: float, folder: Path) -> dict[str, Any]:
-    """Return rows, poses and seconds of one sequence; what was done before is read."""
+def registered_motion(
+    subjects: Iterable[CleanSubject], registered: Path, bones: Mapping[str, StaticBones]
+) -> CohortPoses:
+    """Return the accepted poses of chapter 03, put on a smooth motion.
+
+    A bone that was never accepted has no pose (NaN) in its sequence.
+
+    Parameters
+    ----------
+    subjects : iterable of CleanSubject
+    registered : Path
+        Results of chapter 03.
+    bones : mapping of subject to StaticBones
+    """
+    motion = {}
+    for subject in subjects:
+        for sequence in subject.sequences:
+            poses, accepted = read_poses(registered, subject, sequence)
+            for bone, known in accepted.items():
+                poses[bone][known == 0] = np.nan
+            motion[subject.code, sequence] = smoothed(poses, accepted, bones[subject.code])
+    return motion
+
+
+def poses_from_masks(
+    found: Sequence[Prediction], affine: NDArray[np.float64], bones: StaticBones
+) -> Poses:
+    """Return the poses that lay the static masks onto the network's probabilities.
+
+    The same search as for images, on probabilities: the static mask, averaged over the slice, is
+    compared with the map of the bone.
+
+    Parameters
+    ----------
+    found : sequence of Prediction
+        Of the F frames of a sequence.
+    affine : (4, 4) array
+        Of the frames.
+    bones : StaticBones
+
+    Returns
+    -------
+    Poses
+        NaN where the network found next to nothing of a bone.
+    """
+    grid = affine @ found[0].grid
+    voxel_cm3 = abs(float(np.linalg.det(grid[:3, :3]))) / 1000
+    poses = {}
+    for bone, mask in bones.masks.items():
+        poses[bone] = np.full((len(found), 4, 4), np.nan)
+        maps = [_largest_piece(one.maps[one.bones.index(bone)]) for one in found]
+        enough = [n for n, one in enumerate(maps) if one.sum() * voxel_cm3 >= LEAST_CM3]
+        if not enough:
+            continue
+        start = np.tile(np.eye(4), (len(enough), 1, 1, 1))
+        for row, n in enumerate(enough):
+            start[row, 0, :3, 3] = weighted_centre(maps[n], grid) - bones.centre(bone)
+        margin = np.ceil(MARGIN_MM / np.array(mask.voxel_size_mm)).astype(int)
+        box = bounding_box(mask.data > 0, margin)
+        assert box is not None  # `StaticBones` has no empty masks
+        moving = Volume((mask.data[box] > 0).astype(np.float32), part_of(box, mask.affine)[1])
+        fixed = Volume(np.stack([maps[n] for n in enough], axis=-1), grid)
+        everywhere = {bone: np.ones(moving.shape, dtype=np.float32)}
+        fit = register(fixed, moving, everywhere, start=start, settings=OF_MASKS)
+        poses[bone][enough] = fit.region(bone)
+    return poses
+
+
+def _largest_piece(raw: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return a bone's probability without far-off pieces."""
+    pieces, n_pieces = ndimage.label(raw > 0.5)
+    if n_pieces == 0:
+        return np.zeros(raw.shape, np.float32)
+    largest = 1 + np.bincount(pieces.ravel())[1:].argmax()
+    return np.where(ndimage.binary_dilation(pieces == largest, iterations=2), raw, 0).astype("f4")
+
+
+def _remembered(
+    entry: _Entry, *, trained: Trained, pixel_mm: float, folder: Path
+) -> dict[str, Any]:
+    """Return scores, poses and seconds of one sequence; what was done before is read."""
     subject = entry.subject
-    stamp = [
-        [subject.code, subject.group, entry.sequence, pixel_mm, fitted.folder.name],
-        [frame.scan.checksum for frame in entry.frames],
-        [[p.frame, p.bone, p.accepted, np.round(p.matrix, 6).tolist()] for p in entry.registered],
-    ]
-    inputs = [fitted.folder / "network.ckpt", subject.static, *subject.masks.values()]
-    record = folder / f"{subject.code}_{entry.sequence}.json"
-    work = partial(_work, entry, fitted, pixel_mm)
-    return remembered(record, work, inputs=inputs, settings=stamp)
-
-
-def _work(entry: _Entry, fitted: Trained, pixel_mm: float) -> dict[str, Any]:
-    bones = StaticBones.read(entry.subject)
-    clock = _Clock()
-    seen = [predict([fitted], frame, pixel_mm) for frame in entry.frames]
-    network_s = clock.lap()
-    of_masks = poses_from_masks(seen, bones)
-    masks_s = clock.lap()
-    gated, trust = _gated(entry, bones, seen, of_masks)
-    gated_s = clock.lap()
-    smooth = _smooth(bones, gated, trust)
-    time_s = clock.lap()
-    alone, accepted = _registered(entry, bones)
-    poses = {REGISTRATION: alone, NETWORK: of_masks, GATED: gated, OVER_TIME: smooth}
-    seconds = {
-        REGISTRATION: entry.registration_seconds,
-        NETWORK: network_s,
-        GATED: network_s + masks_s + gated_s,
-        OVER_TIME: network_s + masks_s + gated_s + time_s,
-    }
-    rows = []
-    for method, found in poses.items():
-        for (n, frame), (index, bone) in _pairs(entry.frames, bones):
-            pose = found[n, index]
-            known = bool(np.isfinite(pose).all())
-            if method == NETWORK:
-                mask = seen[n].mask(bone)
-                lost = not mask.any()
-            else:
-                shape = frame.scan.item.image.shape
-                mask = bones.carried(bone, pose, shape, frame.affine) if known else None
-                lost = not known or (method == REGISTRATION and not accepted[n, index])
-            rows.append(
-                {
-                    "method": method,
-                    "subject": frame.code,
-                    "group": entry.subject.group,
-                    "sequence": entry.sequence,
-                    "frame": frame.number,
-                    "bone": bone,
-                    **_overlap(frame, bone, mask),
-                    **_pose_errors(entry, frame, bone, pose if known else None, bones),
-                    "lost": lost,
-                }
-            )
-    return {
-        "rows": rows,
-        "poses": {method: _listed(found, bones) for method, found in poses.items()},
-        "seconds": [
-            {
-                "method": method,
-                "subject": entry.subject.code,
-                "sequence": entry.sequence,
-                "seconds": spent,
-            }
-            for method, spent in seconds.items()
+    return cache.remembered(
+        folder / f"{subject.code}_{entry.sequence}.json",
+        partial(_work, entry, Segmenter.of(trained, pixel_mm=pixel_mm)),
+        inputs=[trained.folder / WEIGHTS, subject.static, *subject.masks.values()],
+        settings=[
+            [subject.code, subject.group, entry.sequence, pixel_mm, trained.folder.name],
+            [[frame.reference.checksum, frame.affine] for frame in entry.frames],
+            [entry.registered, entry.accepted, entry.registration_seconds, entry.truth],
         ],
+    )
+
+
+def _work(entry: _Entry, segmenter: Segmenter) -> dict[str, Any]:
+    bones = StaticBones.read(entry.subject)
+    laps = [time.process_time()]
+
+    def timed(answer: Answer) -> Answer:
+        laps.append(time.process_time())
+        return answer
+
+    found = timed([predict_frame(frame, segmenter) for frame in entry.frames])
+    of_masks = timed(poses_from_masks(found, entry.frames[0].affine, bones))
+    gated, trust = timed(_gated(entry, bones, found, of_masks))
+    smooth = timed(smoothed(gated, trust, bones))
+    spent = np.cumsum(np.diff(laps))
+    # the network's poses take its masks and the search that lays the static ones onto them
+    seconds = dict(zip(METHODS, (entry.registration_seconds, *spent[1:]), strict=True))
+    poses = dict(zip(METHODS, (entry.registered, of_masks, gated, smooth), strict=True))
+    where = {"subject": entry.subject.code, "sequence": entry.sequence}
+    rows = []
+    for method, own in poses.items():
+        for n, frame in enumerate(entry.frames):
+            for bone in bones.masks:
+                pose = own[bone][n]
+                known = bool(np.isfinite(pose).all())
+                if method == NETWORK:
+                    mask = found[n].mask(bone)
+                    lost = not mask.any()
+                else:
+                    mask = bones.carried(bone, pose, frame.grid) if known else None
+                    lost = not known
+                if method == REGISTRATION:
+                    lost |= not entry.accepted[bone][n]
+                row = {"method": method, "subject": frame.code, "group": entry.subject.group}
+                row |= {"sequence": entry.sequence, "frame": frame.number, "bone": bone}
+                row |= _overlap(frame, bone, mask)
+                true = entry.truth[bone][n] if entry.truth and known else None
+                row |= _pose_errors(pose, true, bones.points[bone])
+                rows.append(row | {"lost": lost})
+    return {
+        "scores": pd.DataFrame(rows),
+        "poses": poses,
+        "seconds": pd.DataFrame([{"method": m, **where, "seconds": s} for m, s in seconds.items()]),
     }
+
+
+def predict_frame(frame: Frame, segmenter: Segmenter) -> Prediction:
+    """Segment a frame on its own grid."""
+    item = frame.scan.item
+    return predict(item.image, frame.scan.voxel_size_mm, segmenter, foot=item.region)
 
 
 def _gated(
-    entry: _Entry, bones: StaticBones, seen: Sequence[Prediction], of_masks: Poses
-) -> tuple[Poses, NDArray[np.float64]]:
-    """Register images from the network's poses; return poses and trust (F, R) in them."""
-    known = np.asarray(np.isfinite(of_masks).all(axis=(2, 3)))
-    trust = np.where(known, TRUST_IN_MASKS, 0.0)
-    poses = of_masks.copy()
-    frames: list[int] = np.flatnonzero(known.all(axis=1)).tolist()
-    if not frames:
+    entry: _Entry, bones: StaticBones, found: Sequence[Prediction], of_masks: Poses
+) -> tuple[Poses, Trust]:
+    """Register images from the network's poses; return poses and trust in them."""
+    known = {bone: np.isfinite(poses).all(axis=(1, 2)) for bone, poses in of_masks.items()}
+    trust = {bone: np.where(one, TRUST_IN_MASKS, 0.0) for bone, one in known.items()}
+    poses = {bone: one.copy() for bone, one in of_masks.items()}
+    frames = np.flatnonzero(np.all([*known.values()], axis=0))
+    if not len(frames):
         return poses, trust
     fixed, static, masks = sequence_images(entry.subject, entry.sequence)
-    numbers = [entry.frames[n].number for n in frames]
+    chosen = Volume(fixed.data[..., frames], fixed.affine)
     weights = {
         bone: bone_weights(
             masks[bone].data > 0,
@@ -284,92 +391,31 @@ def _gated(
             in_mm(RADIUS_VOXELS[bone]),
             in_mm(SIGMA_VOXELS),
         )
-        for bone in bones.masks
+        for bone in poses
     }
-    chosen = Volume(fixed.data[..., numbers], fixed.affine)
-    found = register(chosen, static, weights, start=of_masks[frames], settings=FROM_NETWORK)
+    start = np.stack([of_masks[bone][frames] for bone in poses], axis=1)
+    fits = register(chosen, static, weights, start=start, settings=FROM_NETWORK)
     for row, n in enumerate(frames):
-        frame = entry.frames[n]
-        shape = frame.scan.item.image.shape
-        for index, bone in enumerate(bones.masks):
-            pose = found.poses[row, index]
-            carried = bones.carried(bone, pose, shape, frame.affine)
-            if not found.failed[row, index] and dice(carried, seen[n].mask(bone)) >= GATE:
-                poses[n, index], trust[n, index] = pose, 1.0
+        for index, bone in enumerate(poses):
+            pose = fits.poses[row, index]
+            carried = bones.carried(bone, pose, entry.frames[n].grid)
+            if not fits.failed[row, index] and dice(carried, found[n].mask(bone)) >= GATE:
+                poses[bone][n], trust[bone][n] = pose, 1.0
     return poses, trust
 
 
-def _smooth(bones: StaticBones, poses: Poses, trust: NDArray[np.float64]) -> Poses:
-    """Put the bones that were seen in some frame on a smooth motion."""
-    names = [bone for index, bone in enumerate(bones.masks) if trust[:, index].any()]
-    places = {bone: index for index, bone in enumerate(bones.masks)}
-    if not names:
-        return poses
-    smooth = smooth_together(
-        {bone: poses[:, places[bone]] for bone in names},
-        {bone: trust[:, places[bone]] for bone in names},
-        {bone: bones.centre(bone) for bone in names},
-    )
-    result = poses.copy()
-    for bone in names:
-        result[:, places[bone]] = smooth[bone]
-    return result
-
-
-def _registered(entry: _Entry, bones: StaticBones) -> tuple[Poses, NDArray[np.bool_]]:
-    """Return the poses (F, R, 4, 4) of chapter 03, and which were accepted (F, R)."""
-    shape = (len(entry.frames), len(bones.masks))
-    poses, accepted = np.full((*shape, 4, 4), np.nan), np.zeros(shape, dtype=bool)
-    rows = {frame.number: n for n, frame in enumerate(entry.frames)}
-    columns = {bone: index for index, bone in enumerate(bones.masks)}
-    for one in entry.registered:
-        if one.bone in columns and one.frame in rows:
-            place = rows[one.frame], columns[one.bone]
-            poses[place], accepted[place] = one.matrix, one.accepted
-    return poses, accepted
-
-
-def _overlap(frame: Frame, bone: str, mask: NDArray[np.bool_] | None) -> dict[str, float | None]:
-    reference = frame.reference.get(bone)
+def _overlap(frame: Frame, bone: str, mask: NDArray[np.bool_] | None) -> dict[str, float]:
+    reference = frame.reference.item.labels.get(bone)
     if reference is None:
-        return dict.fromkeys(SCORES[:3])
+        return dict.fromkeys(("dice", "hd95_mm", "assd_mm"), np.nan)
     found = np.zeros_like(reference) if mask is None else mask
-    scores = mask_scores(found, reference, frame.scan.voxel_size_mm)
-    return {name: _finite(value) for name, value in zip(SCORES[:3], scores, strict=True)}
+    return mask_scores(found, reference, frame.scan.voxel_size_mm)._asdict()
 
 
 def _pose_errors(
-    entry: _Entry, frame: Frame, bone: str, pose: Poses | None, bones: StaticBones
-) -> dict[str, float | None]:
-    if pose is None or not entry.truth:
-        return dict.fromkeys(SCORES[3:])
-    true = entry.truth[frame.number][bone]
+    pose: NDArray[np.float64], true: NDArray[np.float64] | None, points: NDArray[np.float64]
+) -> dict[str, float]:
+    if true is None:
+        return {"tre_mm": np.nan, "rotation_error_deg": np.nan}
     turned = float(np.linalg.norm(rotation_errors_deg(pose, true)))
-    return dict(zip(SCORES[3:], (tre_mm(pose, true, bones.points[bone]), turned), strict=True))
-
-
-def _pairs(frames: Sequence[Frame], bones: StaticBones) -> Iterable[Any]:
-    return ((f, b) for f in enumerate(frames) for b in enumerate(bones.masks))
-
-
-def _listed(poses: Poses, bones: StaticBones) -> dict[str, list[Any]]:
-    """Return poses as JSON can hold them: None instead of NaN."""
-    known = poses.astype(object)
-    known[~np.isfinite(poses)] = None
-    return {bone: known[:, index].tolist() for index, bone in enumerate(bones.masks)}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-class _Clock:
-    """Processor seconds between laps."""
-
-    def __init__(self) -> None:
-        self.last = time.process_time()
-
-    def lap(self) -> float:
-        now = time.process_time()
-        spent, self.last = now - self.last, now
-        return spent
+    return {"tre_mm": tre_mm(pose, true, points), "rotation_error_deg": turned}

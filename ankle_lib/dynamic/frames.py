@@ -18,7 +18,13 @@ from ankle_lib.patches.cohort import dynamic_item
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels
-from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
+from ankle_lib.volume import (
+    Volume,
+    canonical_voxel_size,
+    load,
+    read_header,
+    to_orientation,
+)
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -56,28 +62,33 @@ class Frame:
         """Code of the subject."""
         return self.scan.code
 
+    @property
+    def grid(self) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+        """Shape and affine of the scan."""
+        i, j, k = self.scan.item.image.shape
+        return (i, j, k), self.affine
+
     @cached_property
-    def reference(self) -> Masks:
-        """What a segmentation is compared with: the truth, or what was accepted where none is."""
-        return self.truth or self.scan.item.labels
+    def reference(self) -> Scan:
+        """The scan with what a segmentation is compared with.
+
+        That is the truth, or what was accepted where there is none.
+        """
+        return self.labelled(self.truth or self.scan.item.labels)
 
     def labelled(self, labels: Masks) -> Scan:
         """Return the scan with other labels."""
         return replace(self.scan, item=replace(self.scan.item, labels=labels))
 
-    def looking_like(self, image: Volume) -> Frame:
+    def with_image(self, image: Volume) -> Frame:
         """Return the frame with another image of it, normalised inside the same foot."""
-        other = to_orientation(image)
-        item = self.scan.item
+        other, item = to_orientation(image), self.scan.item
         if other.shape != item.image.shape:
             raise AnkleError(
                 f"{item}: another image of it has shape {other.shape}, expected {item.image.shape}"
             )
-        return self.with_image(zscore(other.data, item.region))
-
-    def with_image(self, image: NDArray[np.float32]) -> Frame:
-        """Return the frame with other intensities (I, J, K), normalised already."""
-        return replace(self, scan=replace(self.scan, item=replace(self.scan.item, image=image)))
+        item = replace(item, image=zscore(other.data, item.region))
+        return replace(self, scan=replace(self.scan, item=item))
 
     def below(self, row: int) -> Frame:
         """Return the first so many rows of the frame, which are its lowest."""
@@ -96,21 +107,13 @@ class Frame:
         factor = factor_for(self.scan, pixel_mm)
         if factor == 1:
             return self
-        truth = coarser(self.labelled(self.truth), factor, to_learn=True).item.labels
-        return replace(
-            self,
-            scan=coarser(self.scan, factor, to_learn=True),
-            truth=truth,
-            affine=coarser_affine(self.affine, factor),
+        blocks = np.diag([factor, factor, 1.0, 1.0])
+        blocks[:2, 3] = (factor - 1) / 2
+        scan, truth = (
+            coarser(self.labelled(labels), factor, to_learn=True)
+            for labels in (self.scan.item.labels, self.truth)
         )
-
-
-def coarser_affine(affine: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
-    """Return the affine of a grid of which ``factor`` x ``factor`` pixels became one."""
-    middle = (factor - 1) / 2
-    blocks = np.diag([factor, factor, 1.0, 1.0])
-    blocks[:2, 3] = middle
-    return affine @ blocks
+        return Frame(self.sequence, self.number, scan, self.affine @ blocks, truth.item.labels)
 
 
 def read_frames(
@@ -119,7 +122,6 @@ def read_frames(
     accepted: Sequence[RegisteredFrame],
     truth: Path | None = None,
     *,
-    pixel_mm: float | None = None,
     to_learn: bool = False,
 ) -> Iterator[Frame]:
     """Yield every frame of the subjects, labelled or not.
@@ -133,8 +135,6 @@ def read_frames(
         From `quality.read_registered`.
     truth : Path, optional
         Of a simulated cohort.
-    pixel_mm : float, optional
-        Make pixels about this large at once, which saves memory.
     to_learn : bool
         Without the rows above the static scan. There the tibia goes on, but its label, which is
         the static mask moved, does not: a network would learn that legs end.
@@ -148,21 +148,15 @@ def read_frames(
                 bones = [one for one in own if (one.sequence, one.frame) == (sequence, number)]
                 item = dynamic_item(subject, sequence, number, masked, bones)
                 affine = _canonical_affine(path)
-                frame = Frame(
-                    sequence,
-                    number,
-                    Scan(item, subject.group, canonical_voxel_size(affine)),
-                    affine,
-                    {} if labels is None else _true_masks(path, labels, number, item.image.shape),
-                )
+                scan = Scan(item, subject.group, canonical_voxel_size(affine))
+                true = {} if labels is None else _true_masks(path, labels, number, item.image.shape)
+                frame = Frame(sequence, number, scan, affine, true)
                 rows = [
                     world_to_voxel(affine, apply(one.pose, ends[one.bone]))[:, 1].min()
                     for one in bones
                     if one.bone in ends
                 ]
-                if rows:
-                    frame = frame.below(max(1, int(np.floor(min(rows) + 0.5))))
-                yield frame.with_pixels(pixel_mm) if pixel_mm else frame
+                yield frame.below(max(1, int(np.floor(min(rows) + 0.5)))) if rows else frame
 
 
 def _cut_ends(subject: CleanSubject) -> dict[str, NDArray[np.float64]]:

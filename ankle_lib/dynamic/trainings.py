@@ -1,0 +1,475 @@
+"""Networks trained on frames: which design and start, what labels are worth, one for all scans."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ankle_lib.dynamic.frames import Frame, read_frames
+from ankle_lib.dynamic.random_scans import random_scans
+from ankle_lib.dynamic.static_bones import (
+    CohortPoses,
+    StaticBones,
+    misplaced_labels,
+    registration_error,
+)
+from ankle_lib.files import AnkleError, atomic_path
+from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.scans import (
+    Scan,
+    coarser,
+    factor_for,
+    final_recipe,
+    read_scans,
+    train_on_scans,
+)
+from ankle_lib.learning.scoring import summary
+from ankle_lib.learning.segmenter import Segmenter, read_segmenter
+from ankle_lib.learning.training import WEIGHTS, Recipe, Trained, train_side_by_side
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.metrics import dice
+from ankle_lib.parallel import run_all
+from ankle_lib.patches.split import Split, report_split
+from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION
+from ankle_lib.presets import BONES, DynamicSizes
+from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.registration.truth import read_looks
+
+BATCH, RATE = 8, 5e-3
+"""Of the experiments' trainings; the rate is the largest of a cycle."""
+
+MORE_NOISE = 0.35
+"""For frames of other scanners, see `patches.Augmentation`."""
+
+STILL_TIMES = 3
+"""So often static scans count: there is one of a subject, and dozens of frames and random scans."""
+
+THICKEST_MM = 10.0
+"""Slices that `ankle segment` lets the network see: those of the frames, and some more."""
+
+STATIC_AS_IS = "static network as it is"
+PER_BONE = "one network per bone, from scratch"
+FROM_SCRATCH = "one network, from scratch"
+FROM_STATIC = "one network, from the static one"
+
+AS_SIMULATED = "as simulated"
+
+
+@dataclass(frozen=True)
+class DynamicStudy:
+    """Frames, static scans, the split and the network to start from.
+
+    Attributes
+    ----------
+    train, validation : tuple of Frame
+        Of the controls, with the pixels that networks see.
+    test : tuple of Frame
+        Of the other group, on the frames' own grid.
+    static_train, static_test : tuple of Scan
+        Static scans of the same subjects, on their own grids.
+    static : Trained
+        The final network of chapter 05, from which trainings start.
+    split : Split
+    sizes : DynamicSizes
+    folder : Path
+        Where trainings are kept.
+    device : str
+    progress : bool
+    """
+
+    train: tuple[Frame, ...]
+    validation: tuple[Frame, ...]
+    test: tuple[Frame, ...]
+    static_train: tuple[Scan, ...]
+    static_test: tuple[Scan, ...]
+    static: Trained = field(repr=False)
+    split: Split
+    sizes: DynamicSizes
+    folder: Path
+    device: str = "cpu"
+    progress: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """The final network's recipe of chapter 05, for short trainings on the report's patches."""
+        pixels = DYNAMIC_SEGMENTATION.pixels(self.train[0].scan.pixel_mm)
+        return final_recipe([(pixels, self.sizes.steps, BATCH, RATE)])
+
+    def few(self, frames: Sequence[Frame]) -> list[Frame]:
+        """Return every so-many-th frame of each sequence: those of the experiments."""
+        return [frame for frame in frames if frame.number % self.sizes.frame_step == 0]
+
+    def few_test(self) -> list[Scan]:
+        """Return the experiments' test frames, with what they are compared with for labels."""
+        return [frame.reference for frame in self.few(self.test)]
+
+    def training(
+        self, recipe: Recipe, scans: Sequence[Scan], *, scratch: bool = False, **options: Any
+    ) -> Callable[[], Trained]:
+        """Return a training that starts from the static scans' network, or from scratch."""
+        start = None if scratch else self.static.network
+        options |= {"start": start, "device": self.device}
+        return partial(train_on_scans, recipe, scans, self.folder, **options)
+
+    def train_all(self, trainings: Sequence[Callable[[], Trained]]) -> list[Trained]:
+        """Train networks side by side, or read what was trained before."""
+        return train_side_by_side(trainings, device=self.device, progress=self.progress)
+
+    def score(self, kinds: Iterable[tuple[Mapping[str, Any], Any, Sequence[Scan]]]) -> pd.DataFrame:
+        """Score networks on scans.
+
+        Parameters
+        ----------
+        kinds : iterable of (columns, networks, scans)
+            The columns name what is scored; networks are one Trained, or one for each bone.
+
+        Returns
+        -------
+        DataFrame
+            Those columns, bone, dice_mean, dice_low, dice_high over subjects.
+        """
+        parts = []
+        for columns, networks, scans in kinds:
+            networks = networks if isinstance(networks, list) else [networks]
+            table = summary(scan_dice(networks, scans, self.sizes.pixel_mm)).assign(**columns)
+            parts.append(table[[*columns, "bone", "dice_mean", "dice_low", "dice_high"]])
+        return pd.concat(parts, ignore_index=True)
+
+
+def read_dynamic_study(
+    subjects: Sequence[CleanSubject],
+    masked: Path,
+    accepted: Sequence[RegisteredFrame],
+    static_checkpoint: Path,
+    sizes: DynamicSizes,
+    folder: Path,
+    *,
+    truth: Path | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> DynamicStudy:
+    """Read frames and static scans of all subjects, split as the report did.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+    masked : Path
+        Results of chapter 02.
+    accepted : sequence of RegisteredFrame
+        From `quality.read_registered`.
+    static_checkpoint : Path
+        The final network of chapter 05.
+    sizes : DynamicSizes
+    folder : Path
+        Where trainings are kept.
+    truth : Path, optional
+        Of a simulated cohort; read to evaluate, and for the experiment on labels.
+    device : str
+        "cpu" or "cuda".
+    progress : bool
+        Show bars.
+
+    Raises
+    ------
+    AnkleError
+        If nobody is left to test on, or no frame of a control has an accepted bone.
+    """
+    split = report_split(subjects, tested=True)
+    train, validation, test = (split.pick(subjects, p) for p in ("train", "validation", "test"))
+    given = (masked, accepted, truth)
+    frames = tuple(f.with_pixels(sizes.pixel_mm) for f in read_frames(train, *given, to_learn=True))
+    if not any(frame.scan.item.labels for frame in frames):
+        raise AnkleError(
+            "no registration of a control was accepted, so there is no label to learn from: look "
+            "at the review sheet of chapter 03"
+        )
+    return DynamicStudy(
+        frames,
+        tuple(frame.with_pixels(sizes.pixel_mm) for frame in read_frames(validation, *given)),
+        tuple(read_frames(test, *given)),
+        read_scans(train, masked),
+        read_scans(test, masked),
+        _static(static_checkpoint, folder / "static"),
+        split,
+        sizes,
+        folder,
+        device,
+        progress,
+    )
+
+
+def _static(checkpoint: Path, folder: Path) -> Trained:
+    """Return the network of chapter 05; a copy of it lies where its scores are remembered."""
+    read, recipe = read_segmenter(checkpoint), final_recipe([])
+    if read.bones != BONES or read.context_mm != recipe.context_mm:
+        raise AnkleError(
+            f"{checkpoint}: segments {', '.join(read.bones)} with slices at {read.context_mm} mm, "
+            f"expected {', '.join(BONES)} at {recipe.context_mm}: use the final network of "
+            "chapter 05"
+        )
+    with atomic_path(folder / WEIGHTS) as copy:
+        shutil.copyfile(checkpoint, copy)
+    nothing = pd.DataFrame({"step": []})
+    return Trained(read.network, recipe, nothing, nothing, folder)
+
+
+def scan_dice(networks: Sequence[Trained], scans: Sequence[Scan], pixel_mm: float) -> pd.DataFrame:
+    """Score a network for all bones, or one for each, on scans; done once per network.
+
+    Parameters
+    ----------
+    networks : sequence of Trained
+    scans : sequence of Scan
+        On their own grids, with the labels to compare with.
+    pixel_mm : float
+        Pixels that the networks were trained on.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, bone, dice: means over the subject's scans in which the bone is known.
+    """
+    segmenter = Segmenter.of(*networks, pixel_mm=pixel_mm)
+
+    def work() -> pd.DataFrame:
+        rows = []
+        for scan in scans:
+            item = scan.item
+            found = predict(item.image, scan.voxel_size_mm, segmenter, foot=item.region)
+            rows += [(scan.code, b, dice(found.mask(b), mask)) for b, mask in item.labels.items()]
+        table = pd.DataFrame(rows, columns=["subject", "bone", "dice"])
+        return table.groupby(["subject", "bone"], sort=False, as_index=False).mean()
+
+    others = [one.folder.name for one in networks[1:]]
+    settings = [pixel_mm, others, [[scan.code, scan.checksum] for scan in scans]]
+    return networks[0].remembered("dice", work, settings)
+
+
+def count_labels(study: DynamicStudy) -> pd.DataFrame:
+    """Count frames and labels to learn from.
+
+    Returns
+    -------
+    DataFrame
+        Columns part, frames, with_all_bones, with_some, with_none and one per bone.
+    """
+    rows = []
+    for part in ("train", "validation", "test"):
+        known = [set(frame.scan.item.labels) for frame in getattr(study, part)]
+        row = {"part": part, "frames": len(known)}
+        row["with_all_bones"] = sum(len(one) == len(BONES) for one in known)
+        row["with_some"] = sum(0 < len(one) < len(BONES) for one in known)
+        row["with_none"] = sum(not one for one in known)
+        rows.append(row | {bone: sum(bone in one for one in known) for bone in BONES})
+    return pd.DataFrame(rows)
+
+
+def compare_designs(study: DynamicStudy) -> pd.DataFrame:
+    """Compare one network with three, and first weights from static scans with random ones.
+
+    All are trained for the same number of steps on the same frames; three networks together take
+    three times as long as one.
+
+    Returns
+    -------
+    DataFrame
+        Columns design, trained_steps, bone, dice_mean, dice_low, dice_high over test subjects.
+    """
+    scans = [frame.scan for frame in study.few(study.train) if frame.scan.item.labels]
+    trainings = []
+    for bone in BONES:
+        known = [scan for scan in scans if bone in scan.item.labels]
+        trainings.append(study.training(study.recipe.of_bone(bone), known, scratch=True))
+    trainings.append(study.training(study.recipe, scans, scratch=True))
+    trainings.append(study.training(study.recipe, scans))
+    *per_bone, from_scratch, from_static = study.train_all(trainings)
+    steps, test = study.sizes.steps, study.few_test()
+    return study.score(
+        ({"design": design, "trained_steps": trained_steps}, networks, test)
+        for design, trained_steps, networks in (
+            (STATIC_AS_IS, 0, study.static),
+            (PER_BONE, steps * len(per_bone), per_bone),
+            (FROM_SCRATCH, steps, from_scratch),
+            (FROM_STATIC, steps, from_static),
+        )
+    )
+
+
+def value_of_labels(
+    study: DynamicStudy,
+    bones: Mapping[str, StaticBones],
+    poses: CohortPoses,
+    accepted: Sequence[RegisteredFrame],
+) -> pd.DataFrame:
+    """Train on labels of known quality: from registration to label to network.
+
+    Labels are the true ones, those of the accepted registrations, and the static masks carried
+    by poses with an error put in: another one in every frame (``random``), or the same one in all
+    frames of all subjects (``systematic``, of every other size down from the largest).
+
+    Parameters
+    ----------
+    study : DynamicStudy
+    bones : mapping of subject to StaticBones
+        Of the training subjects.
+    poses : mapping of (subject, sequence) to true poses
+    accepted : sequence of RegisteredFrame
+
+    Returns
+    -------
+    DataFrame
+        Columns labels, error_mm (mean distance on the bones), label_dice, bone, dice_mean,
+        dice_low, dice_high of the network over test subjects. Empty for real scans, whose truth
+        nobody knows.
+    """
+    frames = [frame for frame in study.few(study.train) if frame.truth and frame.scan.item.labels]
+    if not frames:
+        return pd.DataFrame()
+    truth = [frame.labelled(frame.truth) for frame in frames]
+    error = registration_error(accepted, bones, poses)
+    kinds = [("truth", 0.0, truth), ("registration", error, [frame.scan for frame in frames])]
+    sizes = sorted(study.sizes.errors_mm)
+    for kind, chosen in (("random", sizes), ("systematic", sizes[::-2][::-1])):
+        for size in chosen:
+            systematic = kind == "systematic"
+            wrong = misplaced_labels(frames, bones, poses, size, systematic=systematic)
+            kinds.append((kind, size, wrong))
+    trained = study.train_all([study.training(study.recipe, scans) for _, _, scans in kinds])
+    test = study.few_test()
+    return study.score(
+        ({"labels": k, "error_mm": mm, "label_dice": _agreement(scans, truth)}, network, test)
+        for (k, mm, scans), network in zip(kinds, trained, strict=True)
+    )
+
+
+def _agreement(scans: Sequence[Scan], truth: Sequence[Scan]) -> float:
+    """Return the mean Dice of the scans' labels against true ones."""
+    values = [
+        dice(mask, right.item.labels[bone])
+        for scan, right in zip(scans, truth, strict=True)
+        for bone, mask in scan.item.labels.items()
+    ]
+    return float(np.nanmean(values))
+
+
+def paint_anew(study: DynamicStudy, seed: int = 0) -> list[Scan]:
+    """Return random scans made from the static scans of the training subjects."""
+    made = run_all(
+        partial(_painted, study.sizes, seed),
+        list(enumerate(study.static_train)),
+        desc="random scans",
+        unit="subject",
+        progress=study.progress,
+    )
+    return [scan for scans in made for scan in scans]
+
+
+def _painted(sizes: DynamicSizes, seed: int, numbered: tuple[int, Scan]) -> list[Scan]:
+    number, scan = numbered
+    rng = np.random.default_rng([seed, number])
+    return random_scans(scan, sizes.n_random, rng, pixel_mm=sizes.pixel_mm)
+
+
+def train_final(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Trained, Trained]:
+    """Train the network for everything, and the specialist for frames.
+
+    Both start from the static scans' network. The one learns from frames, static scans and random
+    scans; the static scans, of which there are few, count three times. The specialist learns from
+    frames only, in a third of the steps: no fewer frames than the other is shown.
+
+    Parameters
+    ----------
+    study : DynamicStudy
+    random : sequence of Scan
+        From `paint_anew`.
+
+    Returns
+    -------
+    one, specialist : Trained
+    """
+    pixel_mm = study.sizes.pixel_mm
+    still = [coarser(s, factor_for(s, pixel_mm), to_learn=True) for s in study.static_train]
+    frames = [frame.scan for frame in study.train if frame.scan.item.labels]
+    recipe = final_recipe(study.sizes.final_stages)
+    recipe = replace(recipe, augmentation=replace(recipe.augmentation, noise=MORE_NOISE))
+    third = tuple(replace(one, steps=max(1, one.steps // 3)) for one in recipe.stages)
+    shown = {"progress": study.progress}
+    one = study.training(recipe, [*frames, *still * STILL_TIMES, *random], **shown)
+    specialist = study.training(replace(recipe, stages=third), frames, **shown)
+    return one(), specialist()
+
+
+def compare_specialists(study: DynamicStudy, one: Trained, specialist: Trained) -> pd.DataFrame:
+    """Score one network for both kinds of scans beside the specialist of each.
+
+    Returns
+    -------
+    DataFrame
+        Columns scans, network, bone, dice_mean, dice_low, dice_high over test subjects.
+    """
+    kinds = (
+        ("dynamic", specialist, study.few_test()),
+        ("static", study.static, study.static_test),
+    )
+    return study.score(
+        ({"scans": scans, "network": name}, network, test)
+        for scans, own, test in kinds
+        for name, network in (("specialist", own), ("one network", one))
+    )
+
+
+def other_images(frames: Iterable[Frame], truth: Path) -> dict[str, list[Frame]]:
+    """Return frames of which other images are known, by what made them.
+
+    Parameters
+    ----------
+    frames : iterable of Frame
+        On their own grids.
+    truth : Path
+        Of a simulated cohort, see `registration.truth.read_looks`.
+
+    Returns
+    -------
+    dict
+        ``as simulated`` and each other kind of image to the same frames; empty for real scans.
+    """
+    images: dict[str, list[Frame]] = {}
+    read: dict[tuple[str, str], Mapping] = {}
+    for frame in frames:
+        key = (frame.code, frame.sequence)
+        if key not in read:
+            read[key] = read_looks(truth, *key)
+        own = {kind: image for (n, kind), image in read[key].items() if n == frame.number}
+        if own:
+            images.setdefault(AS_SIMULATED, []).append(frame)
+        for kind, image in own.items():
+            images.setdefault(kind, []).append(frame.with_image(image))
+    return images
+
+
+def robustness(
+    study: DynamicStudy, networks: Mapping[str, Trained], images: Mapping[str, Sequence[Frame]]
+) -> pd.DataFrame:
+    """Score networks on each kind of images that they were not trained on.
+
+    Returns
+    -------
+    DataFrame
+        Columns images, network, n, bone, dice_mean, dice_low, dice_high over subjects.
+    """
+    return study.score(
+        (
+            {"images": kind, "network": name, "n": len(frames)},
+            network,
+            [frame.reference for frame in frames],
+        )
+        for kind, frames in images.items()
+        for name, network in networks.items()
+    )
