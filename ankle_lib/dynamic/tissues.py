@@ -109,7 +109,8 @@ def tissues_of(scan: Scan) -> Tissues:
     missing = [bone for bone in BONES if not item.labels.get(bone, np.zeros(1, bool)).any()]
     if missing:
         raise AnkleError(
-            f"{item}: no mask of the {missing[0]}: painting it anew takes the masks of {', '.join(BONES)}"
+            f"{item}: no mask of the {missing[0]}: to be painted anew it takes the masks of "
+            f"{', '.join(BONES)}"
         )
     anything = np.logical_or.reduce([item.labels[bone] for bone in BONES])
     foot = _solid(item.region | anything, spacing)
