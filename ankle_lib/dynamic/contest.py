@@ -345,20 +345,28 @@ def _work(entry: _Entry, segmenter: Segmenter) -> dict[str, Any]:
             for bone in bones.masks:
                 pose = own[bone][n]
                 known = bool(np.isfinite(pose).all())
+                mask, lost = None, not known
                 if method == NETWORK:
                     mask = found[n].mask(bone)
                     lost = not mask.any()
-                else:
-                    mask = bones.carried(bone, pose, frame.grid) if known else None
-                    lost = not known
+                elif known:
+                    mask = bones.carried(bone, pose, frame.grid)
                 if method == REGISTRATION:
                     lost |= not entry.accepted[bone][n]
-                row = {"method": method, "subject": frame.code, "group": entry.subject.group}
-                row |= {"sequence": entry.sequence, "frame": frame.number, "bone": bone}
-                row |= _overlap(frame, bone, mask)
                 true = entry.truth[bone][n] if entry.truth and known else None
-                row |= _pose_errors(pose, true, bones.points[bone])
-                rows.append(row | {"lost": lost})
+                rows.append(
+                    {
+                        "method": method,
+                        "subject": frame.code,
+                        "group": entry.subject.group,
+                        "sequence": entry.sequence,
+                        "frame": frame.number,
+                        "bone": bone,
+                        **_overlap(frame, bone, mask),
+                        **_pose_errors(pose, true, bones.points[bone]),
+                        "lost": lost,
+                    }
+                )
     return {
         "scores": pd.DataFrame(rows),
         "poses": poses,
@@ -379,8 +387,8 @@ def _gated(
     known = {bone: np.isfinite(poses).all(axis=(1, 2)) for bone, poses in of_masks.items()}
     trust = {bone: np.where(one, TRUST_IN_MASKS, 0.0) for bone, one in known.items()}
     poses = {bone: one.copy() for bone, one in of_masks.items()}
-    frames = np.flatnonzero(np.all([*known.values()], axis=0))
-    if not len(frames):
+    frames: list[int] = np.flatnonzero(np.all([*known.values()], axis=0)).tolist()
+    if not frames:
         return poses, trust
     fixed, static, masks = sequence_images(entry.subject, entry.sequence)
     chosen = Volume(fixed.data[..., frames], fixed.affine)

@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Image, Tissues, painted, tissues_of
 from ankle_lib.geometry import apply, rigid
+from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.normalise import zscore
 from ankle_lib.polyrigid import flow_back
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.scans import Scan, coarser, factor_for
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,6 @@ from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.random_scans import PoseRanges, ScanRanges, take
 from ankle_lib.dynamic.tissues import JOINT, Contrast, Tissues, bone_depths, joint_space
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, load, to_orientation
 

@@ -21,6 +21,8 @@ from ankle_lib.dynamic.static_bones import (
     registration_error,
 )
 from ankle_lib.files import AnkleError, atomic_path
+from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.networks import ready_to_predict
 from ankle_lib.learning.prediction import predict
 from ankle_lib.learning.scans import (
     Scan,
@@ -196,7 +198,7 @@ def read_dynamic_study(
         tuple(read_frames(test, *given)),
         read_scans(train, masked),
         read_scans(test, masked),
-        _static(static_checkpoint, folder / "static"),
+        _static(static_checkpoint, folder / "static", device),
         split,
         sizes,
         folder,
@@ -205,7 +207,7 @@ def read_dynamic_study(
     )
 
 
-def _static(checkpoint: Path, folder: Path) -> Trained:
+def _static(checkpoint: Path, folder: Path, device: str) -> Trained:
     """Return the network of chapter 05; a copy of it lies where its scores are remembered."""
     read, recipe = read_segmenter(checkpoint), final_recipe([])
     if read.bones != BONES or read.context_mm != recipe.context_mm:
@@ -217,7 +219,8 @@ def _static(checkpoint: Path, folder: Path) -> Trained:
     with atomic_path(folder / WEIGHTS) as copy:
         shutil.copyfile(checkpoint, copy)
     nothing = pd.DataFrame({"step": []})
-    return Trained(read.network, recipe, nothing, nothing, folder)
+    network = ready_to_predict(load_checkpoint(checkpoint).network, device)
+    return Trained(network, recipe, nothing, nothing, folder)
 
 
 def scan_dice(networks: Sequence[Trained], scans: Sequence[Scan], pixel_mm: float) -> pd.DataFrame:

@@ -7,9 +7,7 @@ from ankle_lib.figures.cleaning import (
     sequence_overview,
 )
 from ankle_lib.figures.contact_sheet import contact_sheet
-from ankle_lib.figures.dynamic import contest_scores, label_value, robustness_chart
 from ankle_lib.figures.images import Slice, centre_voxel, middle_slice, slice_of, window
-from ankle_lib.figures.joint_motion import joint_motion_chart
 from ankle_lib.figures.masking import (
     bone_volumes,
     dilation_balls,

@@ -127,10 +127,11 @@ def _curves(
                 middle, spread = each.mean(axis=0), each.std(axis=0, ddof=min(1, len(each) - 1))
                 low, high = middle - spread, middle + spread
                 axes.fill_between(PERCENT, low, high, color=colour, alpha=0.15, lw=0)
-            line = {"color": colour, "lw": 2} if table is angles else {"color": "black", "lw": 0.8}
+            line = (colour, 2) if table is angles else ("black", 0.8)
             for kind, own in part.groupby("kind"):
                 style = KIND_STYLES.get(str(kind), ":")
-                axes.plot(PERCENT, _subjects(own, column).mean(axis=0), ls=style, **line)
+                mean = _subjects(own, column).mean(axis=0)
+                axes.plot(PERCENT, mean, ls=style, color=line[0], lw=line[1])
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 50, 100])
     axes.spines[["top", "right"]].set_visible(False)
@@ -179,9 +180,8 @@ def _helical_axes(
     axes.set_axis_off()
     axes.set_title(f"Helical axes from the {view}", fontsize=11)
     left, right = ("anterior", "posterior") if view == "side" else ("lateral", "medial")
-    corner = {"transform": axes.transAxes, "va": "top", "fontsize": 9}
-    axes.text(0, 0.99, left, ha="left", **corner)
-    axes.text(1, 0.99, right, ha="right", **corner)
+    for x, name, side in ((0, left, "left"), (1, right, "right")):
+        axes.text(x, 0.99, name, transform=axes.transAxes, ha=side, va="top", fontsize=9)
     low, bottom = axes.get_xlim()[0], axes.get_ylim()[0]
     axes.plot([low, low + 20], [bottom] * 2, color="black", lw=2.5, clip_on=False)
     axes.text(low + 10, bottom + 1, "20 mm", ha="center", va="bottom", fontsize=8)

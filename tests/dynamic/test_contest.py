@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ankle_lib.learning.prediction import Prediction
-from ankle_lib.learning.segmenter import Segmenter
-from ankle_lib.learning.training import Recipe, Stage, Trained
 
 from ankle_lib import cache
 from ankle_lib.dynamic import contest
 from ankle_lib.dynamic.contest import GATED, METHODS, NETWORK, OVER_TIME, REGISTRATION
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.geometry import apply
+from ankle_lib.learning.prediction import Prediction
+from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.learning.training import Recipe, Stage, Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.registration.measures import tre_mm

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ankle_lib.learning.scans import patch_source
 
 from ankle_lib.dynamic.frames import Frame, read_frames
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
+from ankle_lib.learning.scans import patch_source
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame

@@ -16,8 +16,8 @@ from ankle_lib.dynamic.random_scans import (
 )
 from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Tissues, tissues_of
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.scans import Scan
 from tests.dynamic.ellipsoid_foot import ELLIPSOIDS, ellipsoid, ellipsoid_foot, volume_cm3
 
 STILL = PoseRanges(ankle_deg=0, bone_deg=0, bone_mm=0, tilt_deg=0, shift_mm=0, scale=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ankle_lib.dynamic.tissues import JOINT, N_SOFT, Contrast, painted, tissues_of
-from ankle_lib.segmentation.scans import Scan
+from ankle_lib.learning.scans import Scan
 from tests.dynamic.ellipsoid_foot import ELLIPSOIDS, ellipsoid_foot
 
 FLAT = Contrast((0.5,) * N_SOFT, 0.5, (0.5,) * 3, 0.5, 0, 0, 0)

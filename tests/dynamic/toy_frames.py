@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from ankle_lib.learning.prediction import Prediction
-from ankle_lib.learning.scans import Scan
 
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.static_bones import StaticBones
+from ankle_lib.learning.prediction import Prediction
+from ankle_lib.learning.scans import Scan
 from ankle_lib.patches.items import Item
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume
