@@ -23,7 +23,7 @@ from ankle_lib.learning.prediction import Prediction, predict
 from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.weights import bone_weights, in_mm
+from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import read_transforms

@@ -23,9 +23,9 @@ from torch.nn import functional
 from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Image, Tissues, painted, tissues_of
 from ankle_lib.geometry import apply, rigid
 from ankle_lib.learning.scans import Scan, coarser, factor_for
+from ankle_lib.motion_fields import flow_back
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.normalise import zscore
-from ankle_lib.polyrigid import flow_back
 from ankle_lib.presets import BONES
 
 Array = NDArray[np.float64]
@@ -336,7 +336,7 @@ def _leg_pose(centre: Array, ranges: PoseRanges, rng: np.random.Generator) -> Ar
 
 
 def _distances(tissues: Tissues) -> Callable[[int, Tensor], Tensor]:
-    """Return the distance in mm to each bone, zero inside; see `polyrigid.Distances`."""
+    """Return the distance in mm to each bone, zero inside; see `motion_fields.Distances`."""
     steps = [max(1, round(DISTANCE_STEP_MM / one)) for one in tissues.spacing_mm]
     spacing = [step * one for step, one in zip(steps, tissues.spacing_mm, strict=True)]
     every = tuple(slice(None, None, step) for step in steps)
