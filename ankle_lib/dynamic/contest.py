@@ -23,14 +23,13 @@ from ankle_lib.learning.prediction import Prediction, predict
 from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import read_transforms
-from ankle_lib.registration.measures import rotation_errors_deg, tre_mm
-from ankle_lib.registration.register import register
-from ankle_lib.registration.sequence import sequence_images, transforms_path
-from ankle_lib.registration.settings import RADIUS_VOXELS, SIGMA_VOXELS, Resolution, Settings
+from ankle_lib.registration.every_sequence import sequence_images, transforms_path
+from ankle_lib.registration.regions import weights_of
+from ankle_lib.registration.register import Resolution, Settings, register
+from ankle_lib.registration.truth import rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume
 
 REGISTRATION = "registration alone"
@@ -392,15 +391,7 @@ def _gated(
         return poses, trust
     fixed, static, masks = sequence_images(entry.subject, entry.sequence)
     chosen = Volume(fixed.data[..., frames], fixed.affine)
-    weights = {
-        bone: bone_weights(
-            masks[bone].data > 0,
-            masks[bone].voxel_size_mm,
-            in_mm(RADIUS_VOXELS[bone]),
-            in_mm(SIGMA_VOXELS),
-        )
-        for bone in poses
-    }
+    weights = weights_of({bone: masks[bone] for bone in poses})
     start = np.stack([of_masks[bone][frames] for bone in poses], axis=1)
     fits = register(chosen, static, weights, start=start, settings=FROM_NETWORK)
     for row, n in enumerate(frames):

@@ -23,7 +23,7 @@ from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.training import Recipe, Stage, Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import FramePose, write_transforms
-from ankle_lib.registration.measures import tre_mm
+from ankle_lib.registration.truth import tre_mm
 from ankle_lib.volume import save
 from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames
 from tests.toy_motion import Motion, motion

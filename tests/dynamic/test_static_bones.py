@@ -9,7 +9,7 @@ from ankle_lib.dynamic.static_bones import misplaced_labels, misplacement
 from ankle_lib.files import AnkleError
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
-from ankle_lib.registration.measures import tre_mm
+from ankle_lib.registration.truth import tre_mm
 from tests.dynamic.toy_frames import courses, static_bones, toy_frames
 from tests.toy_motion import Motion, motion
 
