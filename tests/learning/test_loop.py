@@ -4,29 +4,23 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from scipy import ndimage
-from torch import nn
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.loop import BEST, LAST, History, train
-from ankle_lib.learning.losses import LOSSES, compute_loss, report_weight
 from ankle_lib.learning.networks import build
-from ankle_lib.learning.optimisers import OPTIMIZERS, FilterMuon, adam
+from ankle_lib.learning.optimisers import OPTIMIZERS
 from ankle_lib.learning.scoring import patch_validation
 from ankle_lib.learning.settings import TrainingSettings
-from ankle_lib.metrics import patch_dice
 from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.items import Item
@@ -328,120 +322,6 @@ def test_a_score_must_be_finite(source: PatchSource, tmp_path: Path) -> None:
         trained(network(), source.draw, tmp_path, validate=lambda net: {"score": float("nan")})
 
 
-# --- optimisers ----------------------------------------------------------------------------------
-
-
-def noise_like(weights: nn.Parameter) -> torch.Tensor:
-    random = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
-    return torch.empty_like(weights).copy_(random)
-
-
-@pytest.fixture(params=[torch.contiguous_format, torch.channels_last])
-def filters(request: pytest.FixtureRequest) -> nn.Parameter:
-    random = torch.randn(32, 16, 3, 3, generator=torch.Generator().manual_seed(0))
-    return nn.Parameter(random.contiguous(memory_format=request.param))
-
-
-def test_muon_moves_filters_in_all_directions_alike(filters: nn.Parameter) -> None:
-    before, optimizer = filters.detach().clone(), FilterMuon([filters], 0.01)
-    one_direction = torch.ones_like(filters) + 0.2 * noise_like(filters)
-    filters.grad = one_direction
-    optimizer.step()
-    moved = (before - filters.detach()).flatten(1)
-    flat = torch.linalg.svdvals(one_direction.flatten(1))
-    found = torch.linalg.svdvals(moved)
-    assert flat[0] > 20 * flat[-1]
-    assert found[0] < 5 * found[-1]
-    assert 0.1 < float(moved.square().mean().sqrt()) / 0.01 < 0.3  # as large as Adam's
-    assert (moved * one_direction.flatten(1)).sum() > 0
-
-
-def test_muon_leaves_what_is_no_wide_filter_to_adam() -> None:
-    random = torch.Generator().manual_seed(0)
-    shapes = [(16,), (3, 16, 1, 1), (16, 1, 3, 3)]
-    ours = [nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
-    theirs = [nn.Parameter(one.detach().clone()) for one in ours]
-    optimizers = FilterMuon(ours, 0.01), adam(theirs, 0.01)
-    for parameters in (ours, theirs):
-        for one in parameters:
-            one.grad = torch.ones_like(one)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one, other)
-        assert one.grad is None
-
-
-def test_muon_follows_filters_that_were_moved(filters: nn.Parameter) -> None:
-    optimizer = FilterMuon([filters], 0.01)
-    filters.data = filters.data.clone()  # as to a GPU
-    before = filters.detach().clone()
-    filters.grad = noise_like(filters)
-    optimizer.step()
-    assert not torch.equal(before, filters)
-
-
-def test_muon_takes_the_rate_that_the_schedule_sets(filters: nn.Parameter) -> None:
-    optimizer = FilterMuon([filters], 0.01)
-    optimizer.param_groups[0]["lr"] = 0.0
-    before = filters.detach().clone()
-    filters.grad = noise_like(filters)
-    optimizer.step()
-    assert torch.equal(before, filters)
-
-
-# --- settings ------------------------------------------------------------------------------------
-
-
-def test_settings_out_of_range_are_refused() -> None:
-    wrong: tuple[dict[str, Any], ...] = (
-        {"loss": "mse"},
-        {"optimizer": "sgd"},
-        {"schedule": "falling"},
-        {"batch_size": 0},
-        {"epochs": 2.0},
-        {"steps": True},
-        {"learning_rate": -1.0},
-        {"seed": -1},
-        {"precision": "64"},
-    )
-    for one in wrong:
-        with pytest.raises(AnkleError, match=f"{next(iter(one))} is "):
-            TrainingSettings(**{"steps": 3} | one)
-
-
-@given(steps=st.integers(1, 200), epochs=st.integers(1, 12))
-def test_epochs_share_all_steps_evenly(steps: int, epochs: int) -> None:
-    ends = TrainingSettings(steps=steps, epochs=epochs).epoch_ends
-    lengths = np.diff([0, *ends])
-    assert ends[-1] == steps
-    assert len(ends) == min(steps, epochs)
-    assert lengths.max() - lengths.min() <= 1
-
-
-def test_schedules_begin_and_end_where_they_say() -> None:
-    def rates(schedule: str) -> np.ndarray:
-        settings = TrainingSettings(steps=100, epochs=2, schedule=schedule)
-        return np.array([settings.learning_rate_at(step) for step in range(100)]) / 5e-4
-
-    assert (rates("constant") == 1).all()
-    assert np.allclose(rates("linear"), 1 - np.arange(100) / 100)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    adam = torch.optim.Adam([parameter], lr=1.0)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 100)
-    theirs = []
-    for _ in range(100):
-        theirs.append(adam.param_groups[0]["lr"])
-        adam.step()
-        cosine.step()
-    assert np.allclose(rates("cosine"), theirs)
-    cycle = rates("one-cycle")
-    assert cycle[0] == pytest.approx(0.04)
-    assert cycle.argmax() == 30
-    assert cycle[-1] < 0.001
-
-
 def test_network_loss_and_labels_must_go_together(source: PatchSource, tmp_path: Path) -> None:
     with pytest.raises(AnkleError, match="trains a network with head 'intensity'"):
         trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, loss="weighted-l1"))
@@ -461,103 +341,3 @@ def test_network_loss_and_labels_must_go_together(source: PatchSource, tmp_path:
                 labels=LABELS,
                 device=device,
             )
-
-
-# --- losses and validation -----------------------------------------------------------------------
-
-
-def some_batch(valid: list[list[bool]] | None = None) -> tuple[torch.Tensor, Batch]:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn((3, 2, 6, 5), generator=generator)
-    target = (torch.rand((3, 2, 6, 5), generator=generator) < 0.4).float()
-    known = torch.tensor(valid or [[True, True]] * 3)
-    where = torch.zeros((3, 3), dtype=torch.int64)
-    return logits, Batch(logits[:, :1], target, known, torch.ones(3), where, str)
-
-
-def test_bce_is_the_reports_on_probabilities() -> None:
-    logits, batch = some_batch()
-    expected = functional.binary_cross_entropy(torch.sigmoid(logits), batch.target)
-    assert compute_loss("bce", logits, batch) == pytest.approx(float(expected), rel=1e-5)
-
-
-def test_dice_and_bce_agree_with_monai() -> None:
-    losses = pytest.importorskip("monai.losses")
-    logits, batch = some_batch()
-    dice = losses.DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
-    expected = dice(logits, batch.target) + functional.binary_cross_entropy_with_logits(
-        logits, batch.target
-    )
-    assert compute_loss("dice+bce", logits, batch) == pytest.approx(float(expected), rel=1e-5)
-
-
-@pytest.mark.parametrize("loss", ["bce", "dice+bce"])
-def test_unknown_labels_do_not_count(loss: str) -> None:
-    logits, batch = some_batch([[True, False], [True, True], [False, True]])
-    before = compute_loss(loss, logits, batch)
-    batch.target[0, 1] = 1 - batch.target[0, 1]
-    logits[2, 0] = 50.0
-    assert compute_loss(loss, logits, batch) == before
-    batch.target[1, 1] = 1 - batch.target[1, 1]
-    assert compute_loss(loss, logits, batch) != before
-
-
-def test_losses_of_reconstruction_weigh_patches_by_correlation() -> None:
-    values, batch = some_batch()
-    batch = dataclasses.replace(batch, correlation=torch.tensor([0.5, 0.7, 1.0]))
-    weight = 1 / (1 + np.exp(-10 * (batch.correlation.numpy() - 0.5)))
-    assert np.allclose(report_weight(batch.correlation).numpy(), weight, atol=1e-6)
-    difference = (values - batch.target).numpy().reshape(3, -1)
-    absolute, root = np.abs(difference).sum(1), np.sqrt((difference**2).sum(1))
-    for name, distance in (("weighted-l1", absolute), ("weighted-l2", root)):
-        expected = (weight * distance).mean()
-        assert float(LOSSES[name](values, batch)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_validation_is_the_mean_patch_dice(source: PatchSource) -> None:
-    net = network().eval()
-    validate = patch_validation(source, 50, seed=4, batch_size=16)
-    with torch.inference_mode():
-        scores = validate(net)
-        assert validate(net) == scores
-        batch = source.draw(50, torch.Generator().manual_seed(4))
-        predicted = net(batch.image).numpy() > 0.5
-    true = batch.target.numpy() > 0.5
-    each = [patch_dice(predicted[:, n], true[:, n]).mean() for n in range(2)]
-    assert scores["dice_calcaneus"] == pytest.approx(each[0], abs=1e-5)
-    assert scores["score"] == pytest.approx(np.mean(each), abs=1e-5)
-
-
-def test_intensities_are_validated_by_their_correlation(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    target = ndimage.gaussian_filter(random.normal(size=(40, 40, 4)), (1, 1, 0))
-    image = target + 0.1 * random.normal(size=target.shape)
-    region = np.ones(target.shape, dtype=bool)
-    source = PatchSource([Item("T01", "frame 0", image, region, target=target)], RULE)
-    validate = patch_validation(source, 30)
-    with torch.inference_mode():
-        identity = validate(Identity())
-    expected = source.draw(30, torch.Generator().manual_seed(0)).correlation.mean()
-    assert identity == {"score": pytest.approx(float(expected), abs=1e-5)}
-    arguments = {"head": "intensity", "depth": 2, "width": 4}
-    settings = dataclasses.replace(QUICK, loss="weighted-l1")
-    history = train(
-        build("unet", **arguments),
-        source.draw,
-        validate,
-        settings,
-        tmp_path,
-        labels=("intensity",),
-        device="cpu",
-        progress=False,
-    )
-    assert history.steps.loss.iloc[-1] < history.steps.loss.iloc[0]
-
-
-class Identity(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images * self.weight

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from scipy import ndimage
 
-from ankle_lib.learning.prediction import labels_from, tidy_labels
+from ankle_lib.learning.prediction import labels_from, predict, tidy_labels
+from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.presets import BONES
+from tests.toy_scans import SHAPE, toy_scan, trained_reader
 
 # --- labels --------------------------------------------------------------------------------------
 
@@ -40,3 +46,34 @@ def test_tidy_equals_the_obvious_way() -> None:
     largest = max(range(1, n_pieces + 1), key=lambda piece: (pieces == piece).sum())
     expected = ndimage.binary_fill_holes(pieces == largest)
     np.testing.assert_array_equal(tidy_labels(mask.astype(np.uint8) * 2), expected * 2)
+
+
+# --- images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pixel_mm", [2.0, 4.0, 3.1])
+def test_probabilities_return_to_the_images_grid(tmp_path: Path, pixel_mm: float) -> None:
+    scan, reader = toy_scan("E01"), trained_reader(tmp_path)
+    segmenter = Segmenter.of(reader, pixel_mm=pixel_mm)
+    # the reader knows bones by their brightness, in the units of the toy
+    found = predict(scan.item.image, scan.voxel_size_mm, segmenter, foot=scan.item.region)
+    assert found.labels.shape == SHAPE
+    rows, columns = (round(n * 2.0 / pixel_mm) for n in SHAPE[:2])
+    assert found.maps.shape == (3, rows, columns, SHAPE[2])
+    corners = found.grid @ [[-0.5, rows - 0.5], [-0.5, columns - 0.5], [0, 0], [1, 1]]
+    np.testing.assert_allclose(corners[:2], [[-0.5, 47.5], [-0.5, 51.5]])
+
+
+def test_networks_of_one_bone_each_answer_together(tmp_path: Path) -> None:
+    scan = toy_scan("E01")
+    one_each = [trained_reader(tmp_path, (bone,)) for bone in BONES]
+    options = {"foot": scan.item.region}
+    together, all_at_once = (
+        predict(
+            scan.item.image, scan.voxel_size_mm, Segmenter.of(*networks, pixel_mm=2.0), **options
+        )
+        for networks in (one_each, [trained_reader(tmp_path)])
+    )
+    assert together.bones == BONES
+    np.testing.assert_array_equal(together.labels, all_at_once.labels)
+    np.testing.assert_array_equal(together.maps, all_at_once.maps)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from ankle_lib.learning.losses import LOSSES, compute_loss, report_weight
+from ankle_lib.patches.batch import Batch
+
+
+def some_batch(valid: list[list[bool]] | None = None) -> tuple[torch.Tensor, Batch]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((3, 2, 6, 5), generator=generator)
+    target = (torch.rand((3, 2, 6, 5), generator=generator) < 0.4).float()
+    known = torch.tensor(valid or [[True, True]] * 3)
+    where = torch.zeros((3, 3), dtype=torch.int64)
+    return logits, Batch(logits[:, :1], target, known, torch.ones(3), where, str)
+
+
+def test_bce_is_the_reports_on_probabilities() -> None:
+    logits, batch = some_batch()
+    expected = functional.binary_cross_entropy(torch.sigmoid(logits), batch.target)
+    assert compute_loss("bce", logits, batch) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_dice_and_bce_agree_with_monai() -> None:
+    losses = pytest.importorskip("monai.losses")
+    logits, batch = some_batch()
+    dice = losses.DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
+    expected = dice(logits, batch.target) + functional.binary_cross_entropy_with_logits(
+        logits, batch.target
+    )
+    assert compute_loss("dice+bce", logits, batch) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bce", "dice+bce"])
+def test_unknown_labels_do_not_count(loss: str) -> None:
+    logits, batch = some_batch([[True, False], [True, True], [False, True]])
+    before = compute_loss(loss, logits, batch)
+    batch.target[0, 1] = 1 - batch.target[0, 1]
+    logits[2, 0] = 50.0
+    assert compute_loss(loss, logits, batch) == before
+    batch.target[1, 1] = 1 - batch.target[1, 1]
+    assert compute_loss(loss, logits, batch) != before
+
+
+def test_losses_of_reconstruction_weigh_patches_by_correlation() -> None:
+    values, batch = some_batch()
+    batch = dataclasses.replace(batch, correlation=torch.tensor([0.5, 0.7, 1.0]))
+    weight = 1 / (1 + np.exp(-10 * (batch.correlation.numpy() - 0.5)))
+    assert np.allclose(report_weight(batch.correlation).numpy(), weight, atol=1e-6)
+    difference = (values - batch.target).numpy().reshape(3, -1)
+    absolute, root = np.abs(difference).sum(1), np.sqrt((difference**2).sum(1))
+    for name, distance in (("weighted-l1", absolute), ("weighted-l2", root)):
+        expected = (weight * distance).mean()
+        assert float(LOSSES[name](values, batch)) == pytest.approx(expected, rel=1e-5)

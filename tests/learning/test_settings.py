@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ankle_lib.files import AnkleError
+from ankle_lib.learning.settings import TrainingSettings
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    wrong: tuple[dict[str, Any], ...] = (
+        {"loss": "mse"},
+        {"optimizer": "sgd"},
+        {"schedule": "falling"},
+        {"batch_size": 0},
+        {"epochs": 2.0},
+        {"steps": True},
+        {"learning_rate": -1.0},
+        {"seed": -1},
+        {"precision": "64"},
+    )
+    for one in wrong:
+        with pytest.raises(AnkleError, match=f"{next(iter(one))} is "):
+            TrainingSettings(**{"steps": 3} | one)
+
+
+@given(steps=st.integers(1, 200), epochs=st.integers(1, 12))
+def test_epochs_share_all_steps_evenly(steps: int, epochs: int) -> None:
+    ends = TrainingSettings(steps=steps, epochs=epochs).epoch_ends
+    lengths = np.diff([0, *ends])
+    assert ends[-1] == steps
+    assert len(ends) == min(steps, epochs)
+    assert lengths.max() - lengths.min() <= 1
+
+
+def test_schedules_begin_and_end_where_they_say() -> None:
+    def rates(schedule: str) -> np.ndarray:
+        settings = TrainingSettings(steps=100, epochs=2, schedule=schedule)
+        return np.array([settings.learning_rate_at(step) for step in range(100)]) / 5e-4
+
+    assert (rates("constant") == 1).all()
+    assert np.allclose(rates("linear"), 1 - np.arange(100) / 100)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    adam = torch.optim.Adam([parameter], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 100)
+    theirs = []
+    for _ in range(100):
+        theirs.append(adam.param_groups[0]["lr"])
+        adam.step()
+        cosine.step()
+    assert np.allclose(rates("cosine"), theirs)
+    cycle = rates("one-cycle")
+    assert cycle[0] == pytest.approx(0.04)
+    assert cycle.argmax() == 30
+    assert cycle[-1] < 0.001

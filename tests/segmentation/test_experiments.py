@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from ankle_lib.presets import BONES
+from ankle_lib.segmentation import experiments
+from ankle_lib.segmentation.study import Study
+
+
+def test_reports_tables_have_the_promised_columns(study: Study) -> None:
+    networks = {"unet": [study.fit(study.report_recipe("unet", bone)) for bone in BONES]}
+    start = ["network", "bone", "dice_mean", "dice_low", "dice_high", "report_dice"]
+    validated = experiments.trained_and_validated(study, networks)
+    assert list(validated.columns) == [*start, "part"]
+    assert validated.loc[validated["part"] == "validation", "dice_low"].isna().all()
+    on_patches = experiments.on_test_patches(study, networks)
+    assert list(on_patches.columns) == start
+    assert list(on_patches["report_dice"]) == [0.74, 0.78, 0.87]
+    whole = experiments.on_whole_slices(study, networks)
+    assert list(whole.columns[:6]) == start
+    assert whole["dice_min"].le(whole["dice_mean"]).all()
+
+
+def test_folds_leave_each_control_out(study: Study) -> None:
+    table = experiments.cross_validate(study)
+    assert list(table["subject"]) == ["T01"] * 3 + ["T02"] * 3
+    assert set(table["network"]) == {"unet"}
+    assert table["dice"].between(0, 1).all()
+
+
+def test_one_field_is_varied(study: Study) -> None:
+    table = experiments.depths(study)
+    assert list(table.columns) == ["network", "depth", "parameters", "part", "dice"]
+    assert set(table["part"]) == {"train", "validation"}
+    assert table.groupby("network")["parameters"].first()["unet"] == 70_193
+    assert len(experiments.learning_rates(study)) == 4
+
+
+def test_the_reports_numbers_are_complete() -> None:
+    for table in (experiments.REPORT_VALIDATION, experiments.REPORT_TRAINED):
+        assert all(len(values) == len(BONES) for values in table.values())
+    for mean, low, high in sum(experiments.REPORT_VOLUMES.values(), ()):
+        assert low <= mean <= high
