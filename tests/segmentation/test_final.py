@@ -11,11 +11,17 @@ from scipy import ndimage
 from ankle_lib.foot.segment import segment_file
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.scans import ROTATIONS_DEG
-from ankle_lib.learning.segmenter import read_segmenter
+from ankle_lib.learning.segmenter import read_segmenter, save_segmenter
 from ankle_lib.learning.training import Recipe, Stage
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.final import final_slices, save_final, score_final, train_final
+from ankle_lib.segmentation.final import (
+    final_pixel_mm,
+    final_slices,
+    save_final,
+    score_final,
+    train_final,
+)
 from ankle_lib.segmentation.study import Study, read_study
 from ankle_lib.volume import load, save
 from tests.toy_scans import CODES, SHAPE, SIZES, written
@@ -58,7 +64,9 @@ def test_the_tables_number_is_what_ankle_segment_gives(tmp_path: Path) -> None:
     stages = (Stage(12, 80, 8, 2e-2, "one-cycle"),)
     final = study.fit(Recipe(stages, network="fcn", depth=1, width=8, loss="dice+bce"))
     table = score_final(final, study)
-    checkpoint = save_final(tmp_path / "final.ckpt", final, study)
+    pixel_mm = final_pixel_mm(study)
+    checkpoint = tmp_path / "final.ckpt"
+    save_segmenter(checkpoint, final, pixel_mm, study.split.train, thickest_mm=10.0)
     upright = table[table["angle_deg"] == 0].set_index(["subject", "bone"])["dice"]
     assert upright.max() > 0.9  # it has learnt to tell a bone
     for subject in subjects[-2:]:
