@@ -2,7 +2,8 @@
 
 On one machine joblib does the work. If the environment variable ``ANKLE_DASK_SCHEDULER`` holds the
 address of a ``dask.distributed`` scheduler, its workers do; they need the same version of this
-package and must see the same files under the same paths.
+package and must see the same files under the same paths. (joblib's own backend for dask waits for
+ever where workers are lost again and again with the same task; this one says so.)
 """
 
 from __future__ import annotations
@@ -90,11 +91,12 @@ def _on_this_machine(
     backend = {"processes": "loky", "threads": "threading"}[workers]
     with joblib.parallel_config(backend, **(options if workers == "processes" else {})):
         parallel = joblib.Parallel(jobs, return_as="generator_unordered")
-    # workers that have grown are replaced, which is no news for whoever waits
-    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     calls = (joblib.delayed(_numbered)(function, *pair) for pair in enumerate(tasks))
     try:
-        yield from parallel(calls)
+        with warnings.catch_warnings():
+            # workers that have grown are replaced, which is no news for whoever waits
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
+            yield from parallel(calls)
     except TerminatedWorkerError:
         raise AnkleError(
             f"a worker process was killed, perhaps for want of memory: run fewer than {jobs} tasks "

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_a_killed_process_is_one_clear_error() -> None:
     assert run_all(square, range(3), n_jobs=2, progress=False) == [0, 1, 4]  # and on it goes
 
 
+@pytest.mark.parametrize("workers", ["processes", "threads"])
+def test_nobody_elses_warnings_are_hidden(workers: Any) -> None:
+    before = list(warnings.filters)
+    run_all(square, range(2), n_jobs=2, workers=workers, progress=False)
+    assert list(warnings.filters) == before
+    with pytest.warns(UserWarning, match="A worker stopped"):
+        warnings.warn("A worker stopped while some jobs were given to somebody", stacklevel=1)
+
+
 def test_the_bar_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     run_all(square, range(3), n_jobs=1, desc="squares", unit="number")
     shown = capsys.readouterr().err
@@ -137,6 +147,13 @@ def test_a_cluster_gives_the_same_results_even_if_a_worker_is_killed(
     with pytest.raises(AnkleError, match=r"^scan 3 is empty: export it again$"):
         run_all(fail_at_three, numbers, progress=False)
     assert run_all(square, numbers) == [square(number) for number in numbers]
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_one_clear_error(cluster: Any) -> None:
+    with pytest.raises(AnkleError, match="several workers of") as error:
+        run_all(die, range(2), progress=False)
+    assert "\n" not in str(error.value)
 
 
 def kill_one_worker(folder: Path) -> None:
