@@ -22,11 +22,14 @@ from monai.transforms import RandWeightedCropd
 
 from ankle_lib.manifest.layouts import read_clean_cohort
 from ankle_lib.patches.augmentation import Augmentation
-from ankle_lib.patches.cohort import static_items
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.positions import PatchRule, admissible_positions, rejection_sampling
+from ankle_lib.patches.items import Item, static_items
+from ankle_lib.patches.rules import (
+    STATIC_SEGMENTATION,
+    PatchRule,
+    admissible_positions,
+    rejection_sampling,
+)
 from ankle_lib.patches.source import PatchSource
-from ankle_lib.patches.tasks import STATIC_SEGMENTATION
 from ankle_lib.presets import BONES
 from ankle_lib.volume import load, to_orientation
 

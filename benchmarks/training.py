@@ -31,12 +31,10 @@ from ankle_lib.learning.networks import build
 from ankle_lib.learning.scoring import patch_validation
 from ankle_lib.learning.settings import TrainingSettings
 from ankle_lib.manifest.layouts import read_clean_cohort
-from ankle_lib.patches.cohort import static_items
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.positions import PatchRule, rejection_sampling
+from ankle_lib.patches.items import Item, static_items
+from ankle_lib.patches.rules import STATIC_SEGMENTATION, PatchRule, rejection_sampling
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.patches.split import report_split
-from ankle_lib.patches.tasks import STATIC_SEGMENTATION
 from ankle_lib.volume import load, to_orientation
 
 ARGUMENTS = {"out_channels": 1}

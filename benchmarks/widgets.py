@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from ankle_lib.figures.images import PLANES, draw_slice, slice_of
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.patches.items import Item
-from ankle_lib.patches.positions import PatchRule
+from ankle_lib.patches.rules import PatchRule
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.patch_explorer import PatchExplorer
 from ankle_lib.widgets.picture import SlicePicture

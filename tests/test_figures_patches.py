@@ -13,10 +13,9 @@ from matplotlib.patches import Rectangle
 
 from ankle_lib import figures
 from ankle_lib.files import write_figure
-from ankle_lib.patches.batch import Batch
 from ankle_lib.patches.items import Item
-from ankle_lib.patches.positions import PatchRule
-from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.rules import PatchRule
+from ankle_lib.patches.source import Batch, PatchSource
 from ankle_lib.volume import Volume
 
 STEP = (2.0, 2.0, 8.0)

@@ -18,11 +18,12 @@ import ankle_lib.patches.source
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.augmentation import Augmentation, distort_intensities, random_geometry
-from ankle_lib.patches.cohort import dynamic_items, reconstruction_items, static_items
-from ankle_lib.patches.counting import patch_counts
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.normalise import zscore
-from ankle_lib.patches.positions import (
+from ankle_lib.patches.counting import count_patches, counts_by_group
+from ankle_lib.patches.items import Item, dynamic_items, reconstruction_items, static_items, zscore
+from ankle_lib.patches.rules import (
+    DYNAMIC_SEGMENTATION,
+    RECONSTRUCTION,
+    STATIC_SEGMENTATION,
     PatchRule,
     admissible_positions,
     box_sums,
@@ -31,7 +32,6 @@ from ankle_lib.patches.positions import (
 )
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.patches.split import Split, cross_validation, report_split
-from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION, RECONSTRUCTION, STATIC_SEGMENTATION
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.volume import save
 
@@ -188,7 +188,7 @@ def test_drawing_is_the_reports_rejection_sampling() -> None:
 def test_expected_counts_are_those_of_many_extractions() -> None:
     items = [item("T01", seed=1), item("E01", (26, 19, 3), 2), item("T02", seed=5)]
     groups = {"T01": "control", "T02": "control", "E01": "equinus"}
-    table = patch_counts("static", items, RULE, groups)
+    table = counts_by_group(count_patches("static", items, RULE).images, groups)
     assert table.columns.tolist()[:4] == ["task", "group", "bone", "n_patches"]
     assert len(table) == 2 * len(BONES)
     random, n_runs = np.random.default_rng(6), 60
@@ -209,7 +209,9 @@ def test_expected_counts_are_those_of_many_extractions() -> None:
 def test_a_label_that_is_unknown_in_an_image_counts_for_the_others_only() -> None:
     whole = item("T01", seed=1)
     part = dataclasses.replace(item("T01", seed=2), labels={"tibia": whole.labels["tibia"]})
-    table = patch_counts("dynamic", [whole, part], RULE, {"T01": "control"})
+    table = counts_by_group(
+        count_patches("dynamic", [whole, part], RULE).images, {"T01": "control"}
+    )
     counts = table.set_index("bone").n_patches
     assert counts["talus"] == counts["calcaneus"] < counts["tibia"]
     batch = PatchSource([part], RULE).draw(3, generator())
@@ -383,7 +385,9 @@ def test_pairs_are_selected_by_their_correlation() -> None:
     all_pairs = PatchSource([pair], PatchRule((8, 8), 100, 0.5))
     assert source.expected < all_pairs.expected
     assert "talus, slice" in batch.describe(batch.where[0].tolist())
-    table = patch_counts("reconstruction", [pair], rules, {"T01": "control"})
+    table = counts_by_group(
+        count_patches("reconstruction", [pair], rules).images, {"T01": "control"}
+    )
     assert table.bone.tolist() == ["talus"]
     with pytest.raises(AnkleError, match="no rule for patches of 'talus'"):
         PatchSource([pair], {"tibia": RULE})

@@ -20,7 +20,7 @@ from ankle_lib.learning.losses import compute_loss
 from ankle_lib.learning.networks import build
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import image_scores, intensity_range
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.quality.registered import RegisteredFrame

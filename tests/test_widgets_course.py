@@ -19,7 +19,7 @@ from PIL import Image
 
 from ankle_lib.files import AnkleError, write_csv
 from ankle_lib.patches.items import Item
-from ankle_lib.patches.positions import PatchRule, admissible_positions, box_sums
+from ankle_lib.patches.rules import PatchRule, admissible_positions, box_sums
 from ankle_lib.registration.register import Resolution, Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets import training_monitor

@@ -14,8 +14,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, world_to_voxel
 from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.patches.cohort import dynamic_item
-from ankle_lib.patches.normalise import zscore
+from ankle_lib.patches.items import dynamic_item, zscore
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import TRUE_LABELS, read_true_labels
 from ankle_lib.volume import (

@@ -24,8 +24,7 @@ from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Image, Tissues, painted,
 from ankle_lib.geometry import apply, rigid
 from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.motion_fields import flow_back
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.normalise import zscore
+from ankle_lib.patches.items import Item, zscore
 from ankle_lib.presets import BONES
 
 Array = NDArray[np.float64]

@@ -38,8 +38,8 @@ from ankle_lib.learning.training import WEIGHTS, Recipe, Trained, train_side_by_
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all
+from ankle_lib.patches.rules import DYNAMIC_SEGMENTATION
 from ankle_lib.patches.split import Split, report_split
-from ankle_lib.patches.tasks import DYNAMIC_SEGMENTATION
 from ankle_lib.presets import BONES, DynamicSizes
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.truth import read_looks

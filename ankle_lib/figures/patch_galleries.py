@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import Slice, draw_slice
 from ankle_lib.figures.patches import SHOWN_SD, row_name
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 
 PATCH_LETTERS = ("A", "P", "I", "S")
 UNKNOWN_COLOUR = "#D55E00"

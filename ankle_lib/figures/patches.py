@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.images import Slice, box_around, centre_voxel, draw_slice, slice_of, window
 from ankle_lib.figures.style import new_figure
-from ankle_lib.patches.positions import PatchRule, box_sums, local_correlation
+from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
 from ankle_lib.volume import Volume
 
 KEPT_COLOUR, REJECTED_COLOUR, UNLIKE_COLOUR = "#009E73", "#D55E00", "#F0E442"

@@ -28,7 +28,7 @@ from ankle_lib.learning.losses import SEGMENTATION_LOSSES, compute_loss
 from ankle_lib.learning.networks import is_fast_in_bfloat16
 from ankle_lib.learning.optimisers import OPTIMIZERS
 from ankle_lib.learning.settings import TrainingSettings
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 
 DrawBatch = Callable[[int, torch.Generator], Batch]
 """Draws that many patches; the generator is on the training device, see `PatchSource.draw`."""

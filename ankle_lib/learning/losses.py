@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 

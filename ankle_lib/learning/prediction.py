@@ -19,8 +19,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.slices import whole_slices
 from ankle_lib.masking.foot import find_foot
-from ankle_lib.patches.items import slices_at
-from ankle_lib.patches.normalise import zscore
+from ankle_lib.patches.items import slices_at, zscore
 from ankle_lib.presets import BONES
 
 SPIKE = 2.0

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from ankle_lib.learning.loop import Validate
 from ankle_lib.learning.networks import fast_autocast
 from ankle_lib.metrics import bootstrap_interval, mask_scores, patch_dice
-from ankle_lib.patches.batch import Batch, pair_correlation
-from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.source import Batch, PatchSource, pair_correlation
 
 THRESHOLD = 0.5
 """Probability from which a pixel counts as bone (report, section 6.2.2)."""

@@ -19,21 +19,24 @@ from torch import Tensor
 
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.patches.cohort import (
-    RegisteredBone,
+from ankle_lib.patches.items import (
+    Item,
+    Rules,
+    as_slices,
     dynamic_items,
     pixel_mm,
     reconstruction_items,
+    rule_of,
     static_items,
 )
-from ankle_lib.patches.items import Item, Rules, as_slices, rule_of
-from ankle_lib.patches.positions import local_correlation
-from ankle_lib.patches.tasks import (
+from ankle_lib.patches.rules import (
     DYNAMIC_SEGMENTATION,
     RECONSTRUCTION,
     REPORT_PATCHES,
     STATIC_SEGMENTATION,
+    local_correlation,
 )
+from ankle_lib.quality.registered import RegisteredFrame
 
 CORRELATION_BINS = 40
 """Of the histogram from -1 to 1: 0.05 wide, so that the report's threshold 0.6 is an edge."""
@@ -58,7 +61,7 @@ class Extraction:
 def count_cohort(
     subjects: Sequence[CleanSubject],
     masked: Path,
-    accepted: Sequence[RegisteredBone],
+    accepted: Sequence[RegisteredFrame],
     *,
     device: torch.device | str = "cpu",
     n_jobs: int | None = None,
@@ -71,7 +74,7 @@ def count_cohort(
     subjects : sequence of CleanSubject
     masked : Path
         Results of chapter 02, which hold the foot masks.
-    accepted : sequence of RegisteredBone
+    accepted : sequence of RegisteredFrame
         From `quality.read_registered`; without any there are patches of static scans only.
     device : torch device
     n_jobs : int, optional
@@ -183,21 +186,11 @@ def counts_by_group(images: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataF
     return sums.reset_index()
 
 
-def patch_counts(
-    task: str, items: Iterable[Item], rules: Rules, groups: Mapping[str, str]
-) -> pd.DataFrame:
-    """Return how many patches the report's extraction keeps, by group and bone.
-
-    `count_patches` and `counts_by_group` in one.
-    """
-    return counts_by_group(count_patches(task, items, rules).images, groups)
-
-
 def _count_subject(
     subject: CleanSubject,
     *,
     masked: Path,
-    accepted: Sequence[RegisteredBone],
+    accepted: Sequence[RegisteredFrame],
     static_mm: float,
     dynamic_mm: float | None,
     device: torch.device | str,

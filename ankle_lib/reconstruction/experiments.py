@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.bound import best_reachable, degrees_of_freedom, outside_reach
 from ankle_lib.reconstruction.fitting import Trained

@@ -14,8 +14,8 @@ import torch
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.items import Item
+from ankle_lib.patches.rules import RECONSTRUCTION
 from ankle_lib.patches.source import PatchSource
-from ankle_lib.patches.tasks import RECONSTRUCTION
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.reconstruction.report_pairs import Pairs, Target, patch_items, places_of

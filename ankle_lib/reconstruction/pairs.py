@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches.batch import Batch, pair_correlation
+from ankle_lib.patches.source import Batch, pair_correlation
 from ankle_lib.reconstruction.scenes import Scene
 
 Channel = Literal["measured", "static"]

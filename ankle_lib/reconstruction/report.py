@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ankle_lib.metrics import ImageScores, image_scores
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.fitting import Trained, trained
 from ankle_lib.reconstruction.report_pairs import PARTS, Pairs, Target

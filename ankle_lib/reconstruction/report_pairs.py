@@ -18,13 +18,10 @@ import torch
 
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.patches.batch import Batch
-from ankle_lib.patches.cohort import pixel_mm, reconstruction_items
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.normalise import zscore
-from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.items import Item, pixel_mm, reconstruction_items, zscore
+from ankle_lib.patches.rules import RECONSTRUCTION
+from ankle_lib.patches.source import Batch, PatchSource
 from ankle_lib.patches.split import Split, report_split
-from ankle_lib.patches.tasks import RECONSTRUCTION
 from ankle_lib.presets import BONES, ReconstructionSizes
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.registration.moving import moved

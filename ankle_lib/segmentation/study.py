@@ -27,8 +27,8 @@ from ankle_lib.learning.slices import whole_slices
 from ankle_lib.learning.training import Recipe, Stage, Trained, train_side_by_side
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import slices_at
+from ankle_lib.patches.rules import STATIC_SEGMENTATION
 from ankle_lib.patches.split import Part, Split, cross_validation, report_split
-from ankle_lib.patches.tasks import STATIC_SEGMENTATION
 from ankle_lib.presets import SegmentationSizes
 
 

@@ -15,7 +15,7 @@ from ankle_lib.figures.images import Slice
 from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UNLIKE_COLOUR
 from ankle_lib.files import AnkleError
 from ankle_lib.patches.items import Item, Rules, rule_of
-from ankle_lib.patches.positions import PatchRule, box_sums, local_correlation
+from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
 from ankle_lib.widgets.message import Message
 from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.pixels import Layer, Mark

@@ -40,7 +40,8 @@ player""",
 COURSE_CELLS = [
     """\
 from pathlib import Path
-from ankle_lib.patches import Item, PatchRule, zscore
+from ankle_lib.patches.items import Item, zscore
+from ankle_lib.patches.rules import PatchRule
 from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets import PatchExplorer, RegistrationTuner, TrainingMonitor

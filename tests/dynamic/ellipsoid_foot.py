@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ankle_lib.learning.scans import Scan
-from ankle_lib.patches.items import Item
-from ankle_lib.patches.normalise import zscore
+from ankle_lib.patches.items import Item, zscore
 
 # middle and semi-axes in mm: posterior, superior, right; the talus lies off the middle
 ELLIPSOIDS = {

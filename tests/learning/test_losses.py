@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from ankle_lib.learning.losses import LOSSES, compute_loss, report_weight
-from ankle_lib.patches.batch import Batch
+from ankle_lib.patches.source import Batch
 
 
 def some_batch(valid: list[list[bool]] | None = None) -> tuple[torch.Tensor, Batch]:

@@ -19,7 +19,7 @@ from ankle_lib.learning.scoring import (
 )
 from ankle_lib.metrics import patch_dice
 from ankle_lib.patches.items import Item
-from ankle_lib.patches.positions import PatchRule
+from ankle_lib.patches.rules import PatchRule
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES
 from tests.toy_scans import small_recipe, toy_scan, trained_reader
