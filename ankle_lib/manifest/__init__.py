@@ -3,7 +3,3 @@
 ``schema`` holds the records, ``document`` reads and checks a manifest, ``layouts`` recognises the
 files in a folder, ``downloads`` fetches public sources.
 """
-
-from ankle_lib.manifest.document import Manifest, manifest_from_folder
-from ankle_lib.manifest.layouts import read_clean_cohort
-from ankle_lib.manifest.schema import Geometry

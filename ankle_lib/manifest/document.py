@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import PrivateAttr, ValidationError, model_validator
 
+from ankle_lib.cache import file_digest
 from ankle_lib.files import AnkleError, write_text
 from ankle_lib.manifest.layouts import scan_folder
 from ankle_lib.manifest.schema import (
@@ -270,7 +270,7 @@ def _checksum_problem(path: Path, sha256: str) -> str | None:
     if not path.is_file():
         return "missing"
     try:
-        found = _sha256(path)
+        found = file_digest(path)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     return f"checksum {found[:12]}… is not {sha256[:12]}…" if found != sha256 else None
@@ -312,11 +312,6 @@ def _mask_problem(mask: Header, subject: Subject) -> str | None:
     if others and mask.shape not in others:
         return f"mask of shape {mask.shape}, its static scan has {others[0]}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mm(sizes: tuple[float, float, float]) -> str:

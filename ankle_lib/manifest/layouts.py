@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,15 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
     # a simulated cohort has its truth beside raw/, which is not for the chapters to list
     found = _images(root, below=root / "raw" if layout == "raw" else root)
     images = [path for path in found if _inside(root, path)]
-    subjects, used = _SCANNERS[layout](root, images)
+    has_people = layout == "bids" and (root / "participants.tsv").is_file()
+    people = _participants(root) if has_people else {}
+    subjects, used = [], set[Path]()
+    for name in _folders(root, layout):
+        own = [path for path in images if _belongs(root, path, name, layout)]
+        if own or layout == "bids":
+            roles = {path: _role(root, path, name, layout) for path in own}
+            used.update(path for path, role in roles.items() if role)
+            subjects.append(_subject(root, name, roles, people))
     if not subjects:
         raise AnkleError(f"{folder}: no subject found with the layout {layout!r}")
     rest = [path.relative_to(root).as_posix() for path in found if path not in used]
@@ -127,88 +135,58 @@ def read_clean_cohort(folder: str | os.PathLike[str]) -> list[CleanSubject]:
     return [_clean_subject(root, code, group, side) for code, (group, side) in people.items()]
 
 
-_Found = tuple[list[Subject], set[Path]]
+def _folders(root: Path, layout: Layout) -> list[str]:
+    """Return the names of the subjects' folders."""
+    places = {"lab": ("sourcedata/*", "derivatives/*"), "raw": ("raw/*",), "bids": ("sub-*",)}
+    found = (path for place in places[layout] for path in root.glob(place))
+    return sorted({path.name for path in found if path.is_dir()})
 
 
-def _scan_lab(root: Path, images: list[Path]) -> _Found:
-    return _scan_study(root, images, ("sourcedata", "derivatives"))
+def _belongs(root: Path, path: Path, name: str, layout: Layout) -> bool:
+    """Tell whether an image is one of the subject with the folder ``name``."""
+    if layout == "bids":
+        return path.name.startswith(f"{name}_")
+    return path.parent.name == name and len(path.relative_to(root).parts) == 3
 
 
-def _scan_raw(root: Path, images: list[Path]) -> _Found:
-    return _scan_study(root, images, ("raw",))
+def _role(root: Path, path: Path, name: str, layout: Layout) -> str | None:
+    """Return what an image of the subject ``name`` is: a bone, static, series, or unknown."""
+    stem = _stem(path).lower()
+    if layout == "bids":
+        label = re.search(r"_label-([a-z]+)_(?:.*_)?mask$", stem)
+        if label and label[1] in BONES and "_frame-" not in stem:
+            return label[1]
+        if not path.is_relative_to(root / name):
+            return None
+        if path.parent.name == "anat" and stem.endswith("_t1w"):
+            return "static"
+        return "series" if path.parent.name in ("func", "dyn") and _is_series(path) else None
+    if "segment" in stem:
+        segment = re.search(r"segment_([a-z]+)(?=_|$)", stem)
+        return segment[1] if segment and segment[1] in BONES else None
+    return "series" if "movieclear" in stem else "static" if "static" in stem else None
 
 
-def _scan_study(root: Path, images: list[Path], tops: tuple[str, ...]) -> _Found:
-    folders = sorted({path.name for top in tops for path in (root / top).glob("*/")})
-    subjects, used = [], set[Path]()
-    for name in folders:
-        own = [path for path in images if path.parent in [root / top / name for top in tops]]
-        scans = [path for path in own if "segment" not in path.name.lower()]
-        notes: list[str] = []
-        static = _best_variants(
-            [p for p in scans if "static" in p.name.lower() and "movie" not in p.name.lower()],
-            notes,
-        )
-        movies = _best_variants([p for p in scans if "movieclear" in p.name.lower()], notes)
-        masks = _masks([p for p in own if p not in scans], r"segment_{bone}(?=_|$)", notes)
-        if not own:
-            continue
-        used.update(own_file for own_file in own if _is_known(own_file))
-        code = _code(name)
-        subjects.append(
-            Subject(
-                code=code,
-                group=_GROUPS.get(code[:1].upper(), "unknown"),
-                static=_relative_to(root, static),
-                masks={bone: path.relative_to(root) for bone, path in masks.items()},
-                sequences=_sequences(root, movies),
-                notes=notes,
-            )
-        )
-    return subjects, used
+def _subject(
+    root: Path, name: str, roles: dict[Path, str | None], people: dict[str, tuple[str, Side | None]]
+) -> Subject:
+    """Describe the subject with the folder ``name`` by its images and what each of them is."""
+    notes: list[str] = []
 
+    def of(role: str) -> list[Path]:
+        return [path for path, own in roles.items() if own == role]
 
-def _is_known(path: Path) -> bool:
-    name = path.name.lower()
-    if "segment" in name:
-        return any(re.search(rf"segment_{bone}(?=_|$)", _stem(path).lower()) for bone in BONES)
-    return "static" in name or "movieclear" in name
-
-
-def _scan_bids(root: Path, images: list[Path]) -> _Found:
-    people = _participants(root) if (root / "participants.tsv").is_file() else {}
-    subjects, used = [], set[Path]()
-    for folder in sorted(path for path in root.glob("sub-*") if path.is_dir()):
-        prefix = f"{folder.name}_"
-        own = [path for path in images if path.name.startswith(prefix)]
-        notes: list[str] = []
-        raw = [path for path in own if path.is_relative_to(folder)]
-        static = [p for p in raw if p.parent.name == "anat" and _stem(p).endswith("_T1w")]
-        series = [p for p in raw if p.parent.name in ("func", "dyn") and _is_series(p)]
-        labels = [p for p in own if _stem(p).endswith("_mask") and "_frame-" not in p.name]
-        masks = _masks(labels, r"_label-{bone}(?=_)", notes)
-        used.update(static, series, (p for p in labels if _mask_bone(p)))
-        code = _code(folder.name)
-        group, side = people.get(code, (_GROUPS.get(code[:1].upper(), "unknown"), None))
-        subjects.append(
-            Subject(
-                code=code,
-                group=group,
-                side=side,
-                static=_relative_to(root, _best_variants(static, notes)),
-                masks={bone: path.relative_to(root) for bone, path in masks.items()},
-                sequences=_sequences(root, _best_variants(series, notes)),
-                notes=notes,
-            )
-        )
-    return subjects, used
-
-
-_SCANNERS: dict[Layout, Callable[[Path, list[Path]], _Found]] = {
-    "lab": _scan_lab,
-    "raw": _scan_raw,
-    "bids": _scan_bids,
-}
+    code = _code(name)
+    group, side = people.get(code, (_GROUPS.get(code[:1].upper(), "unknown"), None))
+    return Subject(
+        code=code,
+        group=group,
+        side=side,
+        static=[path.relative_to(root) for path in _best_variants(of("static"), notes)],
+        sequences=_sequences(root, _best_variants(of("series"), notes)),
+        masks={b: _preferred(of(b), notes).relative_to(root) for b in BONES if of(b)},
+        notes=notes,
+    )
 
 
 def _images(root: Path, below: Path) -> list[Path]:
@@ -250,20 +228,6 @@ def _processing(path: Path) -> tuple[int, int, str]:
     words = {word.lower() for word in _VARIANT.findall(_stem(path))}
     flip = 2 if "flipcorrected" in words else 1 if "flipped" in words else 0
     return flip, len(words & {"binarized", "binarised"}), path.as_posix()
-
-
-def _masks(paths: list[Path], pattern: str, notes: list[str]) -> dict[str, Path]:
-    masks = {}
-    for bone in BONES:
-        expression = re.compile(pattern.format(bone=bone), re.IGNORECASE)
-        found = [path for path in paths if expression.search(_stem(path))]
-        if found:
-            masks[bone] = _preferred(found, notes)
-    return masks
-
-
-def _mask_bone(path: Path) -> bool:
-    return any(f"_label-{bone}_" in path.name.lower() for bone in BONES)
 
 
 def _is_series(path: Path) -> bool:
@@ -352,10 +316,6 @@ def _stem(path: Path) -> str:
 def _natural(text: str) -> list[tuple[int, str]]:
     """Key that sorts run 2 before run 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _relative_to(root: Path, paths: list[Path]) -> list[Path]:
-    return [path.relative_to(root) for path in paths]
 
 
 def _one_line(error: BaseException) -> str:
