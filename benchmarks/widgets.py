@@ -15,11 +15,14 @@ import argparse
 import io
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 from ipywidgets.embed import dependency_state, embed_data
 from matplotlib.figure import Figure
 
@@ -27,10 +30,11 @@ from ankle_lib.figures.images import PLANES, draw_slice, slice_of
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.rules import PatchRule
+from ankle_lib.quality.review_sheet import ReviewSheet
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.patch_explorer import PatchExplorer
-from ankle_lib.widgets.picture import SlicePicture
 from ankle_lib.widgets.registration_tuner import RegistrationTuner
+from ankle_lib.widgets.review_board import ReviewBoard
 from ankle_lib.widgets.sequence_player import SequencePlayer
 from ankle_lib.widgets.volume_viewer import VolumeViewer
 
@@ -51,7 +55,7 @@ def main() -> int:
     moved = boxes(DYNAMIC, DYNAMIC_MM)
     of_frames = {bone: [mask] * N_FRAMES for bone, mask in moved.items()}
     player = SequencePlayer(series, series, of_frames)
-    board, k = SlicePicture(), STATIC[2] // 2
+    board, k = review_board(frames, moved["talus"]), STATIC[2] // 2
     bone = bone_box()
     tuner = RegistrationTuner(series, scan, {"talus": bone}, {"talus": bone.data.astype(float)})
     item = Item("T01", "static", scan.data, scan.data > 200, {"talus": masks["talus"].data})
@@ -68,9 +72,7 @@ def main() -> int:
         "RegistrationTuner, slice slider": lambda n: setattr(tuner.slice, "value", 1 + n % 4),
         "PatchExplorer, slice slider": slider(explorer.slice, 40),
         "PatchExplorer, threshold": lambda n: setattr(explorer.fraction, "value", 0.05 * (n % 12)),
-        "ReviewBoard's picture": lambda n: board.png(
-            frames[n % N_FRAMES], moved["talus"], 3, name="talus"
-        ),
+        "ReviewBoard, frame slider": slider(board.frame, 0),
     }
     others = {
         "matplotlib, three planes, drawn anew": lambda n: redraw(
@@ -101,6 +103,15 @@ def median_ms(work: Callable[[int], object], repeats: int) -> float:
     return float(np.median(times)) * 1000
 
 
+def review_board(frames: list[Volume], mask: Volume) -> ReviewBoard:
+    """Return a board for one bone in all frames."""
+    sheet = ReviewSheet(Path(tempfile.mkdtemp()) / "sheet.csv")
+    row = {"subject": "T01", "sequence": "active_run-01", "bone": "talus", "correlation": 0.9}
+    rows = [row | {"frame": n, "verdict": "accepted"} for n in range(len(frames))]
+    sheet.update(pd.DataFrame(rows))
+    return ReviewBoard(sheet, lambda *key: (frames[key[2]], mask), "Ada")
+
+
 def bone_box() -> Volume:
     """Return a mask of the report's static grid as large as a child's talus."""
     mask = np.zeros(STATIC, dtype=bool)
@@ -121,8 +132,7 @@ def redraw(scan: Volume, masks: dict[str, Volume], places: tuple[int, int, int])
     """Draw three planes as a new figure."""
     figure = Figure(figsize=(9, 3.2), dpi=100)
     for axes, plane, index in zip(figure.subplots(1, 3), PLANES, places, strict=True):
-        outlines = {bone: slice_of(mask, plane, index) for bone, mask in masks.items()}
-        draw_slice(axes, slice_of(scan, plane, index), limits=(0, 800), outlines=outlines)
+        draw_slice(axes, slice_of(scan, plane, index, masks, limits=(0, 800)))
     return png(figure)
 
 

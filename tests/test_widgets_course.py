@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 import time
-import types
 from dataclasses import replace
 from pathlib import Path
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,13 +20,10 @@ from ankle_lib.patches.rules import PatchRule, admissible_positions, box_sums
 from ankle_lib.registration.register import Resolution, Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets import training_monitor
-from ankle_lib.widgets.message import Message
-from ankle_lib.widgets.panel import Panel
 from ankle_lib.widgets.patch_explorer import PatchExplorer
-from ankle_lib.widgets.registration_tuner import RegistrationTuner
+from ankle_lib.widgets.picture import Panel
+from ankle_lib.widgets.registration_tuner import RegistrationTuner, tuning_figure
 from ankle_lib.widgets.training_monitor import TrainingMonitor, training_figure
-from ankle_lib.widgets.tuning_figure import tuning_figure
-from ankle_lib.widgets.volume_3d import volume_3d
 from tests.registration.scene import FRAME_SHAPE, Scene, scene, turned
 
 KEPT, UNLIKE = (0x00, 0x9E, 0x73), (0xF0, 0xE4, 0x42)
@@ -466,102 +460,3 @@ def test_losses_below_zero_are_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), [0.5, -0.5, np.nan])
     (axes,) = training_figure(steps.iloc[:1], None).axes
     assert axes.get_yscale() == "log"
-
-
-# --- the view in 3D ---
-
-
-class Recorder(types.ModuleType):
-    """Stands in for ipyniivue, which cannot be looked at here."""
-
-    def __init__(self) -> None:
-        super().__init__("ipyniivue")
-        self.loaded: list[dict] = []
-        recorder = self
-
-        class Volume:
-            def __init__(self, **options: object) -> None:
-                self.options = options
-
-            def set_colormap_label(self, colours: dict) -> None:
-                self.options["colours"] = colours
-
-        class NiiVue(ipywidgets.Box):
-            def __init__(self, **options: object) -> None:
-                super().__init__()
-                self.opts = types.SimpleNamespace()
-
-            def load_volumes(self, volumes: list[Volume]) -> None:
-                recorder.loaded += [one.options for one in volumes]
-
-        self.Volume, self.NiiVue = Volume, NiiVue
-        self.ShowRender = types.SimpleNamespace(ALWAYS=1)
-
-
-SMALL = Volume(np.random.default_rng(0).uniform(0, 99, (8, 9, 4)), np.diag([-1.0, -1, 1, 1]))
-
-
-def test_volume_and_labels_go_to_niivue(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "ipyniivue", recorder)
-    monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
-    mask = Volume(SMALL.data > 50, SMALL.affine)
-    series = Volume(np.stack([SMALL.data] * 2, axis=3), SMALL.affine)
-    assert volume_3d(series, {"talus": mask}, frame=1) is not None
-    image, label = recorder.loaded
-    assert image["data"][344:348] == b"n+1\x00"
-    assert label["name"] == "talus.nii"
-    assert [label["colours"][key][1] for key in "RGB"] == [0x00, 0x9E, 0x73]
-    assert len(label["data"]) == 352 + mask.data.size
-
-
-def test_what_cannot_be_seen_in_3d_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
-    monkeypatch.setitem(sys.modules, "ipyniivue", None)  # not installed
-    huge = Volume(np.broadcast_to(np.float32(1), (600, 600, 110)), SMALL.affine)
-    single = Volume(np.stack([SMALL.data], axis=3), SMALL.affine)
-    cases = [
-        (volume_3d(SMALL), "pip install 'ankle-lib[viewer]'"),
-        (volume_3d(huge), "76 MB, a view in 3D holds 64"),
-        (volume_3d(single, frame=1), "no frame 1"),
-    ]
-    for message, sentence in cases:
-        assert isinstance(message, Message)
-        assert sentence in message.sentences[0]
-
-
-def test_what_is_left_out_in_3d_is_said_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "ipyniivue", recorder)
-    monkeypatch.delenv("ANKLE_CHAPTER", raising=False)
-    masks = {
-        "calcaneus": Volume(SMALL.data[:-1], SMALL.affine),
-        "talus": Volume(SMALL.data < 0, SMALL.affine),
-        "tibia": holed(SMALL),
-    }
-    box = volume_3d(holed(SMALL), masks)
-    assert box is not None
-    _, message = box.children
-    assert [one["name"] for one in recorder.loaded] == ["image.nii", "tibia.nii"]
-    where = "voxels are not numbers but NaN or infinite"
-    assert message.sentences == (
-        f"In the image, {where}: shown black (1).",
-        "calcaneus is not shown: The mask of calcaneus (9, 4, 7) is on another grid than the image "
-        "(9, 4, 8): resample it.",
-        "The mask of talus is empty: no voxel is above 0.",
-        f"In the mask of tibia, {where}: taken as outside (1).",
-    )
-    assert isinstance(volume_3d(SMALL, {"tibia": masks["tibia"]}), ipywidgets.VBox)
-    assert not isinstance(volume_3d(SMALL), ipywidgets.VBox)
-
-
-def test_nobody_looks_under_ankle_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ankle_lib.running.chapter import CHAPTER_VARIABLE
-    from ankle_lib.widgets.volume_3d import RUN_VARIABLE
-
-    assert RUN_VARIABLE == CHAPTER_VARIABLE
-    recorder = Recorder()
-    monkeypatch.setitem(sys.modules, "ipyniivue", recorder)
-    monkeypatch.setenv(CHAPTER_VARIABLE, "00_start_here")
-    assert volume_3d(SMALL) is None
-    assert recorder.loaded == []

@@ -14,11 +14,11 @@ from PIL import Image
 from ankle_lib.figures.images import PLANES, slice_of
 from ankle_lib.geometry import apply
 from ankle_lib.volume import Volume, to_orientation
-from ankle_lib.widgets.canvas import PictureCanvas
-from ankle_lib.widgets.panel import Panel
-from ankle_lib.widgets.pixels import (
+from ankle_lib.widgets.browser import PictureCanvas
+from ankle_lib.widgets.picture import (
     SIGNED,
     Layer,
+    Panel,
     annotate,
     brightness_limits,
     fit_size,

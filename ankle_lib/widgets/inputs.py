@@ -1,8 +1,4 @@
-"""What views are given: brought to one orientation, or turned down with a sentence.
-
-A view never raises for bad input, since people look at it, not at a traceback: it shows what it
-can, and says in one sentence what it cannot.
-"""
+"""What views are given: brought to one orientation, or turned down with a sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
 from ankle_lib.volume import Volume, to_orientation
@@ -26,9 +21,6 @@ SAME_GRID_MM = 1e-3
 SHOWN_BLACK = "shown black"
 OUTSIDE = "taken as outside"
 """What a view makes of values that are not finite, in an image and in a mask."""
-
-FURTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
-"""Okabe-Ito, for what is no bone."""
 
 
 def image_3d(volume: Volume, name: str = "image") -> Volume:
@@ -64,18 +56,18 @@ def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume
     AnkleError
         If there is no series, it does not belong to ``like``, or as in `check_values`.
     """
-    if isinstance(frames, Volume):
+    images: list[Volume | None]
+    if isinstance(frames, list | tuple):
+        images = list(frames)
+    else:
         check_values(frames, name)
+        assert isinstance(frames, Volume)
         if frames.data.ndim != 4:
             raise AnkleError(
                 f"The {name} has shape {frames.data.shape}: a 4D series of frames is wanted; look "
                 "at one image in a VolumeViewer."
             )
-        images: list[Volume | None] = [frames.frame(n) for n in range(frames.n_frames)]
-    elif isinstance(frames, list | tuple):
-        images = list(frames)
-    else:
-        raise _no_volume(frames, name)
+        images = [frames.frame(n) for n in range(frames.n_frames)]
     if like is not None and len(images) != like.n_frames:
         raise AnkleError(f"The {name} has {len(images)} frames, the sequence {like.n_frames}.")
     for number, image in enumerate(images):
@@ -108,17 +100,18 @@ def masks_on(
             sentences.append(f"{name} is not shown: {error}")
             continue
         drawn[name] = inside(turned.data)
-        if not drawn[name].any():
-            sentences.append(f"The mask of {name} is empty: no voxel is above 0.")
-        sentences.append(not_finite(turned, f"mask of {name}", OUTSIDE))
+        sentences += [if_empty(drawn[name], name), not_finite(turned, f"mask of {name}", OUTSIDE)]
     return drawn, [sentence for sentence in sentences if sentence]
 
 
 def inside(mask: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where a mask is above 0; values that are not finite are outside."""
-    if mask.dtype == bool:
-        return mask
     return (mask > 0) & np.isfinite(mask) if mask.dtype.kind == "f" else mask > 0
+
+
+def if_empty(mask: NDArray[np.bool_], name: str) -> str:
+    """Return a sentence if a mask is empty, else an empty one."""
+    return "" if mask.any() else f"The mask of {name} is empty: no voxel is above 0."
 
 
 def check_grid(volume: Volume, like: Volume, what: str, other: str = "the image") -> None:
@@ -130,12 +123,16 @@ def check_grid(volume: Volume, like: Volume, what: str, other: str = "the image"
         If shapes differ, or affines by more than a micrometre.
     """
     same = volume.shape == like.shape
-    if not (same and np.allclose(volume.affine, like.affine, atol=SAME_GRID_MM)):
-        apart = f", up to {_apart_mm(volume, like):.3g} mm away" if same else ""
-        raise AnkleError(
-            f"{what} {volume.shape} is on another grid than {other} {like.shape}{apart}: "
-            "resample it."
-        )
+    if same and np.allclose(volume.affine, like.affine, atol=SAME_GRID_MM):
+        return
+    apart = ""
+    if same:
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in like.shape]), axis=-1).reshape(-1, 3)
+        one, two = (apply(grid.affine, corners) for grid in (volume, like))
+        apart = f", up to {np.linalg.norm(one - two, axis=1).max():.3g} mm away"
+    raise AnkleError(
+        f"{what} {volume.shape} is on another grid than {other} {like.shape}{apart}: resample it."
+    )
 
 
 def check_values(volume: Any, name: str) -> None:
@@ -147,7 +144,10 @@ def check_values(volume: Any, name: str) -> None:
         In these cases.
     """
     if not isinstance(volume, Volume):
-        raise _no_volume(volume, name)
+        raise AnkleError(
+            f"The {name} is of type {type(volume).__name__}: a Volume is wanted, such as "
+            "ankle_lib.volume.load reads from a file."
+        )
     if not volume.data.size:
         raise AnkleError(f"The {name} has shape {volume.data.shape}: it has no voxels.")
     if volume.data.dtype.kind not in "biuf":
@@ -164,41 +164,15 @@ def not_finite(
     ----------
     images : Volume or iterable of Volume
         None where a series has no image.
-    name : str
-        For the sentence.
-    what : str
-        What becomes of these voxels, for the sentence.
+    name, what : str
+        What it is, and what becomes of these voxels, for the sentence.
     """
     of_all = [images] if isinstance(images, Volume) else images
-    missing = sum(_missing(image.data) for image in of_all if image is not None)
+    missing = sum(
+        image.data.size - int(np.count_nonzero(np.isfinite(image.data)))
+        for image in of_all
+        if image is not None and image.data.dtype.kind == "f"
+    )
     if not missing:
         return ""
     return f"In the {name}, voxels are not numbers but NaN or infinite: {what} ({missing})."
-
-
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each name: the bones' own, then others."""
-    others = [name for name in names if name not in BONE_COLOURS]
-    further = {name: FURTHER_COLOURS[n % len(FURTHER_COLOURS)] for n, name in enumerate(others)}
-    return {name: (BONE_COLOURS | further)[name] for name in names}
-
-
-def _missing(data: NDArray[Any]) -> int:
-    """Count values that are not finite."""
-    if data.dtype.kind != "f":
-        return 0
-    return data.size - int(np.count_nonzero(np.isfinite(data)))
-
-
-def _apart_mm(one: Volume, other: Volume) -> float:
-    """Return how far apart the corners of two grids of one shape are at most."""
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in one.shape]), axis=-1).reshape(-1, 3)
-    both = [apply(volume.affine, corners) for volume in (one, other)]
-    return float(np.linalg.norm(both[0] - both[1], axis=1).max())
-
-
-def _no_volume(given: object, name: str) -> AnkleError:
-    return AnkleError(
-        f"The {name} is of type {type(given).__name__}: a Volume is wanted, such as "
-        "ankle_lib.volume.load reads from a file."
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -16,9 +15,8 @@ from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UN
 from ankle_lib.files import AnkleError
 from ankle_lib.patches.items import Item, Rules, rule_of
 from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
-from ankle_lib.widgets.message import Message
-from ankle_lib.widgets.panel import Panel
-from ankle_lib.widgets.pixels import Layer, Mark
+from ankle_lib.widgets.picture import Layer, Mark, Panel
+from ankle_lib.widgets.view import View, legend, slider
 
 SIDE_PX = 480
 OPACITY = 0.4
@@ -26,7 +24,7 @@ REGION_COLOUR = "#FFFFFF"
 MOST_TRIES = 40
 
 
-class PatchExplorer(ipywidgets.VBox):
+class PatchExplorer(View):
     """See at every position whether the report's extraction keeps a patch there.
 
     Coloured are the centres of patches: green ones are kept, yellow ones are unlike their target,
@@ -42,13 +40,17 @@ class PatchExplorer(ipywidgets.VBox):
         As for `PatchSource`.
     pixel_mm : float
         Of the sagittal slices, for the scale bar.
+
+    Examples
+    --------
+    >>> PatchExplorer(items, PatchRule((128, 128), tries=300, min_fraction=0.75), 0.28)
     """
 
     def __init__(self, items: Iterable[Item], rules: Rules, pixel_mm: float = 1.0) -> None:
-        self.message = Message()
+        super().__init__()
         self._pixel_mm = pixel_mm
         self._place: tuple[int, int] | None = None
-        try:
+        with self.refusals():
             self._items = list(items)
             if not self._items:
                 raise AnkleError("There is no image to take patches from.")
@@ -56,12 +58,8 @@ class PatchExplorer(ipywidgets.VBox):
                 if not item.image.size:
                     raise AnkleError(f"{item}: has no voxels to take patches from.")
             self._rules = [rule_of(item, rules) for item in self._items]
-        except AnkleError as error:
-            self.message.say(str(error))
-            super().__init__([self.message])
-            return
-        super().__init__(self._build())
-        self._choose_item()
+            self._build()
+            self._choose_item()
 
     @property
     def item(self) -> Item:
@@ -89,46 +87,71 @@ class PatchExplorer(ipywidgets.VBox):
             return f"{text}: kept"
         return f"{text}, more than {rule.min_correlation:.2f} is needed: rejected"
 
-    def _build(self) -> list[ipywidgets.Widget]:
-        wide = ipywidgets.Layout(width="360px")  # beside the picture, at 1280 pixels
+    def draw(self) -> None:
+        """Show the slice with the centres of patches, their number, and the sentence on one."""
+        if self._share.size == 0:
+            return
+        item, rule, k = self.item, self.rule, self.slice.value
+        enough = self._share >= rule.min_fraction - 1e-9
+        alike = np.ones_like(enough)
+        if rule.min_correlation is not None and self._alike is not None:
+            alike = self._alike > rule.min_correlation
+        kept = enough & alike
+        image, region = item.image[:, :, k].T, item.region[:, :, k].T
+        layers = [
+            Layer(region, REGION_COLOUR),
+            Layer(self._centres(enough & ~alike), UNLIKE_COLOUR, OPACITY, outline=False),
+            Layer(self._centres(kept), KEPT_COLOUR, OPACITY, outline=False),
+        ]
+        height, width = (n * self._pixel_mm for n in image.shape)
+        self.panel.draw(Slice(image, (width, height)), SHOWN_SD, layers, self._marks(kept))
+        self.count.value = (
+            f"{kept.mean():.1%} of all positions are kept; of the report's {rule.tries} tries in "
+            f"this slice, about {kept.mean() * rule.tries:.0f}"
+        )
+        text = self.judge(*self._place) if self._place else "click on the picture for one patch"
+        self.verdict.value = html.escape(text)
+        sentences = []
+        if not region.any():
+            sentences.append("The region is empty in this slice: every patch is rejected.")
+        if missing := np.count_nonzero(~np.isfinite(image)):
+            sentences.append(f"Voxels of this slice are not numbers: shown black ({missing}).")
+        target = np.zeros(0) if item.target is None else item.target[:, :, k]
+        if unknown := np.count_nonzero(~np.isfinite(target)):
+            sentences.append(f"Voxels of its target are not numbers: compared as 0 ({unknown}).")
+        self.message.say(*sentences)
+
+    def _build(self) -> None:
         names = [(f"{item.subject} {item.name} {item.bone or ''}".strip(), number)
                  for number, item in enumerate(self._items)]  # fmt: skip
-        self.chosen = ipywidgets.Dropdown(options=names, description="image", layout=wide)
-        self.slice = ipywidgets.IntSlider(0, 0, 0, description="slice", layout=wide)
-        percent = {"min": 0.0, "max": 1.0, "step": 0.05, "layout": wide}
-        self.fraction = ipywidgets.FloatSlider(description="in region", readout_format=".0%",
-                                               **percent)  # fmt: skip
-        self.correlation = ipywidgets.FloatSlider(description="correlation", **percent)
-        self.tries = ipywidgets.IntSlider(0, 0, MOST_TRIES, description="tries", layout=wide)
+        wide = 360  # beside the picture, at 1280 pixels
+        self.chosen = ipywidgets.Dropdown(options=names, description="image")
+        self.chosen.layout.width = f"{wide}px"
+        self.slice = slider("slice", 0, 0, width=wide)
+        self.fraction = slider("in region", 0.0, 1.0, step=0.05, width=wide, readout_format=".0%")
+        self.correlation = slider("correlation", 0.0, 1.0, step=0.05, width=wide)
+        self.tries = slider("tries", 0, MOST_TRIES, width=wide)
         self.panel = Panel("centres of patches", SIDE_PX)
         self.count, self.verdict = ipywidgets.HTML(), ipywidgets.HTML()
         self.panel.on_mouse(self._on_mouse)
         self.chosen.observe(lambda _: self._choose_item(), "value")
         self.slice.observe(lambda _: self._choose_slice(), "value")
-        for control in (self.fraction, self.correlation, self.tries):
-            control.observe(lambda _: self._draw(), "value")
-        self._quiet = False
-        legend = ((KEPT_COLOUR, "kept"), (UNLIKE_COLOUR, "unlike its target"),
-                  (REJECTED_COLOUR, "a try that is rejected"))  # fmt: skip
-        colours = " &nbsp; ".join(f'<span style="color: {colour}">■</span> {name}'
-                                  for colour, name in legend)  # fmt: skip
+        self.watch(self.fraction, self.correlation, self.tries)
+        colours = {"kept": KEPT_COLOUR, "unlike its target": UNLIKE_COLOUR,
+                   "a try that is rejected": REJECTED_COLOUR}  # fmt: skip
         right = [self.chosen, self.slice, self.fraction, self.correlation, self.tries,
-                 ipywidgets.HTML(colours), self.count, self.verdict, self.message]  # fmt: skip
-        return [ipywidgets.HBox([self.panel, ipywidgets.VBox(right)])]
-
-    # --- what happens on a change ---
+                 legend(colours), self.count, self.verdict, self.message]  # fmt: skip
+        self.children = (ipywidgets.HBox([self.panel, ipywidgets.VBox(right)]),)
 
     def _choose_item(self) -> None:
         rule, region = self._rules[self.chosen.value], self.item.region
-        self._quiet, self._place = True, None
-        try:
+        self._place = None
+        with self.silence():
             self.slice.max = region.shape[2] - 1
             self.slice.value = int(np.argmax(region.sum(axis=(0, 1))))
             self.fraction.value = rule.min_fraction
             self.correlation.value = rule.min_correlation or 0.0
             self.correlation.disabled = rule.min_correlation is None
-        finally:
-            self._quiet = False
         self._choose_slice()
 
     def _choose_slice(self) -> None:
@@ -136,9 +159,10 @@ class PatchExplorer(ipywidgets.VBox):
         if self._quiet:
             return
         item, rule, k = self.item, self.rule, self.slice.value
+        self._alike: NDArray[np.float32] | None = None
         if any(side < patch for side, patch in zip(item.region.shape, rule.size, strict=False)):
-            self.panel.clear()
             self._share = np.zeros((0, 0))
+            self.panel.clear()
             self.count.value = self.verdict.value = ""
             self.message.say(
                 f"Patches of {rule.size[0]} × {rule.size[1]} pixels are larger than the slices of "
@@ -147,14 +171,13 @@ class PatchExplorer(ipywidgets.VBox):
             return
         region = torch.from_numpy(np.ascontiguousarray(item.region[None, :, :, k]))
         self._share = box_sums(region, rule.size)[0].numpy() / (rule.size[0] * rule.size[1])
-        self._alike: NDArray[Any] | None = None
         if item.target is not None:
             one, two = (
                 torch.from_numpy(np.nan_to_num(array[None, :, :, k], copy=True))
                 for array in (item.image, item.target)
             )
             self._alike = local_correlation(one, two, rule.size)[0].numpy()
-        self._draw()
+        self.draw()
 
     def _on_mouse(self, kind: str, row: int, column: int) -> None:
         if kind != "click":
@@ -162,46 +185,7 @@ class PatchExplorer(ipywidgets.VBox):
         sides = zip((column, row), self.rule.size, self._share.shape, strict=True)
         i, j = (min(max(at - side // 2, 0), n - 1) for at, side, n in sides)
         self._place = (i, j)
-        self._draw()
-
-    def _draw(self) -> None:
-        if self._quiet or self._share.size == 0:
-            return
-        item, rule, k = self.item, self.rule, self.slice.value
-        enough = self._share >= rule.min_fraction - 1e-9
-        alike = np.ones_like(enough)
-        if rule.min_correlation is not None and self._alike is not None:
-            alike = self._alike > rule.min_correlation
-        layers = [
-            Layer(item.region[:, :, k].T, REGION_COLOUR),
-            Layer(self._centres(enough & ~alike), UNLIKE_COLOUR, OPACITY, outline=False),
-            Layer(self._centres(enough & alike), KEPT_COLOUR, OPACITY, outline=False),
-        ]
-        image = item.image[:, :, k].T
-        rows, columns = image.shape
-        size = (columns * self._pixel_mm, rows * self._pixel_mm)
-        marks = self._marks(enough & alike)
-        self.panel.draw(Slice(image, size, ("A", "P", "I", "S")), SHOWN_SD, layers, marks)
-        kept = float(np.mean(enough & alike))
-        self.count.value = (
-            f"{kept:.1%} of all positions are kept; of the report's {rule.tries} tries in this "
-            f"slice, about {kept * rule.tries:.0f}"
-        )
-        self.verdict.value = html.escape(self.judge(*self._place)) if self._place else (
-            "click on the picture for one patch"
-        )  # fmt: skip
-        missing = int(np.count_nonzero(~np.isfinite(image)))
-        unknown = 0
-        if item.target is not None:
-            unknown = int(np.count_nonzero(~np.isfinite(item.target[:, :, k])))
-        sentences = []
-        if not item.region[:, :, k].any():
-            sentences.append("The region is empty in this slice: every patch is rejected.")
-        if missing:
-            sentences.append(f"Voxels of this slice are not numbers: shown black ({missing}).")
-        if unknown:
-            sentences.append(f"Voxels of its target are not numbers: compared as 0 ({unknown}).")
-        self.message.show(sentences)
+        self.draw()
 
     def _centres(self, positions: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return positions (first voxels) as a picture of patches' centres, rows upward."""

@@ -1,98 +1,292 @@
-"""A slice with the outline of a bone, as a PNG for a widget."""
+"""A slice on the screen, with its title, that knows which voxel the mouse is on.
+
+A picture is made anew for each change, by NumPy and Pillow. That takes milliseconds, where a
+matplotlib figure takes a tenth of a second (``benchmarks/widgets.py``).
+"""
 
 from __future__ import annotations
 
+import html
 import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
+import ipywidgets
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from ankle_lib.figures.images import Slice, draw_slice, slice_of, window
+from ankle_lib.figures.images import Slice, window
+from ankle_lib.geometry import bounding_box
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.pixels import annotate
+from ankle_lib.widgets.browser import PictureCanvas
 
-SIDE_PIXELS = 490
+Pixels = NDArray[np.uint8]
+
+GREY: Pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+"""Colours of intensities from black to white, shape (256, 3)."""
+
+SIGNED: Pixels = np.concatenate([
+    np.linspace((86, 180, 233), (0, 0, 0), 128),
+    np.linspace((0, 0, 0), (230, 159, 0), 128),
+]).astype(np.uint8)  # fmt: skip
+"""Colours of differences: blue below 0, black, orange above; shape (256, 3)."""
+
+LETTER_COLOUR = "#F0E442"
+FONT_PX = 14
+OUTLINE_PX = 2
+JPEG_QUALITY = 90
+"""With full colour resolution; a third of the size of a PNG, and noise hides what is lost."""
 ZOOM_MM = 110.0
-"""Side of the square around the bone that is shown when zoomed in."""
-
-PNG_LEVEL = 3
-"""Nearly as small as with level 6, in half the time."""
-
-_DPI = 100
+"""Shown of a bone that is looked at closely, always at one scale."""
+DARK_PERCENTILE = 0.5
+"""Shown black in images with values below 0."""
 
 
-class SlicePicture:
-    """A square picture; its figure is made once and used again."""
+@dataclass(frozen=True)
+class Layer:
+    """A region that is drawn over a slice."""
 
-    def __init__(self) -> None:
-        side = SIDE_PIXELS / _DPI
-        self._figure = Figure(figsize=(side, side), dpi=_DPI, facecolor="black")
-        self._canvas = FigureCanvasAgg(self._figure)
-        self._axes = self._figure.add_axes((0, 0, 1, 1))
+    mask: NDArray
+    """(rows, columns), rows upward; above 0 inside."""
+    colour: str
+    opacity: float = 0.0
+    """Of the filling, 0 to 1."""
+    outline: bool = True
 
-    def png(
+
+@dataclass(frozen=True)
+class Mark:
+    """A rectangle over a slice; or a line, where both sides lie on each other."""
+
+    left: float
+    """As a part of the width, 0 to 1; likewise the others."""
+    right: float
+    bottom: float
+    top: float
+    colour: str
+    width_px: int = 2
+
+
+PanelMouse = Callable[[str, int, int], None]
+"""Takes ``"move"``, ``"click"`` or ``"leave"``, and row (upward) and column of the slice."""
+
+
+class Panel(ipywidgets.VBox):
+    """Title above, picture below.
+
+    Parameters
+    ----------
+    title : str
+    side_px : int
+        Length of the longer side on the screen.
+    """
+
+    def __init__(self, title: str, side_px: int) -> None:
+        self._side_px = side_px
+        self._shown: Slice | None = None
+        self.title = ipywidgets.HTML()
+        self.canvas = PictureCanvas()
+        super().__init__([self.title, self.canvas])
+        self.layout.margin = "0 8px 0 0"
+        self.layout.flex = "0 0 auto"  # or a narrow window would cut it off
+        self.title.value = f"<b>{html.escape(title)}</b>"
+        self.canvas.text = title
+
+    def draw(
         self,
-        frame: Volume | None,
-        mask: Volume | None,
-        index: int,
+        shown: Slice,
+        limits: tuple[float, float],
+        layers: Sequence[Layer] = (),
+        marks: Sequence[Mark] = (),
         *,
-        name: str,
-        outline: bool = True,
-        zoom: bool = True,
-    ) -> bytes:
-        """Draw a sagittal slice of a frame; a black picture without frame.
+        palette: Pixels = GREY,
+        longest_mm: float | None = None,
+    ) -> None:
+        """Show a slice; the arguments are those of `paint` and `fit_size`."""
+        size = fit_size(shown, self._side_px, longest_mm)
+        pixels = annotate(paint(shown, size, limits, layers, palette), shown, marks)
+        with self.canvas.hold_sync():  # one message to the browser
+            self.canvas.size_px = list(size)
+            self.canvas.picture = encode(pixels)
+        self._shown = shown
 
-        Parameters
-        ----------
-        frame, mask : Volume
-            3D, axes P, S, R, on one grid; the mask may be empty.
-        index : int
-            Which slice, from the left.
-        name : str
-            The bone, for the outline's colour.
-        outline, zoom : bool
-            Whether to draw the outline, and to show only the surroundings of the bone.
-        """
-        if frame is None or mask is None:
-            return _png(np.zeros((SIDE_PIXELS, SIDE_PIXELS, 3), dtype=np.uint8))
-        image = slice_of(frame, "sagittal", index)
-        bone = slice_of(mask, "sagittal", index)
-        if zoom and np.any(mask.data > 0):
-            box = box_around(mask, image)
-            image, bone = image.crop(box), bone.crop(box)
-        self._axes.clear()
-        draw_slice(
-            self._axes,
-            image,
-            limits=window(frame.data),
-            outlines={name: bone} if outline else None,
-            bar=False,  # `annotate` writes larger, for a screen
-            letters=False,
+    def clear(self) -> None:
+        """Show nothing."""
+        self._shown = None
+        self.canvas.picture = b""
+
+    def on_mouse(self, listener: PanelMouse) -> None:
+        """Call ``listener`` with the pixel of the slice that the mouse is on."""
+
+        def hear(kind: str, x: float, y: float) -> None:
+            if self._shown is None:
+                return
+            rows, columns = self._shown.image.shape[:2]
+            row, column = int((1 - y) * rows), int(x * columns)
+            listener(kind, min(row, rows - 1), min(column, columns - 1))
+
+        self.canvas.on_mouse(hear)
+
+
+def fit_size(shown: Slice, side_px: int, longest_mm: float | None = None) -> tuple[int, int]:
+    """Return width and height in pixels of a slice in true proportions.
+
+    Parameters
+    ----------
+    shown : Slice
+    side_px : int
+        Length of ``longest_mm`` on the screen; of the longer side by default.
+    longest_mm : float, optional
+        For several slices at one scale.
+    """
+    scale = side_px / (longest_mm or max(shown.size_mm))
+    width, height = (max(1, round(length * scale)) for length in shown.size_mm)
+    return width, height
+
+
+def surroundings(mask: Volume) -> tuple[slice, slice]:
+    """Return rows and columns of sagittal slices around a bone, 110 mm wide (axes P, S, R).
+
+    They stay on the grid, and so are all of it if it is smaller, or the mask is empty.
+    """
+    box = bounding_box(mask.data > 0) or tuple(slice(0, n) for n in mask.shape)
+    parts = []
+    for side, n, step_mm in zip(box[:2], mask.shape, mask.voxel_size_mm, strict=False):
+        count = min(n, int(np.ceil(ZOOM_MM / step_mm)))
+        first = min(max((side.start + side.stop - count) // 2, 0), n - count)
+        parts.append(slice(first, first + count))
+    return parts[1], parts[0]
+
+
+def brightness_limits(image: NDArray) -> tuple[float, float]:
+    """Return the intensities to show as black and white, for images of any sign.
+
+    Parameters
+    ----------
+    image : array
+        Values that are not finite do not count.
+
+    Returns
+    -------
+    low, high : float
+        ``low < high``. Zeros are air: where no value is negative, black is 0.
+    """
+    low, high = window(image, DARK_PERCENTILE if np.any(image < 0) else None)
+    return low, high if high > np.nextafter(low, np.inf) else low + 1.0
+
+
+def paint(
+    shown: Slice,
+    size_px: tuple[int, int],
+    limits: tuple[float, float],
+    layers: Sequence[Layer] = (),
+    palette: Pixels = GREY,
+) -> Pixels:
+    """Return a slice as pixels.
+
+    Parameters
+    ----------
+    shown : Slice
+        Where it is larger than the picture it is averaged, where smaller its voxels show.
+    size_px : (int, int)
+        Width and height.
+    limits : (float, float)
+        Intensities at both ends of the palette; values that are not finite are like the first.
+    layers : sequence of Layer
+        On the slice's grid; later ones lie above.
+    palette : (256, 3) uint8 array
+
+    Returns
+    -------
+    (height, width, 3) uint8 array
+        First row on top.
+    """
+    low, high = limits
+    scaled = (np.asarray(shown.image, dtype=np.float32) - low) * (255 / (high - low))
+    scaled = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
+    grey = np.clip(scaled, 0, 255).astype(np.uint8)
+    pixels = palette[_resized(grey, size_px)]
+    for layer in layers:
+        inside = _resized((layer.mask > 0).astype(np.uint8) * 255, size_px) > 127
+        if not inside.any():
+            continue
+        colour = np.array([round(255 * part) for part in to_rgb(layer.colour)], dtype=np.float32)
+        if layer.opacity > 0:
+            mixed = (1 - layer.opacity) * pixels[inside] + layer.opacity * colour
+            pixels[inside] = mixed.astype(np.uint8)
+        if layer.outline:
+            inner = ndimage.binary_erosion(inside, iterations=OUTLINE_PX)
+            pixels[inside & ~inner] = colour.astype(np.uint8)
+    return pixels
+
+
+def annotate(
+    pixels: Pixels,
+    shown: Slice,
+    marks: Sequence[Mark] = (),
+    *,
+    letters: bool = True,
+    bar: bool = True,
+) -> Pixels:
+    """Return a picture with rectangles and lines, the letters of its sides, and a scale bar."""
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
+    for mark in marks:
+        box = (
+            mark.left * (width - 1),
+            (1 - mark.top) * (height - 1),
+            mark.right * (width - 1),
+            (1 - mark.bottom) * (height - 1),
         )
-        self._canvas.draw()
-        pixels = np.asarray(self._canvas.buffer_rgba())[..., :3]
-        side_mm = max(image.size_mm)
-        square = Slice(image.image, (side_mm, side_mm), image.letters)
-        return _png(annotate(pixels, square))
+        if mark.left == mark.right or mark.bottom == mark.top:
+            draw.line(box, fill=mark.colour, width=mark.width_px)
+        else:
+            draw.rectangle(box, outline=mark.colour, width=mark.width_px)
+    if letters:
+        places = ((5, height / 2), (width - 5, height / 2), (width / 2, height - 4), (width / 2, 4))
+        for letter, place, anchor in zip(shown.letters, places, ("lm", "rm", "mb", "mt"),
+                                         strict=True):  # fmt: skip
+            _write(draw, place, letter, anchor, LETTER_COLOUR)
+    if bar:
+        _scale_bar(draw, shown.size_mm[0], width, height)
+    return np.asarray(image)
 
 
-def box_around(mask: Volume, shown: Slice) -> tuple[slice, slice]:
-    """Return rows and columns of a square around the middle of the whole bone."""
-    inside = np.argwhere(mask.data > 0)
-    columns, rows = (inside.min(axis=0)[:2] + inside.max(axis=0)[:2] + 1) / 2
-    box = []
-    for middle, n, length in zip((rows, columns), shown.image.shape, shown.size_mm[::-1],
-                                 strict=True):  # fmt: skip
-        count = min(n, int(np.ceil(ZOOM_MM / length * n)))
-        first = int(np.clip(np.rint(middle - count / 2), 0, n - count))
-        box.append(slice(first, first + count))
-    return box[0], box[1]
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def encode(pixels: Pixels) -> bytes:
+    """Return a picture as JPEG."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=PNG_LEVEL)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return stream.getvalue()
+
+
+def _resized(rows_upward: Pixels, size_px: tuple[int, int]) -> Pixels:
+    image = Image.fromarray(np.ascontiguousarray(rows_upward[::-1]))
+    return np.array(image.resize(size_px, Image.Resampling.BOX))
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, width_mm: float, width: int, height: int) -> None:
+    length = max((n for n in (5, 10, 20, 50) if n <= 0.4 * width_mm), default=0)
+    if not length:
+        return
+    left, right, y = 8, 8 + length / width_mm * width, height - 8
+    draw.rectangle((left - 1, y - 3, right + 1, y + 1), fill="black")
+    draw.rectangle((left, y - 2, right, y), fill="white")
+    _write(draw, ((left + right) / 2, y - 6), f"{length} mm", "mb", "white")
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, anchor: str, colour: str
+) -> None:
+    draw.text(
+        place, text, fill=colour, font=_font(), anchor=anchor, stroke_width=1, stroke_fill="black"
+    )
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_PX)

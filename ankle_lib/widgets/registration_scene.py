@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.images import Slice, slice_of
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Matrix, apply, compose, is_rigid, rigid, slice_direction
+from ankle_lib.geometry import (
+    Matrix,
+    apply,
+    compose,
+    is_rigid,
+    part_of,
+    rigid,
+    slice_direction,
+)
 from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
 from ankle_lib.registration.regions import Agreement, agreement, cut_region
 from ankle_lib.registration.register import register
@@ -43,17 +51,6 @@ class Run:
     """(4, 4) where it ended."""
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A part of one sagittal slice of a frame."""
-
-    frame: Slice
-    carried: Slice
-    """The static scan there, as thick as the slice."""
-    bone: Slice
-    """The carried mask."""
-
-
 class Scene:
     """Frames, static scan and bones; the parameters are those of `RegistrationTuner`.
 
@@ -78,13 +75,11 @@ class Scene:
                 f"Weights of {list(weights)} and masks of {list(masks)} were given: each bone "
                 "needs both."
             )
-        for volume, name in ((sequence, "sequence"), (static, "static scan")):
-            check_values(volume, name)
-        for bone, mask in masks.items():
-            check_values(mask, f"mask of {bone}")
-        turned = image_3d(static, "static scan")
         given = {"sequence": sequence, "static scan": static}
         given |= {f"mask of {bone}": mask for bone, mask in masks.items()}
+        for name, volume in given.items():
+            check_values(volume, name)
+        turned = image_3d(static, "static scan")
         given |= {f"weights of {bone}": Volume(np.asarray(soft), static.affine)
                   for bone, soft in weights.items()}  # fmt: skip
         sentences = [not_finite(volume, name, NEEDED) for name, volume in given.items()]
@@ -134,17 +129,21 @@ class Scene:
         image = self.sequence.frame(frame)
         return moved_mask(self._bones[bone], pose, image.shape, image.affine)
 
-    def cut(self, bone: str, frame: int, index: int, box: tuple[slice, slice], pose: Matrix) -> Cut:
-        """Return rows and columns of a sagittal slice of a frame, and what a pose carries there."""
+    def cut(
+        self, bone: str, frame: int, index: int, box: tuple[slice, slice], pose: Matrix
+    ) -> tuple[Slice, Slice]:
+        """Return rows and columns of a sagittal slice of a frame, and of what a pose carries there.
+
+        Both come with the outline of the carried bone; the static scan is as thick as the slice.
+        """
         image = self.sequence.frame(frame)
         rows, columns = box
-        affine = image.affine.copy()
-        affine[:3, 3] += image.affine[:3, :3] @ (columns.start, rows.start, index)
-        part = image.data[columns, rows, index : index + 1]
-        shape = (part.shape[0], part.shape[1], 1)
+        part = columns, rows, slice(index, index + 1)
+        shape, affine = part_of(part, image.affine)
         carried = moved(self.static, pose, shape, affine, slice_samples=SLICE_SAMPLES)
-        mask = moved_mask(self._bones[bone], pose, shape, affine)
-        return Cut(*(slice_of(one, "sagittal", 0) for one in (Volume(part, affine), carried, mask)))
+        mask = {bone: moved_mask(self._bones[bone], pose, shape, affine)}
+        there = Volume(image.data[part], affine)
+        return slice_of(there, "sagittal", 0, mask), slice_of(carried, "sagittal", 0, mask)
 
 
 def _start(start: NDArray[np.float64] | None, n_frames: int) -> NDArray[np.float64]:

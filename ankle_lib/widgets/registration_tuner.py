@@ -8,19 +8,19 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ankle_lib.figures.images import middle_slice, slice_of
+from ankle_lib.figures.charts import light_grid, log_axis
+from ankle_lib.figures.images import Slice, draw_slice, middle_slice
+from ankle_lib.figures.style import VERDICT_COLOURS, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix
 from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.inputs import colours_of
-from ankle_lib.widgets.message import Message
-from ankle_lib.widgets.panel import Panel
-from ankle_lib.widgets.picture import box_around
-from ankle_lib.widgets.pixels import Layer, brightness_limits
-from ankle_lib.widgets.registration_scene import Cut, Run, Scene
+from ankle_lib.widgets.picture import Layer, Panel, brightness_limits, surroundings
+from ankle_lib.widgets.registration_scene import Run, Scene
+from ankle_lib.widgets.view import View, colours_of, slider
 
 SIDE_PX = 340
 """Pictures and controls are seen together at 1280 x 800."""
@@ -30,9 +30,10 @@ TURNS = ("left-right", "front-back", "up-down")
 """Axes of turns: world x, y, z (RAS)."""
 SHIFTS = ("right", "front", "up")
 """Directions of shifts, likewise."""
+TURNS_TRIED_DEG = tuple(range(-60, 61, 10))
 
 
-class RegistrationTuner(ipywidgets.VBox):
+class RegistrationTuner(View):
     """Move the start of a bone's registration, see how alike the images are there, and run it.
 
     To the left the frame, with the bone's outline where the sliders put it (yellow) and where the
@@ -57,6 +58,12 @@ class RegistrationTuner(ipywidgets.VBox):
         As in `registration.register`.
     truth : mapping of bone to (F, 4, 4) array, optional
         True poses, to tell the error.
+
+    Examples
+    --------
+    >>> tuner = RegistrationTuner(film, static, masks, weights)
+    >>> tuner.turns["left-right"].value = 10.0
+    >>> tuner.run()
     """
 
     def __init__(
@@ -72,41 +79,32 @@ class RegistrationTuner(ipywidgets.VBox):
         device: str = "cpu",
         truth: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
-        self.message = Message()
+        super().__init__()
         self.runs: list[Run] = []
         self._starts: list[str] = []  # where each run began, in words
-        self._given: Scene | None = None
-        self._similar: tuple[Any, float] | None = None
+        self._similar: tuple[Any, float] = ((), 0.0)
         options = {"settings": settings, "engine": engine, "device": device}
-        try:
-            self._given = Scene(sequence, static, masks, weights, start, options, truth or {})
-        except AnkleError as error:
-            self.message.say(str(error))
-            super().__init__([self.message])
-            return
-        super().__init__(self._build())
-        self._show_middle()
-
-    # --- what one can do ---
+        with self.refusals():
+            self._scene = Scene(sequence, static, masks, weights, start, options, truth or {})
+            self._build()
+            self._show_middle()
 
     @property
     def pose(self) -> Matrix:
         """Where the sliders put the bone: (4, 4) static world to frame world."""
-        return self._scene.pose(self.bone.value, self.frame.value, *self._motion())
+        return self._pose()
 
     def run(self) -> Run | None:
         """Register from the sliders' pose; None, and a sentence, if nothing can be compared."""
         turn, shift = self._motion()
-        try:
+        with self.refusals():
             run = self._scene.run(self.bone.value, self.frame.value, self.pose)
-        except AnkleError as error:
-            self.message.say(str(error))
-            return None
-        self.runs.append(run)
-        self._starts.append(f"{np.linalg.norm(turn):.0f}°, {np.linalg.norm(shift):.1f} mm")
-        self.table.value = self._table()
-        self._move({self.side: "end"})
-        return run
+            self.runs.append(run)
+            self._starts.append(f"{np.linalg.norm(turn):.0f}°, {np.linalg.norm(shift):.1f} mm")
+            self.table.value = self._table()
+            self.change({self.side: "end"})
+            return run
+        return None
 
     def try_turns(self, turns_deg: Sequence[float]) -> list[Run]:
         """Register from the sliders' pose, turned further about left-right; nothing is listed.
@@ -116,43 +114,60 @@ class RegistrationTuner(ipywidgets.VBox):
         AnkleError
             If there is nothing to register.
         """
-        scene = self._scene
-        turn, shift = self._motion()
-        bone, frame = self.bone.value, self.frame.value
-        starts = [scene.pose(bone, frame, (turn[0] + angle, *turn[1:]), shift)
-                  for angle in turns_deg]  # fmt: skip
-        return [scene.run(bone, frame, start) for start in starts]
+        if not hasattr(self, "_scene"):
+            raise AnkleError("; ".join(self.message.sentences))
+        place = self.bone.value, self.frame.value
+        return [self._scene.run(*place, self._pose(further)) for further in turns_deg]
 
-    def shown(self, pose: Matrix | None = None) -> Cut:
-        """Return what the panels show, for the sliders' pose or another (4, 4) one."""
+    def shown(self, pose: Matrix | None = None) -> tuple[Slice, Slice]:
+        """Return the frame and the static scan carried there, each with the bone's outline.
+
+        For the sliders' pose or another (4, 4) one.
+        """
         place = self.bone.value, self.frame.value, self.slice.value, self._box
         return self._scene.cut(*place, self.pose if pose is None else pose)
 
     def reset(self) -> None:
         """Put all sliders back to 0."""
-        zeros = dict.fromkeys([*self.turns.values(), *self.shifts.values()], 0.0)
-        self._move({**zeros, self.side: "start"})
+        self.change(dict.fromkeys(self._sliders, 0.0) | {self.side: "start"})
 
-    @property
-    def _scene(self) -> Scene:
-        if self._given is None:
-            raise AnkleError("; ".join(self.message.sentences))
-        return self._given
+    def draw(self) -> None:
+        """Show frame and carried scan, the similarity, and where the last run here ended."""
+        bone, place = self.bone.value, (self.bone.value, self.frame.value)
+        frame, carried = self.shown()
+        layers = [Layer(frame.outlines[bone], START_COLOUR)]
+        of_carried = layers[0]
+        run = next((run for run in self.runs[::-1] if (run.bone, run.frame) == place), None)
+        if run is not None:
+            end, carried_end = self.shown(run.pose)
+            layers.append(Layer(end.outlines[bone], colours_of([bone])[bone]))
+            if self.side.value == "end":
+                carried, of_carried = carried_end, layers[-1]
+        self.panels["frame"].draw(frame, self._limits[0], layers)
+        self.panels["static scan, moved"].draw(carried, self._limits[1], [of_carried])
+        self.similarity.value = self._in_words(run)
+        there = frame.outlines[bone].any()
+        self.message.say("" if there else "The bone is not in this slice.")
 
-    # --- building ---
-
-    def _build(self) -> list[ipywidgets.Widget]:
-        self._quiet = False
-        wide = ipywidgets.Layout(width="270px")
+    def _build(self) -> None:
         scene = self._scene
-        self.bone = ipywidgets.Dropdown(options=list(scene.weights), description="bone")
-        self.bone.layout = wide
-        last = scene.sequence.n_frames - 1
-        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", layout=wide)
-        last = scene.sequence.shape[2] - 1
-        self.slice = ipywidgets.IntSlider(0, 0, last, description="slice", layout=wide)
-        self.turns = {name: _slider(f"{name} °", MOST_TURN_DEG, 1.0) for name in TURNS}
-        self.shifts = {name: _slider(f"{name} mm", MOST_SHIFT_MM, 0.5) for name in SHIFTS}
+        wide = ipywidgets.Layout(width="270px")
+        self.bone = ipywidgets.Dropdown(
+            options=list(scene.weights), description="bone", layout=wide
+        )
+        self.frame = slider("frame", 0, scene.sequence.n_frames - 1)
+        self.slice = slider("slice", 0, scene.sequence.shape[2] - 1)
+        look: dict[str, Any] = {
+            "width": 290,
+            "style": {"description_width": "90px"},
+            "readout_format": ".1f",
+        }
+        turn, shift = MOST_TURN_DEG, MOST_SHIFT_MM
+        self.turns = {name: slider(f"{name} °", -turn, turn, 0.0, step=1.0, **look)
+                      for name in TURNS}  # fmt: skip
+        self.shifts = {name: slider(f"{name} mm", -shift, shift, 0.0, step=0.5, **look)
+                       for name in SHIFTS}  # fmt: skip
+        self._sliders = (*self.turns.values(), *self.shifts.values())
         choices = [("show the start", "start"), ("show the end", "end")]
         self.side = ipywidgets.ToggleButtons(options=choices)
         self.side.style.button_width = "120px"
@@ -165,83 +180,48 @@ class RegistrationTuner(ipywidgets.VBox):
         self.resetter.on_click(lambda _: self.reset())
         for control in (self.bone, self.frame):
             control.observe(lambda _: self._show_middle(), "value")
-        sliders = (*self.turns.values(), *self.shifts.values())
-        for control in (*sliders, self.slice, self.side):
-            control.observe(lambda _: self._draw(), "value")
-        middle = ipywidgets.Layout(align_items="center")
+        self.watch(*self._sliders, self.slice, self.side)
         columns = [
             ipywidgets.VBox([self.bone, self.frame, self.slice]),
             ipywidgets.VBox(list(self.turns.values())),
             ipywidgets.VBox(list(self.shifts.values())),
         ]
-        return [
+        self.show_rows(
             ipywidgets.HBox(list(self.panels.values())),
             self.similarity,
             ipywidgets.HBox(columns),
-            ipywidgets.HBox([self.runner, self.resetter, self.side], layout=middle),
+            ipywidgets.HBox([self.runner, self.resetter, self.side]),
             self.table,
-            self.message,
-        ]
+        )
 
     def _motion(self) -> tuple[list[float], list[float]]:
-        """Return turns in degrees and shifts in mm."""
-        turn = [slider.value for slider in self.turns.values()]
-        return turn, [slider.value for slider in self.shifts.values()]
+        turns, shifts = ([control.value for control in controls.values()]
+                         for controls in (self.turns, self.shifts))  # fmt: skip
+        return turns, shifts
 
-    def _move(self, controls: Mapping[Any, Any]) -> None:
-        """Set several controls, and draw once."""
-        self._quiet = True
-        try:
-            for control, value in controls.items():
-                control.value = value
-        finally:
-            self._quiet = False
-        self._draw()
-
-    # --- showing ---
+    def _pose(self, further_deg: float = 0.0) -> Matrix:
+        turn, shift = self._motion()
+        turn[0] += further_deg
+        return self._scene.pose(self.bone.value, self.frame.value, turn, shift)
 
     def _show_middle(self) -> None:
         """Choose the slice through the middle of the bone and its surroundings, and draw."""
         mask = self._scene.carried(self.bone.value, self.frame.value, self.pose)
-        image = slice_of(mask, "sagittal", 0)
-        self._box = slice(0, image.image.shape[0]), slice(0, image.image.shape[1])
+        self._box = surroundings(mask)
         there = bool(mask.data.any())
-        if there:
-            self._box = box_around(mask, image)
-        self._move({self.slice: middle_slice(mask.data)} if there else {})
+        self.change({self.slice: middle_slice(mask.data)} if there else {})
 
-    def _draw(self) -> None:
-        if self._quiet:
-            return
-        bone, frame = self.bone.value, self.frame.value
-        start = self.shown()
-        layers, carried = [Layer(start.bone.image, START_COLOUR)], start.carried
-        run = next((run for run in self.runs[::-1] if (run.bone, run.frame) == (bone, frame)), None)
-        if run is not None:
-            end = self.shown(run.pose)
-            layers.append(Layer(end.bone.image, colours_of([bone])[bone]))
-            carried = end.carried if self.side.value == "end" else carried
-        self.panels["frame"].draw(start.frame, self._limits[0], layers)
-        of_carried = layers[0] if carried is start.carried else layers[-1]
-        self.panels["static scan, moved"].draw(carried, self._limits[1], [of_carried])
-        self._tell(self._similarity(), run)
-        self.message.say("" if start.bone.image.any() else "The bone is not in this slice.")
-
-    def _similarity(self) -> float:
-        """Return the correlation at the sliders' pose, which no slice and no run changes."""
+    def _in_words(self, run: Run | None) -> str:
+        """Say how alike the images are at the sliders' pose, which no slice and no run changes."""
         place = self.bone.value, self.frame.value, self.pose
-        seen = place[0], place[1], place[2].tobytes()
-        if self._similar is None or self._similar[0] != seen:
-            self._similar = seen, self._scene.agreement(*place).correlation
-        return self._similar[1]
-
-    def _tell(self, correlation: float, run: Run | None) -> None:
+        now = (*place[:2], place[2].tobytes())
+        if self._similar[0] != now:
+            self._similar = now, self._scene.agreement(*place).correlation
+        correlation = self._similar[1]
         text = f"correlation where the sliders put it: <b>{correlation:.3f}</b>"
         if not np.isfinite(correlation):
             text = "where the sliders put it, the bone is not in the field of view"
-        if run is not None:
-            text += f"; where the last run ended: <b>{run.after:.3f}</b>"
-        self.similarity.value = text
+        return text + (f"; where the last run ended: <b>{run.after:.3f}</b>" if run else "")
 
     def _table(self) -> str:
         """Return the runs as HTML, the last one on top."""
@@ -256,14 +236,58 @@ class RegistrationTuner(ipywidgets.VBox):
         return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 
-def _slider(text: str, most: float, step: float) -> ipywidgets.FloatSlider:
-    return ipywidgets.FloatSlider(
-        0.0,
-        min=-most,
-        max=most,
-        step=step,
-        description=text,
-        layout=ipywidgets.Layout(width="290px"),
-        style={"description_width": "90px"},
-        readout_format=".1f",
-    )
+def tuning_figure(tuner: RegistrationTuner, turns_deg: Sequence[float] = TURNS_TRIED_DEG) -> Figure:
+    """Turn the start about the left-right axis, register from each, and show where that ends.
+
+    Left the frame with the bone where the tuner starts (yellow) and where the best of these
+    registrations ends; then the static scan, moved there. Right the correlation where each
+    registration began and where it ended, and its error, if the truth is known.
+
+    Parameters
+    ----------
+    tuner : RegistrationTuner
+        Its bone, frame and slice are taken; it stays as it is.
+    turns_deg : sequence of float
+        On top of the tuner's sliders.
+
+    Raises
+    ------
+    AnkleError
+        If the tuner has nothing to register, with the sentence that it shows.
+    """
+    runs = tuner.try_turns(turns_deg)
+    best = max(runs, key=lambda run: np.nan_to_num(run.after, nan=-1.0))
+    known = any(np.isfinite(run.error_mm) for run in runs)
+    colour = colours_of([best.bone])[best.bone]
+    figure = new_figure(12.5, 4.2)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.3, 1))[0]
+    (start, _), (end, carried) = tuner.shown(), tuner.shown(best.pose)
+    outlines = {"start": start.outlines[best.bone], best.bone: end.outlines[best.bone]}
+    shown = Slice(start.image, start.size_mm, start.letters, outlines)
+    pictures = left.subplots(1, 2)
+    for axes, image, title in zip(
+        pictures,
+        (shown, carried),
+        (f"{best.bone}, frame {best.frame}", "static scan, best end"),
+        strict=True,
+    ):
+        draw_slice(axes, image, colours={"start": START_COLOUR, best.bone: colour})
+        axes.set_title(title, fontsize=11)
+    panels = right.subplots(2 if known else 1, 1, sharex=True, squeeze=False)[:, 0]
+    panels[0].plot(turns_deg, [run.before for run in runs], color="#666666", label="at the start")
+    failed = np.array([bool(run.reason) for run in runs])
+    turns = np.asarray(turns_deg, dtype=float)
+    for axes, name in zip(panels, ("after", "error_mm"), strict=False):
+        values = np.array([getattr(run, name) for run in runs])
+        axes.plot(turns[~failed], values[~failed], "o", color=colour, label="at the end")
+        axes.plot(turns[failed], values[failed], "x", color=VERDICT_COLOURS["rejected"], mew=2,
+                  label="at the end, failed")  # fmt: skip
+        light_grid(axes, "y")
+    panels[0].set_ylabel("correlation")
+    if known:
+        log_axis(panels[1], "y")
+        panels[1].set_ylabel("error (mm)")
+    panels[-1].set_xlabel("start, turned about left-right (°)")
+    right.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                 frameon=False)  # fmt: skip
+    return figure

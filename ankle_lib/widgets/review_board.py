@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 
-from ankle_lib.figures.images import middle_slice
+from ankle_lib.figures.images import Slice, middle_slice, slice_of
 from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS
 from ankle_lib.files import AnkleError
-from ankle_lib.quality.review_sheet import AUTOMATIC, ReviewSheet
-from ankle_lib.volume import Volume
-from ankle_lib.widgets.inputs import OUTSIDE, inside, not_finite
-from ankle_lib.widgets.picture import SlicePicture
-from ankle_lib.widgets.review_layout import BORDER_PX, VERDICT_OF, ReviewLayout
-from ankle_lib.widgets.review_rows import (
-    RowKey,
-    bones_of,
-    keys_of,
-    next_undecided,
-    row_of,
-    undecided,
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.quality.registered import frame_path
+from ankle_lib.quality.review_sheet import AUTOMATIC, KEY, ReviewSheet
+from ankle_lib.volume import Volume, load
+from ankle_lib.widgets.browser import BOARD_CLASS, Keyboard
+from ankle_lib.widgets.inputs import OUTSIDE, check_grid, image_3d, inside, not_finite
+from ankle_lib.widgets.picture import Layer, Panel, brightness_limits, surroundings
+from ankle_lib.widgets.view import View, colours_of, slider
+
+RowKey = tuple[str, str, int, str]
+"""Subject, sequence, frame, bone."""
+
+Look = Callable[[str, str, int, str], tuple[Volume, Volume]]
+"""Maps subject, sequence, frame, bone to the frame's image and the moved mask on its grid."""
+
+SIDE_PX, BORDER_PX = 490, 4
+"""Of the picture, and around it in the verdict's colour."""
+BLACK = Slice(np.zeros((1, 1)), (1.0, 1.0), ("", "", "", ""))
+
+VERDICT_OF = {"accept": "accepted", "reject": "rejected", "unsure": "unsure"}
+"""What a button writes to the sheet."""
+
+KEYS_HELP = (
+    "keys (click on the board first): <b>a</b> accept, <b>r</b> reject, <b>u</b> unsure, "
+    "<b>n</b> next undecided, <b>←</b> <b>→</b> frame, <b>1</b> <b>2</b> <b>3</b> bone, "
+    "<b>o</b> outline, <b>z</b> zoom"
 )
-from ankle_lib.widgets.review_view import View, look
 
 
-class ReviewBoard(ReviewLayout):
+class ReviewBoard(View):
     """Judge registrations one after the other; each verdict is at once in the review sheet.
 
     Shown is a sagittal slice of the frame with the outline of the moved bone, at first through
@@ -41,8 +57,8 @@ class ReviewBoard(ReviewLayout):
     ----------
     sheet : ReviewSheet
         Others may work on the same file.
-    view : callable
-        See `View`. If it raises `AnkleError` or `OSError`, the board shows the message.
+    look : callable
+        See `Look`. If it raises `AnkleError` or `OSError`, the board shows the message.
     reviewer : str
         Name of the person who judges.
 
@@ -50,20 +66,23 @@ class ReviewBoard(ReviewLayout):
     ------
     AnkleError
         If the sheet cannot be read or has no rows, or the reviewer has no name.
+
+    Examples
+    --------
+    >>> ReviewBoard(sheet, registered_view(subjects, folder), "Ada")
     """
 
-    def __init__(self, sheet: ReviewSheet, view: View, reviewer: str) -> None:
+    def __init__(self, sheet: ReviewSheet, look: Look, reviewer: str) -> None:
         if reviewer.strip() in ("", AUTOMATIC):
             raise AnkleError(f"reviewer {reviewer!r}: give the name of the person who judges")
-        self._sheet, self._view, self._reviewer = sheet, view, reviewer.strip()
+        self._sheet, self._look, self._reviewer = sheet, look, reviewer.strip()
         self._table = sheet.table()
         if self._table.empty:
             raise AnkleError(f"{sheet.path}: has no rows to judge: run the registration first")
-        self._picture = SlicePicture()
+        super().__init__()
         self._shown: tuple[Volume, Volume] | None = None
-        self._moving = False  # while the board itself sets its controls
-        self._key = (undecided(self._table) or keys_of(self._table))[0]
-        super().__init__(bones_of(self._table), len(self._table))
+        self._key = (self._undecided() or self._keys())[0]
+        self._build()
         self._listen()
         self._show()
 
@@ -76,60 +95,43 @@ class ReviewBoard(ReviewLayout):
 
     def judge(self, verdict: str) -> None:
         """Write ``accepted``, ``rejected`` or ``unsure`` to the sheet, and go on."""
-        row = row_of(self._table, self._key)
+        row, note = self._row(self._key), self.note.value
+        known = None if row is None else row["correlation"]
         try:
             self._table = self._sheet.judge(
-                *self._key,
-                verdict,
-                self._reviewer,
-                self.note.value,
-                correlation=None if row is None else row["correlation"],
+                *self._key, verdict, self._reviewer, note, correlation=known
             )
         except AnkleError as error:
-            self._show_again()
+            with suppress(AnkleError):  # show what the file now says, if it can be read
+                self._table = self._sheet.table()
+            self._show()
+            self.note.value = note
             self.message.say(str(error))
             return
         self._go_to_undecided()
-
-    def accept(self) -> None:
-        """Accept what is shown."""
-        self.judge("accepted")
-
-    def reject(self) -> None:
-        """Reject what is shown."""
-        self.judge("rejected")
-
-    def unsure(self) -> None:
-        """Leave the decision to someone else; it does not go on to later chapters."""
-        self.judge("unsure")
 
     def next_undecided(self) -> None:
         """Show the next registration that no person has judged, also not someone else meanwhile."""
-        try:
+        with self.refusals():
             self._table = self._sheet.table()
-        except AnkleError as error:
-            self.message.say(str(error))
-            return
-        self._go_to_undecided()
+            self._go_to_undecided()
 
-    def next_frame(self) -> None:
-        """Show the same bone in the next frame."""
-        self._step(1)
-
-    def previous_frame(self) -> None:
-        """Show the same bone in the frame before."""
-        self._step(-1)
+    def step(self, frames: int) -> None:
+        """Show the same bone so many frames later."""
+        options = list(self.frame.options)
+        place = options.index(self.frame.value) + frames
+        if 0 <= place < len(options):
+            self.frame.value = options[place]
 
     def choose_bone(self, number: int) -> None:
         """Show bone ``number`` (from 1, in the order of the buttons) in the same frame."""
         if number <= len(self.bones):
-            subject, sequence, frame, _ = self._key
-            self.go_to(subject, sequence, frame, list(self.bones)[number - 1])
+            self.go_to(*self._key[:3], list(self.bones)[number - 1])
 
     def go_to(self, subject: str, sequence: str, frame: int, bone: str) -> None:
         """Show a registration; if the sheet lacks it, say so."""
         key = (subject, sequence, frame, bone)
-        if row_of(self._table, key) is None:
+        if self._row(key) is None:
             self.message.say(f"The sheet has no row {', '.join(map(str, key))}.")
             return
         self._key = key
@@ -137,104 +139,127 @@ class ReviewBoard(ReviewLayout):
 
     def press(self, key: str) -> None:
         """Do what a key does (see the line below the board); other keys do nothing."""
-        action = self._actions.get(key)
-        if action is not None:
-            action()
+        if key in self._actions:
+            self._actions[key]()
 
-    # --- what happens on a change ---
+    def draw(self) -> None:
+        """Show the slice; a black picture without a frame."""
+        if self._shown is None:
+            self.panel.draw(BLACK, (0.0, 1.0))
+            return
+        frame, mask = self._shown
+        bone = self._key[3]
+        image = slice_of(frame, "sagittal", self.slice.value, {bone: mask})
+        if self.zoom.value and mask.data.any():
+            image = image.crop(surroundings(mask))
+        layers = [Layer(image.outlines[bone], colours_of([bone])[bone])]
+        self.panel.draw(image, self._limits, layers if self.outline.value else [])
+
+    # --- the controls, and what happens on a change ---
+
+    def _build(self) -> None:
+        wide = ipywidgets.Layout(width="330px")  # beside the picture, at 1280 pixels
+        third = ipywidgets.Layout(width="106px")
+        self.sequence = ipywidgets.Dropdown(description="sequence", layout=wide)
+        self.frame = ipywidgets.SelectionSlider(options=(0,), description="frame", layout=wide)
+        self.slice = slider("slice", 0, 0, width=330)
+        self.outline = ipywidgets.Checkbox(True, description="outline", indent=False)
+        self.zoom = ipywidgets.Checkbox(True, description="zoom", indent=False)
+        bones = sorted(set(self._table["bone"]), key=_place)
+        self.bones = {bone: ipywidgets.Button(description=bone, layout=third) for bone in bones}
+        self.verdicts = {name: ipywidgets.Button(description=name.capitalize(), layout=third)
+                         for name in VERDICT_OF}  # fmt: skip
+        self.next = ipywidgets.Button(description="Next undecided")
+        self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict")
+        self.note.layout = wide
+        self.panel = Panel("", SIDE_PX)
+        side = f"{SIDE_PX + 2 * BORDER_PX}px"  # of any slice, so that nothing jumps
+        self.panel.canvas.layout = ipywidgets.Layout(width=side, height=side)
+        self.status, self.count = ipywidgets.HTML(), ipywidgets.Label()
+        self.progress = ipywidgets.IntProgress(layout=wide)
+        self.keyboard = Keyboard()
+        right = ipywidgets.VBox([
+            self.sequence,
+            self.frame,
+            self.slice,
+            ipywidgets.HBox(list(self.bones.values())),
+            ipywidgets.HBox([self.outline, self.zoom]),
+            self.status,
+            self.note,
+            ipywidgets.HBox(list(self.verdicts.values())),
+            self.next,
+            self.progress,
+            self.count,
+            self.message,
+        ])  # fmt: skip
+        help_line = ipywidgets.HTML(KEYS_HELP)
+        self.children = (ipywidgets.HBox([self.panel, right]), help_line, self.keyboard)
+        self.add_class(BOARD_CLASS)  # the keyboard listens there
 
     def _listen(self) -> None:
+        bones = range(1, len(self.bones) + 1)
         self._actions: dict[str, Callable[[], None]] = {
-            "a": self.accept,
-            "r": self.reject,
-            "u": self.unsure,
+            **{name[0]: partial(self.judge, verdict) for name, verdict in VERDICT_OF.items()},
             "n": self.next_undecided,
-            "ArrowLeft": self.previous_frame,
-            "ArrowRight": self.next_frame,
-            **{str(n): partial(self.choose_bone, n) for n in range(1, len(self.bones) + 1)},
+            "ArrowLeft": partial(self.step, -1),
+            "ArrowRight": partial(self.step, 1),
+            **{str(number): partial(self.choose_bone, number) for number in bones},
             "o": partial(_toggle, self.outline),
             "z": partial(_toggle, self.zoom),
         }
-        for number, button in enumerate(self.bones.values(), start=1):
+        for number, button in zip(bones, self.bones.values(), strict=True):
             button.on_click(lambda _, number=number: self.choose_bone(number))
         for name, button in self.verdicts.items():
             button.on_click(lambda _, verdict=VERDICT_OF[name]: self.judge(verdict))
         self.next.on_click(lambda _: self.next_undecided())
         self.sequence.observe(self._on_sequence, "value")
         self.frame.observe(self._on_frame, "value")
-        for control in (self.slice, self.outline, self.zoom):
-            control.observe(self._on_look, "value")
+        self.watch(self.slice, self.outline, self.zoom)
         self.keyboard.listened_keys = list(self._actions)
         self.keyboard.on_msg(lambda _, content, buffers: self.press(content.get("key", "")))
 
     def _on_sequence(self, change: dict[str, Any]) -> None:
-        if self._moving:
-            return
-        keys = [key for key in keys_of(self._table) if key[:2] == change["new"]]
-        same_bone = [key for key in keys if key[3] == self._key[3]]
-        self.go_to(*(same_bone or keys)[0])
+        if not self._quiet:
+            keys = [key for key in self._keys() if key[:2] == change["new"]]
+            same_bone = [key for key in keys if key[3] == self._key[3]]
+            self.go_to(*(same_bone or keys)[0])
 
     def _on_frame(self, change: dict[str, Any]) -> None:
-        if not self._moving:
-            subject, sequence, _, bone = self._key
-            self.go_to(subject, sequence, change["new"], bone)
-
-    def _on_look(self, change: dict[str, Any]) -> None:
-        if not self._moving:
-            self._draw()
-
-    def _step(self, step: int) -> None:
-        frames = list(self.frame.options)
-        place = frames.index(self.frame.value) + step
-        if 0 <= place < len(frames):
-            self.frame.value = frames[place]
+        if not self._quiet:
+            self.go_to(*self._key[:2], change["new"], self._key[3])
 
     def _go_to_undecided(self) -> None:
-        following = next_undecided(self._table, self._key)
-        self._key = following or self._key
+        left = self._undecided()
+        following = [key for key in left if _order(key) > _order(self._key)] or left
+        self._key = following[0] if following else self._key
         self._show()
-        if following is None:
+        if not following:
             self.message.say(f"All {len(self._table)} registrations are judged.")
-
-    # --- showing ---
 
     def _show(self) -> None:
         """Bring all controls and the picture to the current registration."""
-        subject, sequence, frame, bone = self._key
-        row = row_of(self._table, self._key)
+        subject, sequence, _, bone = self._key
+        row = self._row(self._key)
         if row is None:  # taken out of the file meanwhile
             self.message.say(f"The sheet no longer has a row {', '.join(map(str, self._key))}.")
             return
         self.message.say()
-        keys = keys_of(self._table)
-        self._moving = True
-        try:
-            _choose(self.sequence, {f"{k[0]} {k[1]}": k[:2] for k in keys}, (subject, sequence))
-            frames = tuple(k[2] for k in keys if (*k[:2], k[3]) == (subject, sequence, bone))
-            _choose(self.frame, frames, frame)
+        keys = self._keys()
+        frames = tuple(key[2] for key in keys if (*key[:2], key[3]) == (subject, sequence, bone))
+        with self.silence():
+            _choose(self.sequence, {f"{key[0]} {key[1]}": key[:2] for key in keys}, self._key[:2])
+            _choose(self.frame, frames, self._key[2])
             self._load()
-        finally:
-            self._moving = False
         for name, button in self.bones.items():
-            chosen = name == bone
-            button.style.button_color = BONE_COLOURS.get(name, "#999999") if chosen else None
-            button.style.font_weight = "bold" if chosen else "normal"
+            button.style.button_color = colours_of([name])[name] if name == bone else None
+            button.style.font_weight = "bold" if name == bone else "normal"
         self._show_verdict(row)
-        self._draw()
-
-    def _show_again(self) -> None:
-        """Show what the file now says of the current registration, if it can be read."""
-        note = self.note.value
-        with suppress(AnkleError):
-            self._table = self._sheet.table()
-        self._show()
-        self.note.value = note
+        self.draw()
 
     def _show_verdict(self, row: dict[str, Any]) -> None:
-        colour = VERDICT_COLOURS[row["verdict"]]
-        person = row["reviewer"] != AUTOMATIC
-        line = "solid" if person else "dashed"
-        self.image.layout.border = f"{BORDER_PX}px {line} {colour}"
+        colour, person = VERDICT_COLOURS[row["verdict"]], row["reviewer"] != AUTOMATIC
+        border = f"{BORDER_PX}px {'solid' if person else 'dashed'} {colour}"
+        self.panel.canvas.layout.border = border
         who = html.escape(f"{row['reviewer']}, {row['time']}" if person else "by the gate")
         number = "none" if np.isnan(row["correlation"]) else f"{row['correlation']:.2f}"
         self.status.value = (
@@ -250,31 +275,74 @@ class ReviewBoard(ReviewLayout):
         """Read frame and mask, and choose the slice through the bone's middle."""
         self._shown = None
         try:
-            self._shown = look(self._view, self._key)
+            given = self._look(*self._key)
+            frame, mask = image_3d(given[0], "frame"), image_3d(given[1], "mask")
+            check_grid(mask, frame, "The mask", "the frame")
         except (AnkleError, OSError) as error:
             self.message.say(str(error))
             return
-        frame, given = self._shown
-        mask = Volume(inside(given.data), given.affine)
-        self._shown = frame, mask
+        odd = not_finite(mask, "moved mask", OUTSIDE)
+        mask = replace(mask, data=inside(mask.data))
+        self._shown, self._limits = (frame, mask), brightness_limits(frame.data)
         self.slice.max = frame.shape[2] - 1
-        there = bool(mask.data.any())
-        if there:
-            self.slice.value = middle_slice(mask.data)
-        empty = "" if there else "The moved mask is empty: the bone lies outside of this frame."
-        odd = not_finite(given, "moved mask", OUTSIDE)
+        empty = "The moved mask is empty: the bone lies outside of this frame."
+        if mask.data.any():
+            self.slice.value, empty = middle_slice(mask.data), ""
         self.message.say(not_finite(frame, "frame"), odd, empty)
 
-    def _draw(self) -> None:
-        frame, mask = self._shown or (None, None)
-        self.image.value = self._picture.png(
-            frame,
-            mask,
-            self.slice.value,
-            name=self._key[3],
-            outline=self.outline.value,
-            zoom=self.zoom.value,
-        )
+    # --- the rows of the sheet ---
+
+    def _keys(self) -> list[RowKey]:
+        """Return all rows: one bone through all frames of a sequence, then the next bone."""
+        return _sorted_keys(self._table)
+
+    def _undecided(self) -> list[RowKey]:
+        """Return the rows that no person has judged."""
+        return _sorted_keys(self._table[self._table["reviewer"] == AUTOMATIC])
+
+    def _row(self, key: RowKey) -> dict[str, Any] | None:
+        """Return a row; None if the sheet lacks it."""
+        table = self._table
+        for name, value in zip(KEY, key, strict=True):
+            table = table[table[name] == value]
+        return None if table.empty else dict(table.iloc[0])
+
+
+def registered_view(subjects: Sequence[CleanSubject], folder: Path) -> Look:
+    """Return what `ReviewBoard` looks at in a registration folder.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+        From `manifest.read_clean_cohort`: where the frames are.
+    folder : Path
+        Where the registration chapter wrote the moved masks.
+    """
+    people = {subject.code: subject for subject in subjects}
+
+    def look(subject: str, sequence: str, frame: int, bone: str) -> tuple[Volume, Volume]:
+        try:
+            image = people[subject].sequences[sequence][frame]
+        except (KeyError, IndexError):
+            raise AnkleError(f"the cohort has no frame {frame} of {subject} {sequence}") from None
+        return load(image), load(frame_path(folder, subject, sequence, frame, bone))
+
+    return look
+
+
+def _sorted_keys(table: pd.DataFrame) -> list[RowKey]:
+    return sorted(table[list(KEY)].itertuples(index=False, name=None), key=_order)
+
+
+def _order(key: RowKey) -> tuple[Any, ...]:
+    subject, sequence, frame, bone = key
+    return subject, sequence, _place(bone), frame
+
+
+def _place(bone: str) -> tuple[int, str]:
+    """Put the course's bones first and in their order."""
+    bones = list(BONE_COLOURS)
+    return (bones.index(bone) if bone in bones else len(bones)), bone
 
 
 def _choose(control: Any, options: Any, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets
@@ -13,20 +14,10 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, to_orientation
-from ankle_lib.widgets.inputs import (
-    OUTSIDE,
-    Frames,
-    check_values,
-    colours_of,
-    inside,
-    masks_on,
-    not_finite,
-    series,
-)
-from ankle_lib.widgets.message import Message
-from ankle_lib.widgets.panel import Panel
-from ankle_lib.widgets.pixels import SIGNED, Layer, brightness_limits, window_slider
-from ankle_lib.widgets.volume_viewer import voxel_at
+from ankle_lib.widgets.inputs import OUTSIDE, Frames, if_empty, inside, not_finite, series
+from ankle_lib.widgets.picture import SIGNED, Layer, Panel, brightness_limits
+from ankle_lib.widgets.view import EMPTY, View, colours_of, legend, slider, window_slider
+from ankle_lib.widgets.volume_viewer import in_mm, voxel_at
 
 SIDE_PX = {1: 480, 2: 400, 3: 268, 4: 200}
 """Of a panel's longer side, by the number of panels; with the controls it fits on 1280 x 800."""
@@ -35,7 +26,7 @@ STEP_MS = 200
 """Between frames that are played; the browser waits for the kernel if that is slower."""
 
 
-class SequencePlayer(ipywidgets.VBox):
+class SequencePlayer(View):
     """Play a dynamic scan beside the moved static scan, their difference and the segmentation.
 
     All panels show the same sagittal slice of the same frame. Panels without data are left out.
@@ -53,6 +44,10 @@ class SequencePlayer(ipywidgets.VBox):
         Masks of the frames, likewise.
     side_px : int, optional
         Length of a panel's longer side on the screen.
+
+    Examples
+    --------
+    >>> SequencePlayer(film, moved, {"talus": masks})
     """
 
     def __init__(
@@ -63,154 +58,115 @@ class SequencePlayer(ipywidgets.VBox):
         *,
         side_px: int | None = None,
     ) -> None:
-        self.message = Message()
-        self._frames: list[Volume] = []
+        super().__init__()
         self._moved: list[Volume | None] = []
         self._masks: dict[str, list[Volume | None]] = {}
-        sentences: list[str] = []
-        try:
-            check_values(sequence, "sequence")
-            self._frames = [frame for frame in series(sequence, "sequence") if frame is not None]
-            sentences.append(not_finite(sequence, "sequence"))
-        except AnkleError as error:
-            sentences.append(str(error))
-        if not self._frames:
-            self.message.show(sentences)
-            super().__init__([self.message])
-            return
-        if moved is not None:
-            self._moved = _kept(moved, "moved static scan", sequence, sentences)
-            sentences.append(not_finite(self._moved, "moved static scan"))
-        for name, masks in (segmentation or {}).items():
-            found = _kept(masks, f"mask of {name}", sequence, sentences)
-            sentences.append(not_finite(found, f"mask of {name}", OUTSIDE))
-            if found:
-                self._masks[name] = [
-                    None if mask is None else Volume(inside(mask.data), mask.affine)
-                    for mask in found
-                ]
-        self._sentences = sentences
         self._limits_of_moved: dict[int, tuple[float, float]] = {}
-        super().__init__(self._build(side_px))
-        self._draw()
+        with self.refusals():
+            if isinstance(sequence, list | tuple):
+                raise AnkleError("The sequence is a list: a Volume is wanted, of 4D.")
+            frames = series(sequence, "sequence")
+            self._frames = [frame for frame in frames if frame is not None]
+            self.notes.append(not_finite(sequence, "sequence"))
+            grid = to_orientation(sequence)
+            if moved is not None:
+                self._moved = self._belonging(moved, "moved static scan", grid)
+            for name, masks in (segmentation or {}).items():
+                found = self._belonging(masks, f"mask of {name}", grid, OUTSIDE)
+                if found:
+                    self._masks[name] = [
+                        None if mask is None else Volume(inside(mask.data), mask.affine)
+                        for mask in found
+                    ]
+            self._build(side_px)
+            self.draw()
 
-    def _build(self, side_px: int | None) -> list[ipywidgets.Widget]:
-        names = ["frame"]
-        names += ["moved static", "difference"] if self._moved else []
-        names += ["segmentation"] if self._masks else []
-        side = side_px or SIDE_PX[len(names)]
-        self.panels = {name: Panel(name, side) for name in names}
-        wide = ipywidgets.Layout(width="330px")
-        last = len(self._frames) - 1
-        self.play = ipywidgets.Play(value=0, min=0, max=last, interval=STEP_MS, repeat=True,
-                                    show_repeat=False)  # fmt: skip
-        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", layout=wide)
-        n_slices = self._frames[0].shape[2]
-        self.slice = ipywidgets.IntSlider(self._first_slice(), 0, n_slices - 1,
-                                          description="slice", layout=wide)  # fmt: skip
-        middle = self._frames[len(self._frames) // 2]
-        self.window = window_slider(brightness_limits(middle.data), 400)
-        self.opacity = ipywidgets.FloatSlider(0.3, min=0, max=1, step=0.05, description="filling")
-        self.colours = colours_of(list(self._masks))
-        self.read_out = ipywidgets.HTML("&nbsp;")
-        ipywidgets.link((self.play, "value"), (self.frame, "value"))
-        for control in (self.frame, self.slice, self.window, self.opacity):
-            control.observe(self._on_change, "value")
-        for panel in self.panels.values():
-            panel.on_mouse(self._on_mouse)
-        legend = "".join(f'<span style="color: {colour}">■</span> {html.escape(name)} &nbsp; '
-                         for name, colour in self.colours.items())  # fmt: skip
-        below = [self.window, self.opacity] if self._masks else [self.window]
-        return [
-            ipywidgets.HBox(list(self.panels.values())),
-            self.read_out,
-            ipywidgets.HBox([self.play, self.frame, self.slice]),
-            ipywidgets.HBox(below),
-            ipywidgets.HTML(legend),
-            self.message,
-        ]
-
-    def _first_slice(self) -> int:
-        """Return the slice that shows most of the masks, or the middle one."""
-        area: NDArray[Any] = np.zeros(self._frames[0].shape[2])
-        for masks in self._masks.values():
-            if masks[0] is not None:
-                area = area + np.count_nonzero(masks[0].data, axis=(0, 1))
-        return int(np.argmax(area)) if area.any() else len(area) // 2
-
-    def _on_change(self, change: dict[str, Any]) -> None:
-        self._draw()
-
-    def _on_mouse(self, kind: str, row: int, column: int) -> None:
-        if kind == "leave":
-            self.read_out.value = "&nbsp;"
-            return
-        number = self.frame.value
-        image = self._frames[number]
-        voxel = voxel_at(PLANE, self.slice.value, row, column, image.shape)
-        right, anterior, superior = image.affine[:3, :3] @ voxel + image.affine[:3, 3]
-        parts = [
-            f"R {right:.1f}, A {anterior:.1f}, S {superior:.1f} mm",
-            f"frame {number}: {image.data[voxel]:.4g}",
-        ]
+    def draw(self) -> None:
+        """Show all panels."""
+        number, index, limits = self.frame.value, self.slice.value, self.window.value
+        shown = slice_of(self._frames[number], PLANE, index)
+        sentences = list(self.notes)
+        self.panels["frame"].draw(shown, limits)
         moved = self._moved[number] if self._moved else None
         if moved is not None:
-            parts.append(f"moved static: {moved.data[voxel]:.4g}")
-        for name, masks in self._masks.items():
-            mask = masks[number]
-            if mask is not None and mask.data[voxel]:
-                parts.append(name)
-        self.read_out.value = html.escape(" · ".join(parts))
-
-    def _draw(self) -> None:
-        number, index = self.frame.value, self.slice.value
-        frame = self._frames[number]
-        shown = slice_of(frame, PLANE, index)
-        sentences = list(self._sentences)
-        self.panels["frame"].draw(shown, self.window.value)
-        if self._moved:
-            self._draw_moved(number, index, frame, sentences)
-        if self._masks:
-            self._draw_masks(number, index, frame, sentences)
-        self.message.show(sentences)
-
-    def _draw_moved(self, number: int, index: int, frame: Volume, sentences: list[str]) -> None:
-        moved = self._moved[number]
-        if moved is None:
+            if number not in self._limits_of_moved:
+                self._limits_of_moved[number] = brightness_limits(moved.data)
+            cut = slice_of(moved, PLANE, index)
+            self.panels["moved static"].draw(cut, self._limits_of_moved[number])
+            difference = replace(shown, image=matched_difference(shown.image, cut.image))
+            reach = (limits[1] - limits[0]) / 2
+            self.panels["difference"].draw(difference, (-reach, reach), palette=SIGNED)
+        elif self._moved:
             self.panels["moved static"].clear()
             self.panels["difference"].clear()
             sentences.append(f"There is no moved static scan for frame {number}.")
-            return
-        if number not in self._limits_of_moved:
-            self._limits_of_moved[number] = brightness_limits(moved.data)
-        cut = slice_of(moved, PLANE, index)
-        self.panels["moved static"].draw(cut, self._limits_of_moved[number])
-        shown = slice_of(frame, PLANE, index)
-        difference = matched_difference(shown.image, cut.image)
-        low, high = self.window.value
-        reach = (high - low) / 2
-        self.panels["difference"].draw(
-            type(shown)(difference, shown.size_mm, shown.letters), (-reach, reach), palette=SIGNED
+        if self._masks:
+            there = self._masks_of(number)
+            sentences += [if_empty(mask, name) for name, mask in there.items()]
+            if absent := ", ".join(name for name in self._masks if name not in there):
+                sentences.append(f"There is no mask of {absent} for frame {number}.")
+            cut = slice_of(self._frames[number], PLANE, index, there)
+            layers = [Layer(mask, self.colours[name], self.opacity.value)
+                      for name, mask in cut.outlines.items()]  # fmt: skip
+            self.panels["segmentation"].draw(shown, limits, layers)
+        self.message.say(*sentences)
+
+    def _belonging(
+        self, frames: Frames, name: str, grid: Volume, what: str = "shown black"
+    ) -> list[Volume | None]:
+        """Return one image per frame; a note and nothing if they do not belong to the sequence."""
+        try:
+            found = series(frames, name, like=grid)
+        except AnkleError as error:
+            self.notes.append(f"Not shown: {error}")
+            return []
+        self.notes.append(not_finite(found, name, what))
+        return found
+
+    def _masks_of(self, number: int) -> dict[str, NDArray[np.bool_]]:
+        of_frame = {name: masks[number] for name, masks in self._masks.items()}
+        return {name: mask.data for name, mask in of_frame.items() if mask is not None}
+
+    def _build(self, side_px: int | None) -> None:
+        names = ["frame"]
+        names += ["moved static", "difference"] if self._moved else []
+        names += ["segmentation"] if self._masks else []
+        self.panels = {name: Panel(name, side_px or SIDE_PX[len(names)]) for name in names}
+        last, n_slices = len(self._frames) - 1, self._frames[0].shape[2]
+        self.play = ipywidgets.Play(value=0, min=0, max=last, interval=STEP_MS, repeat=True,
+                                    show_repeat=False)  # fmt: skip
+        self.frame = slider("frame", 0, last, width=330)
+        # the slice with most of the masks, or the middle one
+        areas = [np.count_nonzero(mask, axis=(0, 1)) for mask in self._masks_of(0).values()]
+        most = int(np.argmax(np.sum(areas, axis=0))) if np.any(areas) else n_slices // 2
+        self.slice = slider("slice", 0, n_slices - 1, most, width=330)
+        self.window = window_slider(brightness_limits(self._frames[len(self._frames) // 2].data))
+        self.opacity = slider("filling", 0.0, 1.0, 0.3, step=0.05, width=300)
+        self.colours = colours_of(list(self._masks))
+        self.read_out = ipywidgets.HTML(EMPTY)
+        ipywidgets.link((self.play, "value"), (self.frame, "value"))
+        self.watch(self.frame, self.slice, self.window, self.opacity)
+        for panel in self.panels.values():
+            panel.on_mouse(self._on_mouse)
+        self.show_rows(
+            ipywidgets.HBox(list(self.panels.values())),
+            self.read_out,
+            ipywidgets.HBox([self.play, self.frame, self.slice]),
+            ipywidgets.HBox([self.window, self.opacity] if self._masks else [self.window]),
+            legend(self.colours),
         )
 
-    def _draw_masks(self, number: int, index: int, frame: Volume, sentences: list[str]) -> None:
-        masks = {name: of_frames[number] for name, of_frames in self._masks.items()}
-        there = {name: mask for name, mask in masks.items() if mask is not None}
-        drawn, missing = masks_on(frame, there)
-        sentences += missing
-        absent = ", ".join(name for name in masks if name not in there)
-        if absent:
-            sentences.append(f"There is no mask of {absent} for frame {number}.")
-        layers = [
-            Layer(
-                slice_of(Volume(mask, frame.affine), PLANE, index).image,
-                self.colours[name],
-                self.opacity.value,
-            )
-            for name, mask in drawn.items()
-        ]
-        shown = slice_of(frame, PLANE, index)
-        self.panels["segmentation"].draw(shown, self.window.value, layers)
+    def _on_mouse(self, kind: str, row: int, column: int) -> None:
+        if kind == "leave":
+            self.read_out.value = EMPTY
+            return
+        number = self.frame.value
+        image, moved = self._frames[number], self._moved[number] if self._moved else None
+        voxel = voxel_at(PLANE, self.slice.value, row, column, image.shape)
+        parts = [in_mm(image, voxel), f"frame {number}: {image.data[voxel]:.4g}"]
+        parts += [f"moved static: {moved.data[voxel]:.4g}"] if moved is not None else []
+        parts += [name for name, mask in self._masks_of(number).items() if mask[voxel]]
+        self.read_out.value = html.escape(" · ".join(parts))
 
 
 def matched_difference(frame: NDArray[Any], moved: NDArray[Any]) -> NDArray[np.float32]:
@@ -235,12 +191,3 @@ def matched_difference(frame: NDArray[Any], moved: NDArray[Any]) -> NDArray[np.f
     gain = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread > 0 else 0.0
     result[both] = y - (y.mean() + gain * (x - x.mean()))
     return result
-
-
-def _kept(frames: Frames, name: str, sequence: Volume, sentences: list[str]) -> list[Volume | None]:
-    """Return one image per frame; a sentence and nothing if they do not belong to the sequence."""
-    try:
-        return series(frames, name, like=to_orientation(sequence))
-    except AnkleError as error:
-        sentences.append(f"Not shown: {error}")
-        return []

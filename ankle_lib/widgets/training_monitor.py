@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
+from ankle_lib.figures.charts import log_axis
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
-from ankle_lib.widgets.message import Message
+from ankle_lib.widgets.view import View
 
 KEPT_CSV = "losses.csv"
 """What `training.train_once` keeps of all steps when a training is finished."""
@@ -29,7 +29,7 @@ COUNTED = ("step", "epoch", "stage")
 LOSS_COLOUR = "#0072B2"
 
 
-class TrainingMonitor(ipywidgets.VBox):
+class TrainingMonitor(View):
     """Loss and Dice of a training, from the tables that `training.train` writes as it goes.
 
     ``with TrainingMonitor(folder):`` shows the training inside the block and follows it; the
@@ -53,14 +53,13 @@ class TrainingMonitor(ipywidgets.VBox):
         self._one_at_a_time = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.message = Message()
+        super().__init__()
         self.image = ipywidgets.Image(format="png")
         self.image.layout.align_self = "flex-start"  # in its own size, or it would be blurred
         self.status = ipywidgets.HTML()
         self.again = ipywidgets.Button(description="Read again")
         self.again.on_click(lambda _: self.refresh())
-        row = ipywidgets.HBox([self.again, self.status])
-        super().__init__([self.image, row, self.message])
+        self.show_rows(self.image, ipywidgets.HBox([self.again, self.status]))
         self.refresh()
 
     def __enter__(self) -> TrainingMonitor:
@@ -133,7 +132,10 @@ class TrainingMonitor(ipywidgets.VBox):
         self._seen = seen
         self.message.say(_odd_losses(steps))
         name = table.parent.relative_to(self._folder).as_posix()
-        self.image.value = _png(training_figure(steps, epochs, "" if name == "." else name))
+        stream = io.BytesIO()
+        figure = training_figure(steps, epochs, "" if name == "." else name)
+        figure.savefig(stream, format="png", dpi=DPI)
+        self.image.value = stream.getvalue()
         self.status.value = _in_words(steps, epochs)
 
     def _tables(self) -> list[Path]:
@@ -183,12 +185,8 @@ def _draw_loss(axes: Axes, steps: pd.DataFrame) -> None:
     smooth = loss.rolling(width, min_periods=1, center=True).mean()
     axes.plot(steps["step"], smooth, color=LOSS_COLOUR, lw=2)
     axes.set_ylabel("loss")
-    if not loss.min() > 0:  # some losses may fall below 0
-        return
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if loss.min() > 0:  # some losses may fall below 0
+        log_axis(axes, "y")
 
 
 def _draw_scores(axes: Axes, epochs: pd.DataFrame, scores: list[str]) -> None:
@@ -265,9 +263,3 @@ def _written(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:  # not there (yet), or just replaced
         return 0
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
-    return stream.getvalue()

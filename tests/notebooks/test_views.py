@@ -23,7 +23,8 @@ MOST_STATE_MB = 2.0
 MAKE = """\
 import numpy as np
 from ankle_lib.volume import Volume
-from ankle_lib.widgets import SequencePlayer, VolumeViewer
+from ankle_lib.widgets.sequence_player import SequencePlayer
+from ankle_lib.widgets.volume_viewer import VolumeViewer
 
 shape = (200, 200, 12)
 affine = np.array([[0, 0, 8.0, 0], [-0.9, 0, 0, 0], [0, 0.9, 0, 0], [0, 0, 0, 1]])
@@ -54,8 +55,7 @@ assert player.frame.value == 1"""
 # one way each in which a view's callback fails
 FAILURES = {
     "slider": """\
-viewer._masks = {"gone": None}
-viewer.shown["gone"] = viewer.shown["talus"]
+viewer.draw = lambda: 1 / 0
 update = {"method": "update", "buffer_paths": [], "state": {"value": 3}}
 message = {"comm_id": viewer.sliders["sagittal"].comm.comm_id, "data": update}
 get_ipython().kernel.comm_manager.comm_msg(None, None, {"content": message, "buffers": []})""",
@@ -67,7 +67,7 @@ get_ipython().kernel.comm_manager.comm_msg(None, None, {"content": message, "buf
     "thread": """\
 import time
 from pathlib import Path
-from ankle_lib.widgets import TrainingMonitor
+from ankle_lib.widgets.training_monitor import TrainingMonitor
 monitor = TrainingMonitor(Path("."))
 monitor.refresh = lambda: 1 / 0
 monitor.follow(poll_s=0.01)
@@ -87,7 +87,7 @@ def test_views_work_headless_and_leave_little(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", FAILURES)
 def test_a_views_failure_fails_the_notebook(tmp_path: Path, way: str) -> None:
     notebook = write_notebook(tmp_path / "book.ipynb", MAKE, FAILURES[way], "after = 1")
-    with pytest.raises(NotebookError, match=r"In \[4\].*(ZeroDivision|Attribute)Error"):
+    with pytest.raises(NotebookError, match=r"In \[4\].*ZeroDivisionError"):
         execute_notebook(notebook, tmp_path / "done.ipynb", dict(VALUES))
 
 
