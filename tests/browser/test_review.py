@@ -53,8 +53,8 @@ def course(smoke_results: Path, tmp_path: Path) -> Path:
 
 def judge(person: Person, keys: Sequence[str]) -> list[Judged]:
     """Press keys on the board; return what it showed at each of them, and the verdict."""
-    board = person.find(f".{BOARD_CLASS}", "widgets.ReviewBoard(")
-    board.locator("img").first.click()  # the focus, as the board asks for
+    board = person.find(f".{BOARD_CLASS}", "ReviewBoard(sheet")
+    board.locator("img.ankle-picture").first.click()  # the focus, as the board asks for
     done = []
     for key in keys:
         before = board.get_by_text(PROGRESS).inner_text()
@@ -88,7 +88,7 @@ def test_ten_registrations_by_keyboard(person: Person, course: Path, tmp_path: P
         person.open(address)
         person.run_all(300)
         assert judged(sheet) == []
-        person.find(".ankle-picture", "widgets.RegistrationTuner(")
+        person.find(".ankle-picture", "tuner = RegistrationTuner(")
         person.screenshot("chapter_03_tuner")
         first = judge(person, KEYS)
         person.screenshot("review_board")
