@@ -38,42 +38,127 @@ _written: dict[Path, ExitStack] = {}
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """A chapter's own folder and what it may read.
+class Place:
+    """Where the chapters of one preset and one cohort are read and written.
+
+    Attributes
+    ----------
+    root
+        The repository.
+    results
+        Absolute folder of all results.
+    cohort
+        As ``data_manifest.yaml`` declares it: a simulated one has no files yet.
+    """
+
+    root: Path
+    preset: Preset
+    results: Path
+    cohort: Cohort
+    device: str
+    """``"cpu"`` or ``"cuda"``."""
+
+    @classmethod
+    def find(
+        cls, preset: str, results: Path, cohort: str, device: str, root: Path | None = None
+    ) -> Place:
+        """Look everything up; a relative ``results`` lies in the repository."""
+        root = root or find_root()
+        declared = load_manifest(root / MANIFEST).cohort(cohort)
+        return cls(root, get_preset(preset), root / results, declared, resolve_device(device))
+
+    @property
+    def chapters(self) -> Path:
+        """Folder of the chapters' folders."""
+        name = self.preset.name
+        if self.cohort.name != DEFAULT_COHORT:
+            name = f"{name}-{self.cohort.name}"
+        return self.results / name
+
+    @property
+    def cohort_manifest(self) -> Path:
+        """Manifest that lists the cohort's files."""
+        if isinstance(self.cohort.source, PhantomSource):
+            return self.chapters / "cohort" / "manifest.yaml"
+        return self.root / MANIFEST
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of a simulated cohort."""
+        source = self.cohort.source
+        return source.seed if isinstance(source, PhantomSource) else None
+
+    def check_finished(self, name: str, chapters: Iterable[str]) -> None:
+        """Refuse to go on with ``name`` if one of ``chapters`` has no finished results here."""
+        for chapter in chapters:
+            if not records.has_results(self.chapters / chapter):
+                raise AnkleError(
+                    f"{name} reads {chapter}, which has no finished results in "
+                    f"{self.chapters / chapter}: run its notebook to the end, or "
+                    f"`{self._command(chapter)}`, then this again"
+                )
+
+    def _command(self, chapter: str) -> str:
+        """Return the command that runs a chapter here."""
+        words = ["ankle run", f"--preset {self.preset.name}", f"--only {chapter[:2]}"]
+        if self.cohort.name != DEFAULT_COHORT:
+            words.append(f"--cohort {self.cohort.name}")
+        if self.results != self.root / "results":
+            words.append(f"--results {self.results}")
+        return " ".join(words)
+
+    def make_cohort(self) -> None:
+        """Simulate the cohort if it is a simulated one; what is there already is kept."""
+        source = self.cohort.source
+        if not isinstance(source, PhantomSource):
+            return
+        # imported here: a chapter runs again if a module changes that it imports, and chapters
+        # depend on the phantom's files, not on its code
+        from ankle_lib.phantom.simulate import simulate
+
+        folder = self.cohort_manifest.parent
+        if not self.cohort_manifest.exists():
+            print(f"simulating the cohort in {folder}", flush=True)
+        sizes = get_preset(source.preset) if source.preset else self.preset
+        with one_writer(folder):
+            records.clear_partial_files(folder)
+            simulate(sizes, folder, seed=source.seed, device=self.device)
+
+    def read_cohort(self) -> Cohort:
+        """Return the cohort with the absolute paths of its files, which exist by now."""
+        if isinstance(self.cohort.source, PhantomSource):
+            return load_manifest(self.cohort_manifest).cohort()  # the only one in there
+        return self.cohort
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that every notebook receives."""
+        return {
+            "preset": self.preset.name,
+            "results": str(self.results),
+            "cohort": self.cohort.name,
+            "device": self.device,
+        }
+
+
+@dataclass(frozen=True)
+class Chapter(Place):
+    """A chapter's own folder, and what it may read.
 
     Attributes
     ----------
     name
         Such as ``"01_data_cleaning"``.
-    place
-        Preset, cohort and device, and where the results lie.
     cohort_records
         The raw cohort, with absolute paths.
     """
 
     name: str
-    place: Place
     cohort_records: Cohort
-
-    @property
-    def preset(self) -> Preset:
-        """Sizes of the cohort and its grids."""
-        return self.place.preset
-
-    @property
-    def device(self) -> str:
-        """``"cpu"`` or ``"cuda"``."""
-        return self.place.device
-
-    @property
-    def cohort_manifest(self) -> Path:
-        """Manifest that lists the cohort's files."""
-        return self.place.cohort_manifest
 
     @property
     def folder(self) -> Path:
         """``results/<preset>/<name>/``; it exists, and so do ``tables`` and ``figures`` in it."""
-        return self.place.folder / self.name
+        return self.chapters / self.name
 
     @property
     def tables(self) -> Path:
@@ -96,9 +181,9 @@ class Chapter:
             If that chapter has no results, or only those of a run that did not finish; the
             message names the command that makes them.
         """
-        self.place.check_finished(self.name, [chapter])
+        self.check_finished(self.name, [chapter])
         kernel_side.note_input(chapter)
-        return self.place.folder / chapter
+        return self.chapters / chapter
 
     def finish(self) -> None:
         """Say that all results are written: from now on later chapters read them.
@@ -156,18 +241,18 @@ def open_chapter(
     """
     _show_figures()
     place = Place.find(preset, Path(results), cohort, device)
-    folder = place.folder / name
+    folder = place.chapters / name
     if os.environ.get(CHAPTER_VARIABLE) != name:
         place.check_finished(name, earlier_chapters(place.root, name))
         if folder not in _written:
             lock = ExitStack()
             lock.enter_context(one_writer(folder))
             _written[folder] = lock
-        records.start_by_hand(folder)
         place.make_cohort()
+        records.start_by_hand(folder)
     for part in ("tables", "figures"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    return Chapter(name, place, place.cohort_records())
+    return Chapter(**vars(place), name=name, cohort_records=place.read_cohort())
 
 
 def earlier_chapters(root: Path, name: str) -> list[str]:
@@ -182,108 +267,6 @@ def _show_figures() -> None:
     shell = get_ipython()
     if shell is not None:
         select_figure_formats(shell, {"png"})
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the chapters of one preset and one cohort are read and written.
-
-    Attributes
-    ----------
-    root
-        The repository.
-    results
-        Absolute folder of all results.
-    cohort
-        As ``data_manifest.yaml`` declares it: a simulated one has no files yet.
-    """
-
-    root: Path
-    preset: Preset
-    results: Path
-    cohort: Cohort
-    device: str
-
-    @classmethod
-    def find(
-        cls, preset: str, results: Path, cohort: str, device: str, root: Path | None = None
-    ) -> Place:
-        """Look everything up; a relative ``results`` lies in the repository."""
-        root = root or find_root()
-        declared = load_manifest(root / MANIFEST).cohort(cohort)
-        return cls(root, get_preset(preset), root / results, declared, resolve_device(device))
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the chapters' folders."""
-        name = self.preset.name
-        if self.cohort.name != DEFAULT_COHORT:
-            name = f"{name}-{self.cohort.name}"
-        return self.results / name
-
-    @property
-    def cohort_manifest(self) -> Path:
-        """Manifest that lists the cohort's files."""
-        if isinstance(self.cohort.source, PhantomSource):
-            return self.folder / "cohort" / "manifest.yaml"
-        return self.root / MANIFEST
-
-    @property
-    def seed(self) -> int | None:
-        """Seed of a simulated cohort."""
-        source = self.cohort.source
-        return source.seed if isinstance(source, PhantomSource) else None
-
-    def check_finished(self, name: str, chapters: Iterable[str]) -> None:
-        """Refuse to go on with ``name`` if one of ``chapters`` has no finished results here."""
-        for chapter in chapters:
-            if not records.has_results(self.folder / chapter):
-                raise AnkleError(
-                    f"{name} reads {chapter}, which has no finished results in "
-                    f"{self.folder / chapter}: run its notebook to the end, or "
-                    f"`{self._command(chapter)}`, then this again"
-                )
-
-    def _command(self, chapter: str) -> str:
-        """Return the command that runs a chapter here."""
-        words = ["ankle run", f"--preset {self.preset.name}", f"--only {chapter[:2]}"]
-        if self.cohort.name != DEFAULT_COHORT:
-            words.append(f"--cohort {self.cohort.name}")
-        if self.results != self.root / "results":
-            words.append(f"--results {self.results}")
-        return " ".join(words)
-
-    def make_cohort(self) -> None:
-        """Simulate the cohort if it is a simulated one; what is there already is kept."""
-        source = self.cohort.source
-        if not isinstance(source, PhantomSource):
-            return
-        # imported here: a chapter runs again if a module changes that it imports, and chapters
-        # depend on the phantom's files, not on its code
-        from ankle_lib.phantom.simulate import simulate
-
-        folder = self.cohort_manifest.parent
-        if not self.cohort_manifest.exists():
-            print(f"simulating the cohort in {folder}", flush=True)
-        sizes = get_preset(source.preset) if source.preset else self.preset
-        with one_writer(folder):
-            records.clear_partial_files(folder)
-            simulate(sizes, folder, seed=source.seed, device=self.device)
-
-    def cohort_records(self) -> Cohort:
-        """Return the cohort with the absolute paths of its files, which exist by now."""
-        if isinstance(self.cohort.source, PhantomSource):
-            return load_manifest(self.cohort_manifest).cohort()  # the only one in there
-        return self.cohort
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters that every notebook receives."""
-        return {
-            "preset": self.preset.name,
-            "results": str(self.results),
-            "cohort": self.cohort.name,
-            "device": self.device,
-        }
 
 
 def list_chapters(root: Path) -> list[Path]:

@@ -91,7 +91,7 @@ def run(
         place.check_finished(name, [chapter for chapter in asked if chapter not in coming])
 
     runs: list[ChapterRun] = []
-    with one_writer(place.folder):
+    with one_writer(place.chapters):
         place.make_cohort()
         for notebook in notebooks:
             runs.append(ChapterRun(notebook.stem))
@@ -114,10 +114,10 @@ def _run_chapter(
     force: bool,
 ) -> None:
     """Run one chapter if it is not up to date, and note in ``run`` how it went."""
-    name, folder = notebook.stem, place.folder / notebook.stem
+    name, folder = notebook.stem, place.chapters / notebook.stem
     chapters = [path.stem for path in list_chapters(place.root)]
     earlier = chapters[: chapters.index(name)]
-    now = records.state_of(notebook, parameters, place.cohort_records(), place.folder, earlier)
+    now = records.state_of(notebook, parameters, place.read_cohort(), place.chapters, earlier)
     if not force and records.up_to_date(folder, now):
         run.status = "up to date"
         return

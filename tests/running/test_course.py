@@ -127,7 +127,7 @@ def test_a_failure_names_chapter_cell_error_and_notebook(
     write_notebook(root / "notebooks" / "02_second.ipynb", OPEN.format(name="02_second"))
     assert [status for _, status in run(root)] == ["up to date", "done", "done"]
     assert not failed.exists()
-    assert place.folder == failed.parents[1]
+    assert place.chapters == failed.parents[1]
 
 
 @pytest.mark.usefixtures("no_kernel")
