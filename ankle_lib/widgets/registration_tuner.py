@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -81,7 +81,7 @@ class RegistrationTuner(View):
     ) -> None:
         super().__init__()
         self.runs: list[Run] = []
-        self._starts: list[str] = []  # where each run began, in words
+        self._rows: list[dict[str, Any]] = []  # of the table, the last run on top
         self._similar: tuple[Any, float] = ((), 0.0)
         options = {"settings": settings, "engine": engine, "device": device}
         with self.refusals():
@@ -100,8 +100,16 @@ class RegistrationTuner(View):
         with self.refusals():
             run = self._scene.run(self.bone.value, self.frame.value, self.pose)
             self.runs.append(run)
-            self._starts.append(f"{np.linalg.norm(turn):.0f}°, {np.linalg.norm(shift):.1f} mm")
-            self.table.value = self._table()
+            row = {
+                "bone": run.bone,
+                "frame": run.frame,
+                "start off by": f"{np.linalg.norm(turn):.0f}°, {np.linalg.norm(shift):.1f} mm",
+                "correlation": f"{run.before:.3f} → {run.after:.3f}",
+                "error": f"{run.error_mm:.2f} mm" if np.isfinite(run.error_mm) else "",
+                "": f"failed: {run.reason}" if run.reason else "",
+            }
+            self._rows.insert(0, row)
+            self.table.value = pd.DataFrame(self._rows).to_html(index=False, border=0)
             self.change({self.side: "end"})
             return run
         return None
@@ -222,18 +230,6 @@ class RegistrationTuner(View):
         if not np.isfinite(correlation):
             text = "where the sliders put it, the bone is not in the field of view"
         return text + (f"; where the last run ended: <b>{run.after:.3f}</b>" if run else "")
-
-    def _table(self) -> str:
-        """Return the runs as HTML, the last one on top."""
-        rows = [("bone", "frame", "start off by", "correlation", "error", "")]
-        for run, start in zip(self.runs[::-1], self._starts[::-1], strict=True):
-            error = f"{run.error_mm:.2f} mm" if np.isfinite(run.error_mm) else ""
-            change = f"{run.before:.3f} → {run.after:.3f}"
-            failed = f"failed: {run.reason}" if run.reason else ""
-            rows.append((run.bone, str(run.frame), start, change, error, failed))
-        cells = ("".join(f'<td style="padding-right: 18px">{html.escape(text)}</td>'
-                         for text in row) for row in rows)  # fmt: skip
-        return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
 
 
 def tuning_figure(tuner: RegistrationTuner, turns_deg: Sequence[float] = TURNS_TRIED_DEG) -> Figure:

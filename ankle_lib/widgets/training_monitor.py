@@ -6,13 +6,11 @@ import io
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ipywidgets
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ankle_lib.figures.charts import log_axis
@@ -48,9 +46,9 @@ class TrainingMonitor(View):
         from ankle_lib.learning.loop import EPOCHS_CSV, STEPS_CSV
 
         self._folder, self._names, self._epochs = Path(folder), (STEPS_CSV, KEPT_CSV), EPOCHS_CSV
-        self._seen: tuple[Any, ...] = ()
+        self._known: tuple[Any, ...] = ()
         self._since = 0  # tables that are older are not looked at
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         super().__init__()
@@ -72,12 +70,7 @@ class TrainingMonitor(View):
         self.follow()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._since = 0
         self.stop()
 
@@ -86,7 +79,7 @@ class TrainingMonitor(View):
         with self._one_at_a_time:
             self._folder, self._since = Path(folder), 0
             self._clear()
-            self._refresh()
+            self.refresh()
 
     def follow(self, poll_s: float = POLL_S) -> None:
         """Look for news every so many seconds until `stop`."""
@@ -111,25 +104,24 @@ class TrainingMonitor(View):
     def refresh(self) -> None:
         """Read the tables and draw them, if there are new ones."""
         with self._one_at_a_time:
-            self._refresh()
+            tables = [table for table in self._tables() if _written(table) > self._since]
+            if tables:
+                self._show(max(tables, key=_written))
+            else:
+                self.message.say(f"No training in {self._folder} has ended an epoch yet: it has no "
+                                 f"new {self._names[0]}.")  # fmt: skip
 
-    def _refresh(self) -> None:
-        tables = [table for table in self._tables() if _written(table) > self._since]
-        if not tables:
-            self.message.say(f"No training in {self._folder} has ended an epoch yet: it has no "
-                             f"new {self._names[0]}.")  # fmt: skip
-            return
-        table = max(tables, key=_written)
+    def _show(self, table: Path) -> None:
         files = (table, table.parent / self._epochs)
-        seen = tuple((str(path), _written(path)) for path in files)
-        if seen == self._seen:
+        known = tuple((str(path), _written(path)) for path in files)
+        if known == self._known:
             return
         steps, epochs = _read(files[0], {"step", "loss"}), _read(files[1], {"epoch", "step"})
         if steps is None:
             if table.exists():  # a finished training tidies up
                 self.message.say(f"{table} is no table of steps and losses.")
             return
-        self._seen = seen
+        self._known = known
         self.message.say(_odd_losses(steps))
         name = table.parent.relative_to(self._folder).as_posix()
         stream = io.BytesIO()
@@ -144,7 +136,7 @@ class TrainingMonitor(View):
                 for name in self._names if name in files]  # fmt: skip
 
     def _clear(self) -> None:
-        self._seen, self.image.value, self.status.value = (), b"", ""
+        self._known, self.image.value, self.status.value = (), b"", ""
 
 
 def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str = "") -> Figure:
@@ -157,63 +149,41 @@ def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str
         changes, the patches grow.
     title : str
     """
-    figure = new_figure(8.6, 3.2)
-    scores = _scores(epochs)
+    columns = [] if epochs is None else [str(column) for column in epochs]
+    scores = [column for column in columns if column.startswith("dice_")]
+    scores = scores or [column for column in columns if column == "score"]
     beside = bool(scores) or "learning_rate" in steps
-    panels = list(figure.subplots(1, 2)) if beside else [figure.subplots()]
-    _draw_loss(panels[0], steps)
+    figure = new_figure(8.6, 3.2)
+    panels = figure.subplots(1, 1 + beside, squeeze=False)[0]
+
+    loss = steps["loss"].where(np.isfinite(steps["loss"]))
+    width = max(1, len(steps) // SMOOTHED)
+    smooth = loss.rolling(width, min_periods=1, center=True).mean()
+    panels[0].plot(steps["step"], loss, color=LOSS_COLOUR, lw=0.6, alpha=0.35)
+    panels[0].plot(steps["step"], smooth, color=LOSS_COLOUR, lw=2)
+    panels[0].set_ylabel("loss")
+    if loss.min() > 0:  # some losses may fall below 0
+        log_axis(panels[0], "y")
     if epochs is not None and scores:
-        _draw_scores(panels[1], epochs, scores)
+        for name, column in ((column.removeprefix("dice_"), column) for column in scores):
+            colour = BONE_COLOURS.get(name, "black")
+            panels[1].plot(epochs["step"], epochs[column], "o-", color=colour, label=name)
+        dice = scores[0].startswith("dice_")
+        panels[1].set_ylabel("Dice of validation" if dice else "score of validation")
+        lowest = float(epochs[scores].where(np.isfinite(epochs[scores])).min().min())
+        panels[1].set_ylim(min(0.0, lowest), 1.02)  # 0 where there is none but NaN
+        panels[1].legend(frameon=False, loc="lower right")
     elif beside:
         panels[1].plot(steps["step"], steps["learning_rate"], color=LOSS_COLOUR, lw=2)
-        panels[1].set_ylabel("learning rate")
-        panels[1].set_ylim(bottom=0)
+        panels[1].set(ylabel="learning rate", ylim=(0, None))
+    new_stages = steps.groupby("stage")["step"].min().iloc[1:] if "stage" in steps else ()
     for panel in panels:
-        for step in _new_stages(steps):
+        for step in new_stages:
             panel.axvline(step, color="#999999", lw=1, ls=":")
         panel.set_xlabel("batches seen")
         panel.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     return figure
-
-
-def _draw_loss(axes: Axes, steps: pd.DataFrame) -> None:
-    loss = steps["loss"].where(np.isfinite(steps["loss"]))
-    axes.plot(steps["step"], loss, color=LOSS_COLOUR, lw=0.6, alpha=0.35)
-    width = max(1, len(steps) // SMOOTHED)
-    smooth = loss.rolling(width, min_periods=1, center=True).mean()
-    axes.plot(steps["step"], smooth, color=LOSS_COLOUR, lw=2)
-    axes.set_ylabel("loss")
-    if loss.min() > 0:  # some losses may fall below 0
-        log_axis(axes, "y")
-
-
-def _draw_scores(axes: Axes, epochs: pd.DataFrame, scores: list[str]) -> None:
-    for column in scores:
-        name = column.removeprefix("dice_")
-        style: dict[str, Any] = {"color": BONE_COLOURS.get(name, "black"), "marker": "o"}
-        axes.plot(epochs["step"], epochs[column], label=name, **style)
-    dice = scores[0].startswith("dice_")
-    axes.set_ylabel("Dice of validation" if dice else "score of validation")
-    lowest = float(epochs[scores].where(np.isfinite(epochs[scores])).min().min())
-    axes.set_ylim(min(0.0, lowest), 1.02)  # 0 where there is none but NaN
-    axes.legend(frameon=False, loc="lower right")
-
-
-def _new_stages(steps: pd.DataFrame) -> list[float]:
-    """Return where each stage but the first begins."""
-    if "stage" not in steps:
-        return []
-    return steps.groupby("stage")["step"].min().tolist()[1:]
-
-
-def _scores(epochs: pd.DataFrame | None) -> list[str]:
-    """Return the columns of the scores to draw: by bone, or the only one."""
-    if epochs is None or epochs.empty:
-        return []
-    by_label = [column for column in epochs if str(column).startswith("dice_")]
-    return by_label or [column for column in epochs if column == "score"]
 
 
 def _in_words(steps: pd.DataFrame, epochs: pd.DataFrame | None) -> str:
