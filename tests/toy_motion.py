@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.geometry import apply, compose, rigid
-from ankle_lib.reconstruction.polyrigid import MovedScan, MovingFoot, moved_static
+from ankle_lib.reconstruction.moving_foot import MovedScan, MovingFoot, moved_static
 from ankle_lib.registration.moving import moved
 from ankle_lib.volume import Volume
 from tests.toy_ankle import DYNAMIC_MM, DYNAMIC_SHAPE, STATIC_MM, STATIC_SHAPE, oblique_affine

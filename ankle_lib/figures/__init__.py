@@ -24,21 +24,6 @@ from ankle_lib.figures.patch_statistics import (
     patch_numbers,
 )
 from ankle_lib.figures.patches import foot_positions, normalised_slices, pair_positions, patch_sizes
-from ankle_lib.figures.reconstruction import (
-    consistency_map,
-    reconstruction_animation,
-    reconstruction_filmstrip,
-)
-from ankle_lib.figures.reconstruction_report import (
-    depth_and_bound,
-    method_scores,
-    reconstructed_slices,
-    reconstruction_scores,
-    reconstruction_trials,
-    report_patches,
-    weight_and_misfit,
-    weight_functions,
-)
 from ankle_lib.figures.registered_images import (
     bone_registrations,
     global_registration,

@@ -11,24 +11,23 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ankle_lib.figures.reconstruction import reconstruction_filmstrip
+from ankle_lib.figures.reconstruction import Still, reconstruction_filmstrip
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, beside, frames_in_words
 from ankle_lib.geometry import Grid
 from ankle_lib.learning.checkpoints import Checkpoint, load_checkpoint
 from ankle_lib.pose_files import read_transforms
-from ankle_lib.reconstruction.polyrigid import MovedScan
-from ankle_lib.reconstruction.refiner import refine, refiner_of
-from ankle_lib.reconstruction.scenes import AROUND_BONE_MM, on_grid
-from ankle_lib.reconstruction.sequence import (
-    Poses,
+from ankle_lib.reconstruction.guided import (
     Refine,
     SharpFrame,
     grid_of_bones,
     reconstruct_frames,
 )
-from ankle_lib.reconstruction.thick import scanning
+from ankle_lib.reconstruction.moving_foot import MovedScan, Poses
+from ankle_lib.reconstruction.refiner import read_refiner, refine
+from ankle_lib.reconstruction.sharp_scenes import AROUND_BONE_MM, on_grid
+from ankle_lib.reconstruction.thick_slices import scanning
 from ankle_lib.registration.regions import WHOLE
 from ankle_lib.volume import Volume, resample, save, save_series, to_orientation
 
@@ -44,16 +43,6 @@ MOST_STILLS = 4
 FADING_MM = 3.0
 SAME_VOXELS = 0.05
 """Voxel sizes that differ by a smaller part are the same to a network."""
-
-
-@dataclass(frozen=True)
-class Still:
-    """A frame to look at, axes P, S, R."""
-
-    number: int
-    measured: Volume
-    """Each voxel with the value of the thick one that it lies in."""
-    sharp: Volume
 
 
 @dataclass
@@ -204,17 +193,17 @@ def read_refine(path: Path, device: str = "cpu") -> tuple[Refine, tuple[float, f
     """
     checkpoint = load_checkpoint(path)
     try:
-        refiner = refiner_of(checkpoint)
+        refiner = read_refiner(checkpoint)
     except AnkleError as error:
         raise AnkleError(f"{path}: {error}") from None
     refiner.network.to(device)
 
     def better(frame: Volume, moved: MovedScan, sharp: Volume) -> NDArray[np.float32]:
         image = moved.volume
-        measured, seen = on_grid(frame, image.shape, image.affine)
+        measured, reached = on_grid(frame, image.grid)
         nearest = np.min(list(moved.distances_mm.values()), axis=0)
-        found = refine(refiner, measured, image.data, (nearest <= AROUND_BONE_MM) & seen)
-        share = ((AROUND_BONE_MM + FADING_MM - nearest) / FADING_MM).clip(0, 1) * seen
+        found = refine(refiner, measured, image.data, (nearest <= AROUND_BONE_MM) & reached)
+        share = ((AROUND_BONE_MM + FADING_MM - nearest) / FADING_MM).clip(0, 1) * reached
         mixed: NDArray[np.float32] = sharp.data + share * (found - sharp.data)
         return mixed
 
@@ -259,9 +248,9 @@ def reconstruct(
         refiner, wanted = refine_with
         grid, box = _with_voxels(grid, wanted), _with_voxels(box, wanted)
     result = ScanReconstruction(notes=_notes(poses, list(scans.masks)))
-    seen = scanning(frames)
+    shared = scanning(frames)
     sharp = reconstruct_frames(
-        *(static, scans.masks, frames, poses, grid), refine=refiner, seen=seen, device=device
+        *(static, scans.masks, frames, poses, grid), refine=refiner, shared=shared, device=device
     )
     codes = "".join(Volume(np.zeros((1, 1, 1)), np.asarray(scans.static_grid[1])).axis_codes)
     shape, affine = grid
@@ -274,7 +263,7 @@ def reconstruct(
         turned.shape,
         frames.n_frames,
         turned.affine,
-        scale=max(HEADROOM * float(np.max(frames.data)) / INT16_MAX, FINEST_STEP * seen.noise_sd),
+        scale=max(HEADROOM * float(np.max(frames.data)) / INT16_MAX, FINEST_STEP * shared.noise_sd),
         time_step_s=frames.time_step_s,
     )
     return result

@@ -1,4 +1,4 @@
-"""A sharp frame from a thick one and the moved static scan, without any training.
+"""Sharp frames from thick ones and the moved static scan, without any training.
 
 The static scan knows where everything is, the frame how bright it is. What joins them is a mapping
 of intensities that depends on where a voxel lies: deep in a bone, in its cortex, in the cartilage
@@ -9,7 +9,7 @@ not explain of the frame is spread over the slice and added, smoothed so that no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,47 +19,55 @@ from scipy import ndimage
 from torch import Tensor
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.foot import find_foot
-from ankle_lib.reconstruction.consistency import Consistency, consistency
-from ankle_lib.reconstruction.polyrigid import MovedScan
-from ankle_lib.reconstruction.thick import Scanning, ThickSlices, scanning
+from ankle_lib.geometry import Grid, apply, part_of, world_to_voxel
+from ankle_lib.reconstruction.moving_foot import MovedScan, MovingFoot, Poses, moved_static
+from ankle_lib.reconstruction.thick_slices import (
+    WHOLE,
+    Consistency,
+    Scanning,
+    ThickSlices,
+    scanning,
+)
 from ankle_lib.volume import Volume
 
+# How a frame is mapped, chosen on control subjects of the phantom.
+
+INTENSITIES = 4
+"""Knots of the mapping, from 0 to the brightest that the static scan shows around bones; between
+them it is linear."""
 BRIGHT_PERCENTILE = 99.5
+DISTANCES_MM = (-4.0, -1.0, 0.5, 2.0, 4.0, 8.0)
+"""Distances from a bone at which the mapping has knots too: marrow, cortex, cartilage, what lies
+around."""
+JOINT_MM = 4.0
+"""What lies this close to two bones is a joint and has a mapping of its own."""
+RIDGE = 3.0
+"""Added to the diagonal of the normal equations, whose entries count voxels."""
+NEAR_MM = 5.0
+FAR_WEIGHT = 0.3
+"""Of voxels farther than that from bones in the fit; those near count 1."""
+GAIN_MM = 4.0
+"""The mapped scan is scaled by a gain that varies over this distance (standard deviation): coil
+shading, and what the mapping does not know of a tissue."""
+GAIN_SLICES = 0.4
+"""The same, across slices."""
+FITS = 4
+"""Mapping and gain are found in turns."""
+SMOOTHING_PIXELS = (1.1, 1.1, 0.7, 0.5, 0.35)
+"""Standard deviations by which the unexplained rest is smoothed each time before it is added, in
+pixels as they were measured: without what a scanner fills with zeros."""
+ADDITIONS = 2
+"""So often it is added in any case, more often only as long as the rest is larger than"""
+ENOUGH = 1.15
+"""so many times the noise: what is explained more closely is noise itself."""
 FEWEST_VOXELS = 200
 
+MARGIN_MM = 12.0
+"""Of a sequence's grid around the bones: tendons, and enough for a whole slice on either side."""
 
-@dataclass(frozen=True)
-class Guided:
-    """How a frame is mapped. The defaults were chosen on control subjects of the phantom."""
-
-    intensities: int = 4
-    """Knots of the mapping, from 0 to the brightest that the static scan shows around bones;
-    between them it is linear."""
-    distances_mm: tuple[float, ...] = (-4.0, -1.0, 0.5, 2.0, 4.0, 8.0)
-    """Distances from a bone at which the mapping has knots too: marrow, cortex, cartilage,
-    what lies around."""
-    joint_mm: float = 4.0
-    """What lies this close to two bones is a joint and has a mapping of its own."""
-    ridge: float = 3.0
-    """Added to the diagonal of the normal equations, whose entries count voxels."""
-    far_weight: float = 0.3
-    """Of voxels far from bones in the fit; those near count 1."""
-    near_mm: float = 5.0
-    gain_mm: float = 4.0
-    """The mapped scan is scaled by a gain that varies over this distance (standard deviation):
-    coil shading, and what the mapping does not know of a tissue."""
-    gain_slices: float = 0.4
-    """The same, across slices."""
-    fits: int = 4
-    """Mapping and gain are found in turns."""
-    smoothing_pixels: tuple[float, ...] = (1.1, 1.1, 0.7, 0.5, 0.35)
-    """Standard deviations by which the unexplained rest is smoothed each time before it is added,
-    in pixels as they were measured: without what a scanner fills with zeros."""
-    additions: int = 2
-    """So often it is added in any case, more often only as long as the rest is larger than"""
-    enough: float = 1.15
-    """so many times the noise: what is explained more closely is noise itself."""
+Refine = Callable[[Volume, MovedScan, Volume], NDArray]
+"""Maps a frame, the static scan moved into it and the guided reconstruction to a better one, on
+the grid of the moved scan."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,134 @@ class Reconstruction:
     consistency: Consistency
 
 
+@dataclass(frozen=True)
+class SharpFrame:
+    """One frame of a sequence, reconstructed."""
+
+    number: int
+    moved: MovedScan
+    result: Reconstruction
+
+
+def reconstruct_frames(
+    static: Volume,
+    masks: Mapping[str, NDArray[np.bool_]],
+    frames: Volume,
+    poses: Sequence[Poses],
+    grid: Grid | None = None,
+    *,
+    refine: Refine | None = None,
+    shared: Scanning | None = None,
+    device: str = "cpu",
+) -> Iterator[SharpFrame]:
+    """Yield every frame of a sequence at the resolution of the static scan, one at a time.
+
+    Parameters
+    ----------
+    static : Volume
+        3D.
+    masks : mapping of bone to (I, J, K) bool array
+        On the grid of ``static``.
+    frames : Volume
+        4D (or one frame, 3D), in any orientation.
+    poses : sequence of mappings
+        One for each frame. A frame without any pose is passed over.
+    grid : shape and affine, optional
+        Of the result, in the frames' world; `grid_of_bones` by default.
+    refine : function, optional
+        Improves each frame; the result is then brought into agreement with the frame again.
+    shared : Scanning, optional
+        From `scanning`, of all frames; measured here by default.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+
+    Raises
+    ------
+    AnkleError
+        If there are not as many poses as frames, or as `moved_static` and `guided` say.
+
+    Examples
+    --------
+    >>> for frame in reconstruct_frames(static, masks, frames, poses):
+    ...     print(frame.number, frame.result.consistency.ratio)
+    """
+    if len(poses) != frames.n_frames:
+        raise AnkleError(
+            f"poses of {len(poses)} frames for a sequence of {frames.n_frames}: they are of "
+            "another sequence"
+        )
+    shape, affine = grid or grid_of_bones(static, masks, poses)
+    foot = MovingFoot.prepare(static, masks, device)
+    shared = shared or scanning(frames)
+    for number, pose in enumerate(poses):
+        if not pose:
+            continue
+        frame = frames.frame(number)
+        moved = moved_static(foot, pose, shape, affine)
+        result = guided(moved, frame, shared, device=device)
+        if refine is not None:
+            better = Volume(refine(frame, moved, result.volume), moved.volume.affine)
+            result = with_the_measured(better, frame, shared, covered=moved.covered, device=device)
+        yield SharpFrame(number, moved, result)
+        del moved, result  # before the next frame takes its memory
+
+
+def grid_of_bones(
+    static: Volume,
+    masks: Mapping[str, NDArray[np.bool_]],
+    poses: Sequence[Poses],
+    margin_mm: float = MARGIN_MM,
+) -> Grid:
+    """Return the part of the static scan's grid that holds the bones in all frames.
+
+    Parameters
+    ----------
+    static : Volume
+        3D.
+    masks : mapping of bone to (I, J, K) bool array
+        On the grid of ``static``.
+    poses : sequence of mappings
+        One for each frame; bones without pose, or without mask, do not count.
+    margin_mm : float
+
+    Returns
+    -------
+    shape, affine
+        The box ends at the static scan's border.
+
+    Raises
+    ------
+    AnkleError
+        If there is no pose of a masked bone, or bones have left the scan's field of view.
+    """
+    ends = []
+    for bone, mask in masks.items():
+        filled = np.argwhere(mask)
+        corners = filled[np.concatenate([filled.argmin(axis=0), filled.argmax(axis=0)])]
+        hull = np.concatenate([corners, filled[:: max(1, len(filled) // 2000)]])
+        world = apply(static.affine, hull)
+        there = [apply(pose[bone], world) for pose in poses if bone in pose]
+        ends += [world_to_voxel(static.affine, points) for points in there]
+    if not ends:
+        raise AnkleError("no bone has both a mask and a pose: there is nothing to reconstruct")
+    margin = margin_mm / np.asarray(static.voxel_size_mm)
+    places = np.concatenate(ends)
+    low = np.clip(np.floor(places.min(axis=0) - margin), 0, static.shape).astype(int)
+    high = np.clip(np.ceil(places.max(axis=0) + margin) + 1, low, static.shape).astype(int)
+    if (high - low < 2).any():
+        raise AnkleError(
+            "the poses carry the bones out of the static scan's field of view: are they of "
+            "this scan?"
+        )
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return part_of((i, j, k), static.affine)
+
+
 def guided(
     moved: MovedScan,
     frame: Volume,
+    shared: Scanning | None = None,
     *,
-    seen: Scanning | None = None,
-    settings: Guided | None = None,
     device: str | torch.device = "cpu",
 ) -> Reconstruction:
     """Reconstruct a frame at the resolution of the static scan.
@@ -89,9 +219,8 @@ def guided(
         The static scan in the position of the frame, from `moved_static`.
     frame : Volume
         3D, as measured, in any orientation.
-    seen : Scanning, optional
+    shared : Scanning, optional
         Of the whole sequence (`scanning`); by default of this frame.
-    settings : Guided, optional
     device : str
 
     Returns
@@ -105,35 +234,29 @@ def guided(
     AnkleError
         If frame and static scan share too little tissue.
     """
-    chosen, seen = settings or Guided(), seen or scanning(frame)
     image = moved.volume
-    slices = ThickSlices.between(image.shape, image.affine, frame, seen.band, device)
-    measured = slices.part(frame)
-    covered = _average(slices, moved.covered) > 0.999
-    foot = slices.part(Volume(find_foot(frame.data), frame.affine)) > 0
-    tissue = ndimage.binary_dilation(foot, np.ones((3, 3, 1))) & covered & (measured != 0)
+    slices = ThickSlices.between(
+        image.shape, image.affine, frame, shared or scanning(frame), device
+    )
+    covered = slices.share(moved.covered) > WHOLE
+    wide = ndimage.binary_dilation(slices.foot, np.ones((3, 3, 1)))
+    tissue = wide & covered & (slices.measured != 0)
     if np.count_nonzero(tissue) < FEWEST_VOXELS:
         raise AnkleError(
             f"frame and moved static scan share {np.count_nonzero(tissue)} voxels of tissue: are "
             "the poses those of this frame?"
         )
-    mapped = _mapped(moved, slices, measured, tissue, chosen)
     known = torch.from_numpy(moved.covered).to(device)
-    sharp = torch.where(known, mapped, slices.spread(torch.from_numpy(measured).to(device)))
-    reached = slices.reached()
-    sharp[torch.from_numpy(~(reached | moved.covered)).to(device)] = 0
-    _add_rest(sharp, slices, frame, reached, seen, chosen)
-    volume = Volume(sharp.clamp_(min=0).cpu().numpy(), image.affine)
-    judged = consistency(volume, frame, seen, covered=moved.covered, device=device)
-    return Reconstruction(volume, reached, judged)
+    sharp = torch.where(known, _mapped(moved, slices, tissue), slices.spread(slices.measured))
+    sharp[torch.from_numpy(~(slices.reached | moved.covered)).to(device)] = 0
+    return _explaining_the_frame(sharp, image.affine, slices, moved.covered)
 
 
 def with_the_measured(
     sharp: Volume,
     frame: Volume,
+    shared: Scanning | None = None,
     *,
-    seen: Scanning | None = None,
-    settings: Guided | None = None,
     covered: NDArray[np.bool_] | None = None,
     device: str | torch.device = "cpu",
 ) -> Reconstruction:
@@ -143,77 +266,61 @@ def with_the_measured(
     ----------
     sharp : Volume
         In the frame's world and units.
-    frame, seen, settings, device
+    frame, shared, device
         As in `guided`.
     covered : bool array, optional
-        Where the static scan was seen; the rest is left out of the consistency.
+        Where the static scan has data; the rest is left out of the consistency.
     """
-    chosen, seen = settings or Guided(), seen or scanning(frame)
-    slices = ThickSlices.between(sharp.shape, sharp.affine, frame, seen.band, device)
+    slices = ThickSlices.between(
+        sharp.shape, sharp.affine, frame, shared or scanning(frame), device
+    )
     image = torch.from_numpy(np.array(sharp.data, dtype=np.float32)).to(device)
-    reached = slices.reached()
-    _add_rest(image, slices, frame, reached, seen, chosen)
-    volume = Volume(image.clamp_(min=0).cpu().numpy(), sharp.affine)
-    judged = consistency(volume, frame, seen, covered=covered, device=device)
-    return Reconstruction(volume, reached, judged)
+    return _explaining_the_frame(image, sharp.affine, slices, covered)
 
 
-def _add_rest(
+def _explaining_the_frame(
     sharp: Tensor,
+    affine: NDArray[np.float64],
     slices: ThickSlices,
-    frame: Volume,
-    reached: NDArray[np.bool_],
-    seen: Scanning,
-    settings: Guided,
-) -> None:
+    covered: NDArray[np.bool_] | None,
+) -> Reconstruction:
     """Add, in place, what the averaged volume does not explain of the frame, smoothed."""
-    measured = slices.part(frame)
-    inside = torch.from_numpy(reached).to(sharp.device)
+    inside = torch.from_numpy(slices.reached).to(sharp.device)
     # not a lost slice, nor air that the scanner has set to 0
-    known = (_average(slices, np.ones(slices.shape, bool)) > 0.999) & (measured != 0)
-    tissue = known & (slices.part(Volume(find_foot(frame.data), frame.affine)) > 0)
-    for number, pixels in enumerate(settings.smoothing_pixels):
-        rest = np.where(known, measured - slices.average(sharp[None])[0].cpu().numpy(), 0)
+    known = (slices.share(np.ones(slices.shape, dtype=bool)) > WHOLE) & (slices.measured != 0)
+    tissue = known & slices.foot
+    for number, pixels in enumerate(SMOOTHING_PIXELS):
+        rest = np.where(known, slices.rest(sharp), 0)
         left = float(np.sqrt(np.mean(rest[tissue] ** 2))) if tissue.any() else 0.0
-        if number >= settings.additions and left <= settings.enough * seen.noise_sd:
-            return
-        smooth = ndimage.gaussian_filter(rest, [*(pixels / np.array(slices.band)), 0])
-        sharp += slices.spread(torch.from_numpy(smooth).to(sharp.device)) * inside
+        if number >= ADDITIONS and left <= ENOUGH * slices.scanning.noise_sd:
+            break
+        smooth = ndimage.gaussian_filter(rest, [*(pixels / np.array(slices.scanning.band)), 0])
+        sharp += slices.spread(smooth) * inside
+    sharp.clamp_(min=0)
+    judged = slices.judge(sharp, covered)
+    return Reconstruction(Volume(sharp.cpu().numpy(), affine), slices.reached, judged)
 
 
-def _mapped(
-    moved: MovedScan,
-    slices: ThickSlices,
-    measured: NDArray[np.float32],
-    tissue: NDArray[np.bool_],
-    settings: Guided,
-) -> Tensor:
+def _mapped(moved: MovedScan, slices: ThickSlices, tissue: NDArray[np.bool_]) -> Tensor:
     """The moved scan (X, Y, Z) with the frame's contrast and gain."""
     device = slices.where.device
-    nearest = np.min(list(moved.distances_mm.values()), axis=0)
-    near = _average(slices, nearest < settings.near_mm) > 0.3
-    weights = np.where(near, 1.0, settings.far_weight)[tissue]
-    columns = [
-        slices.average(group).cpu().numpy()[:, tissue]
-        for group in _groups(moved, nearest, settings, device)
-    ]
+    near = slices.share(np.min(list(moved.distances_mm.values()), axis=0) < NEAR_MM) > 0.3
+    weights = np.where(near, 1.0, FAR_WEIGHT)[tissue]
+    columns = [slices.average(group).cpu().numpy()[:, tissue] for group in _features(moved, device)]
     averages = np.concatenate(columns).T.astype(np.float64)
-    values = measured[tissue].astype(np.float64)
-    sigma = [*(settings.gain_mm / slices.pixel_mm), settings.gain_slices]
+    values = slices.measured[tissue].astype(np.float64)
+    sigma = [*(GAIN_MM / np.linalg.norm(slices.affine[:3, :2], axis=0)), GAIN_SLICES]
     gain = np.ones(tissue.shape)
-    for _ in range(settings.fits):
+    for _ in range(FITS):
         scaled = averages * gain[tissue][:, None]
-        normal = (scaled * weights[:, None]).T @ scaled
-        normal += settings.ridge * np.eye(len(normal))
+        normal = (scaled * weights[:, None]).T @ scaled + RIDGE * np.eye(scaled.shape[1])
         coefficients = np.linalg.solve(normal, (scaled * weights[:, None]).T @ values)
         gain = _gain(averages @ coefficients, values, tissue, sigma)
     result = torch.zeros(slices.shape, device=device)
-    place = 0
-    for group in _groups(moved, nearest, settings, device):
-        part = torch.from_numpy(coefficients[place : place + len(group)]).to(group)
-        result += torch.tensordot(part, group, dims=1)
-        place += len(group)
-    result *= slices.spread(torch.from_numpy(gain.astype(np.float32)).to(device))
+    of_groups = np.split(coefficients.astype(np.float32), len(columns))
+    for part, group in zip(of_groups, _features(moved, device), strict=True):
+        result += torch.tensordot(torch.from_numpy(part).to(group), group, dims=1)
+    result *= slices.spread(gain.astype(np.float32))
     return result
 
 
@@ -231,28 +338,22 @@ def _gain(
     return smooth / (ndimage.gaussian_filter(squares, sigma) + little)
 
 
-def _groups(
-    moved: MovedScan,
-    nearest: NDArray[np.float32],
-    settings: Guided,
-    device: torch.device,
-) -> Iterator[Tensor]:
+def _features(moved: MovedScan, device: torch.device) -> Iterator[Tensor]:
     """Yield features (C, X, Y, Z), one group after the other: all would not fit into memory."""
-    image = torch.from_numpy(moved.volume.data).to(device)
-    first = torch.from_numpy(nearest).to(device)
-    around = moved.covered & (nearest < settings.near_mm)
+    ordered = np.sort(list(moved.distances_mm.values()), axis=0)[:2]
+    image, nearest, *others = (
+        torch.from_numpy(one).to(device) for one in (moved.volume.data, *ordered)
+    )
+    around = moved.covered & (ordered[0] < NEAR_MM)
     if not around.any():
         raise AnkleError("the static scan does not reach the bones in this frame")
     top = float(np.percentile(moved.volume.data[around], BRIGHT_PERCENTILE))
-    knots = np.linspace(0, top, settings.intensities).tolist()
-    levels = torch.stack([_hat(image, knots, n) for n in range(len(knots))])
-    for n in range(len(settings.distances_mm)):
-        yield levels * _hat(first, settings.distances_mm, n)
-    if len(moved.distances_mm) > 1:
-        ordered = np.partition(list(moved.distances_mm.values()), 1, axis=0)[1]
-        second = torch.from_numpy(ordered).to(device)
-        joint = (1 - (second - settings.joint_mm) / 2).clamp(0, 1) * (first + 0.5).clamp(0, 1)
-        yield levels * joint
+    knots = np.linspace(0, top, INTENSITIES).tolist()
+    levels = torch.stack([_hat(image, knots, n) for n in range(INTENSITIES)])
+    for n in range(len(DISTANCES_MM)):
+        yield levels * _hat(nearest, DISTANCES_MM, n)
+    for second in others:
+        yield levels * (1 - (second - JOINT_MM) / 2).clamp(0, 1) * (nearest + 0.5).clamp(0, 1)
 
 
 def _hat(values: Tensor, knots: Sequence[float], n: int) -> Tensor:
@@ -266,10 +367,3 @@ def _hat(values: Tensor, knots: Sequence[float], n: int) -> Tensor:
     if n < len(knots) - 1:
         hat = torch.minimum(hat, (knots[n + 1] - values) / (knots[n + 1] - knots[n]))
     return hat.clamp_(0, 1)
-
-
-def _average(slices: ThickSlices, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Part of each voxel of the frame that a mask on the sharp grid fills."""
-    volume = torch.from_numpy(mask.astype(np.float32)).to(slices.where.device)
-    found: NDArray[np.float32] = slices.average(volume[None], blur=False)[0].cpu().numpy()
-    return found

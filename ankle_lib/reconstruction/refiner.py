@@ -1,21 +1,34 @@
-"""The network that makes a frame sharp, applied to whole volumes."""
+"""The network that makes frames sharp: trained on sharp scenes, applied to whole volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.checkpoints import Checkpoint
+from ankle_lib.geometry import bounding_box
+from ankle_lib.learning.checkpoints import Checkpoint, save_checkpoint
+from ankle_lib.learning.loop import DrawBatch
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
-from ankle_lib.reconstruction.pairs import CHANNELS, Channel, channels_of, restored
-from ankle_lib.reconstruction.scenes import Scene
+from ankle_lib.learning.training import Recipe, Stage, Trained, train_once
+from ankle_lib.presets import ReconstructionSizes
+from ankle_lib.reconstruction.scene_patches import (
+    CHANNELS,
+    SIDE_MULTIPLE,
+    SceneSource,
+    channels_of,
+    whole_size,
+)
+from ankle_lib.reconstruction.scene_scores import BASELINES, Answer, score_scenes
+from ankle_lib.reconstruction.sharp_scenes import Scene, scales_in
 
 NORMALISATION = "zscore-bones"
 """Each channel by its own mean and standard deviation within 5 mm of the bones."""
@@ -23,40 +36,34 @@ NORMALISATION = "zscore-bones"
 MARGIN = 16
 """Pixels around the region that the network sees too."""
 
-SIDE_MULTIPLE = 8
-"""Sides of what the network sees; a U-Net of four levels halves them three times."""
+IMAGE, RESIDUAL = ("intensity",), ("residual",)
+"""What a network gives: the sharp image, or what is to be added to the interpolated frame."""
+
+FRAME_ALONE = "frame alone"
 
 
 @dataclass(frozen=True)
 class Refiner:
-    """A network and how it wants to be used.
-
-    Attributes
-    ----------
-    network : nn.Module
-    channels : tuple of str
-    residual : bool
-    """
+    """A network and how it wants to be used: what it sees, and whether it gives a residual."""
 
     network: nn.Module
-    channels: tuple[Channel, ...] = CHANNELS
+    channels: tuple[str, ...] = CHANNELS
     residual: bool = True
 
 
 def refine(
-    network: nn.Module | Refiner,
+    refiner: Refiner,
     measured_on_grid: NDArray,
     moved_static: NDArray,
     region: NDArray[np.bool_],
     *,
-    slices: Sequence[int] | None = None,
+    step: int = 1,
 ) -> NDArray[np.float32]:
     """Make a frame sharp: whole sagittal slices, one after the other.
 
     Parameters
     ----------
-    network : nn.Module or Refiner
-        Alone, it sees both channels and gives what is to be added to the frame.
+    refiner : Refiner
     measured_on_grid : (I, J, K) array
         The frame, interpolated linearly on the sharp grid, see `on_grid`.
     moved_static : (I, J, K) array
@@ -64,8 +71,8 @@ def refine(
     region : (I, J, K) bool array
         Where the frame has data about the bones (see `Scene.region`): intensities are normalised
         there, and slices without it stay as they were measured.
-    slices : sequence of int, optional
-        Of the slices, these alone.
+    step : int
+        Only every so-many-th slice of the volume.
 
     Returns
     -------
@@ -76,50 +83,131 @@ def refine(
     ------
     AnkleError
         If shapes differ, the region is empty or a value is not finite.
+
+    Examples
+    --------
+    >>> refine(refiner, scene.measured, scene.moved_static, scene.region)
     """
-    refiner = network if isinstance(network, Refiner) else Refiner(network)
     if not measured_on_grid.shape == moved_static.shape == region.shape:
         raise AnkleError(
             f"frame, static scan and region have shapes {measured_on_grid.shape}, "
             f"{moved_static.shape} and {region.shape}: bring them to one grid"
         )
-    if not region.any():
-        raise AnkleError("there is nothing to reconstruct: no bone lies where the frame has data")
-    scales = {
-        "measured": _scale("frame", measured_on_grid, region),
-        "static": _scale("moved static scan", moved_static, region),
-    }
+    scales = scales_in(region, measured_on_grid, moved_static)
+    mean, sd = scales["measured"]
     result = measured_on_grid.astype(np.float32)
-    shown = np.flatnonzero(region.any(axis=(0, 1)))
-    wanted = shown if slices is None else np.intersect1d(shown, slices)
-    rows, columns = _reach(region, 0), _reach(region, 1)
+    box = bounding_box(region, (MARGIN, MARGIN, 0))
+    assert box is not None
+    sides = (_in_eights(side, n) for side, n in zip(box[:2], region.shape, strict=False))
+    plane = tuple(sides)
     device = next(refiner.network.parameters()).device
     was_training = refiner.network.training
     refiner.network.eval()
     try:
-        for k in wanted:
-            part = (rows, columns, slice(k, k + 1))
-            seen = channels_of(measured_on_grid[part], moved_static[part], scales, refiner.channels)
-            if not np.isfinite(seen).all():
+        for k in np.flatnonzero(region.any(axis=(0, 1))):
+            if k % step:
+                continue
+            part = (*plane, slice(k, k + 1))
+            measured = measured_on_grid[part]
+            images = channels_of(measured, moved_static[part], scales, refiner.channels)[..., 0]
+            if not np.isfinite(images).all():
                 raise AnkleError(f"slice {k} holds values that are not finite: clean the scans")
-            images = torch.from_numpy(seen[None, ..., 0]).to(device)
-            images = images.contiguous(memory_format=torch.channels_last)
+            given = torch.from_numpy(images[None]).to(device)
+            given = given.contiguous(memory_format=torch.channels_last)
             with torch.inference_mode(), fast_autocast(device):
-                output = refiner.network(images)[0, 0].float().cpu().numpy()[:, :, None]
-            result[part] = restored(
-                output, measured_on_grid[part], scales, residual=refiner.residual
-            )
+                output = refiner.network(given)[0, 0].float().cpu().numpy()[:, :, None]
+            result[part] = sd * output + (measured if refiner.residual else mean)
     finally:
         refiner.network.train(was_training)
     return result
 
 
-def refined_by(refiner: Refiner) -> Callable[[Scene], NDArray[np.float32]]:
-    """Return what a network makes of a scene."""
-    return lambda scene: refine(refiner, scene.measured, scene.moved_static, scene.region)
+def _in_eights(side: slice, length: int) -> slice:
+    """Grow a side of a box until the network can halve it three times, or the image ends."""
+    last = min(side.stop + (side.start - side.stop) % SIDE_MULTIPLE, length)
+    return slice(max(side.start - (side.start - last) % SIDE_MULTIPLE, 0), last)
 
 
-def refiner_of(checkpoint: Checkpoint) -> Refiner:
+def refined_by(refiner: Refiner, step: int = 1) -> Answer:
+    """Return what a network makes of a scene, of every ``step``-th slice."""
+
+    def answer(scene: Scene) -> NDArray[np.float32]:
+        return refine(refiner, scene.measured, scene.moved_static, scene.region, step=step)
+
+    return answer
+
+
+# --- how it is trained ---
+
+
+def refine_recipe(sizes: ReconstructionSizes, steps: int, seed: int = 0) -> Recipe:
+    """Return how the network to use is trained: both channels, residual, L1 with gradients."""
+    return Recipe(
+        (Stage(sizes.pixels, steps, 8, 1e-2, "one-cycle"),),
+        labels=RESIDUAL,
+        network="unet",
+        width=sizes.width,
+        channels=CHANNELS,
+        loss="l1+gradient",
+        optimizer="muon",
+        seed=seed,
+    )
+
+
+def train_refiner(
+    recipe: Recipe, scenes: Sequence[Scene], folder: Path, device: str = "cpu"
+) -> Trained:
+    """Train a network on scenes with truth, or read it if that was done before.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        From `refine_recipe`, perhaps changed.
+    scenes : sequence of Scene
+        Of the training subjects.
+    folder : Path
+        Of all trainings.
+    device : str
+        "cpu" or "cuda".
+    """
+    draws = partial(_draws, recipe=recipe, scenes=scenes, device=device)
+    known = [[str(scene), scene.checksum] for scene in scenes]
+    return train_once(recipe, draws, folder, decides=known, device=device)
+
+
+def _draws(stage: Stage, recipe: Recipe, scenes: Sequence[Scene], device: str) -> DrawBatch:
+    residual = recipe.labels == RESIDUAL
+    return SceneSource(
+        scenes, stage.pixels, channels=recipe.channels, residual=residual, device=device
+    ).draw
+
+
+def refiner_of(trained: Trained) -> Refiner:
+    """Return a trained network and how it wants to be used."""
+    recipe = trained.recipe
+    return Refiner(trained.network, recipe.channels, recipe.labels == RESIDUAL)
+
+
+def save_refiner(path: Path, trained: Trained, scenes: Sequence[Scene]) -> Path:
+    """Write the checkpoint that `ankle reconstruct` takes, with all that is needed to use it.
+
+    ``scenes`` are those that the network was trained on.
+    """
+    refiner = refiner_of(trained)
+    wanted = {
+        "voxel_mm": [round(size, 6) for size in scenes[0].voxel_size_mm],
+        "normalisation": NORMALISATION,
+        "axes": "PSR",
+        "channels": len(refiner.channels),
+        "names": list(refiner.channels),
+        "residual": refiner.residual,
+    }
+    subjects = sorted({scene.subject for scene in scenes})
+    training = {"input": wanted, "subjects": subjects}
+    return save_checkpoint(path, trained.network, labels=IMAGE, training=training)
+
+
+def read_refiner(checkpoint: Checkpoint) -> Refiner:
     """Return the network of a checkpoint that `save_refiner` wrote.
 
     Raises
@@ -128,30 +216,63 @@ def refiner_of(checkpoint: Checkpoint) -> Refiner:
         If it was trained for something else.
     """
     wanted = checkpoint.training.get("input")
-    known: Mapping[str, Any] = wanted if isinstance(wanted, dict) else {}
+    known = wanted if isinstance(wanted, dict) else {}
     names = known.get("names")
     if known.get("normalisation") != NORMALISATION or not isinstance(names, list):
         raise AnkleError("the checkpoint holds no network for reconstruction: use chapter 06's")
-    channels = tuple(names)
-    if not set(channels) <= set(CHANNELS) or len(channels) != checkpoint.network.in_channels:
+    if not set(names) <= set(CHANNELS) or len(names) != checkpoint.network.in_channels:
         raise AnkleError(f"the checkpoint's network sees {names}: known are {', '.join(CHANNELS)}")
     network = ready_to_predict(checkpoint.network)
-    return Refiner(network, channels, bool(known.get("residual", True)))
+    return Refiner(network, tuple(names), bool(known.get("residual", True)))
 
 
-def _scale(name: str, image: NDArray, region: NDArray[np.bool_]) -> tuple[float, float]:
-    inside = image[region]
-    mean, sd = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
-    if not (np.isfinite([mean, sd]).all() and sd > 1e-6 * abs(mean)):
-        raise AnkleError(f"the {name} is constant or not finite about the bones ({mean:g})")
-    return mean, sd
+# --- what works: trainings that differ in one thing ---
 
 
-def _reach(region: NDArray[np.bool_], axis: int) -> slice:
-    """Return the filled part of an axis, a margin, and what makes it a multiple."""
-    length = region.shape[axis]
-    places = np.flatnonzero(np.moveaxis(region, axis, 0).reshape(length, -1).any(axis=1))
-    first = max(int(places[0]) - MARGIN, 0)
-    last = min(int(places[-1]) + 1 + MARGIN, length)
-    last = min(last + (-(last - first)) % SIDE_MULTIPLE, length)
-    return slice(max(first - (-(last - first)) % SIDE_MULTIPLE, 0), last)
+def trial_recipes(sizes: ReconstructionSizes, scenes: Sequence[Scene]) -> dict[str, Recipe]:
+    """Return the recipes of all trials, equally long; whole slices show as many pixels.
+
+    Each differs from ``both`` in one thing. ``scenes`` are those to train on.
+    """
+    usual = refine_recipe(sizes, sizes.trial_steps)
+    (stage,) = usual.stages
+    height, width = whole_size(scenes[:1])
+    batch = max(1, round(stage.batch_size * sizes.pixels**2 / (height * width)))
+    whole = replace(stage, pixels=None, batch_size=batch)
+    return {
+        FRAME_ALONE: replace(usual, channels=CHANNELS[:1]),
+        "static scan alone": replace(usual, channels=CHANNELS[1:]),
+        "both": usual,
+        "both, not residual": replace(usual, labels=IMAGE),
+        "both, L1 without gradients": replace(usual, loss="l1"),
+        "both, whole slices": replace(usual, stages=(whole,)),
+    }
+
+
+def compare_trials(
+    training: Sequence[Scene],
+    validation: Sequence[Scene],
+    sizes: ReconstructionSizes,
+    folder: Path,
+    device: str = "cpu",
+) -> tuple[pd.DataFrame, dict[str, Trained]]:
+    """Train all trials and score them, beside what is simpler, on the validation scenes.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns of `score_scenes`, and steps, samples_per_s (empty for what is not trained).
+    networks : dict
+        By the trial's name.
+    """
+    networks = {
+        name: train_refiner(recipe, training, folder, device)
+        for name, recipe in trial_recipes(sizes, training).items()
+    }
+    step = sizes.slice_step
+    answers = {name: refined_by(refiner_of(one), step) for name, one in networks.items()}
+    table = score_scenes(validation, BASELINES | answers, step=step)
+    methods = table["method"]
+    steps = methods.map(dict.fromkeys(networks, sizes.trial_steps))
+    rates = methods.map({name: one.samples_per_s for name, one in networks.items()})
+    return table.assign(steps=steps, samples_per_s=rates), networks

@@ -1,21 +1,21 @@
-"""The report's pairs of patches (its section 6.3.1).
+"""The report's pairs of patches (its section 6.3.1), and what their correlation notices.
 
 Low resolution: a frame. High resolution: the static scan moved with one bone and sampled on the
-frame's grid, in 2020 in the middle of each slice (target ``sampled``), in chapter 03 averaged
-through it (target ``averaged``).
+frame's grid, in 2020 in the middle of each slice, in chapter 03 averaged through it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import torch
 
+from ankle_lib.cache import file_digest
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.items import Item, pixel_mm, reconstruction_items, zscore
@@ -24,49 +24,64 @@ from ankle_lib.patches.source import Batch, PatchSource
 from ankle_lib.patches.split import Split, report_split
 from ankle_lib.presets import BONES, ReconstructionSizes
 from ankle_lib.quality.registered import RegisteredFrame
-from ankle_lib.registration.moving import moved
-from ankle_lib.volume import load, to_orientation
+from ankle_lib.volume import load, resample, to_orientation
 
-Target = Literal["sampled", "averaged"]
+Part = Literal["train", "validation"]
+PARTS: tuple[Part, ...] = ("train", "validation")
 
-PARTS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
+LOWEST_R = 0.6
+"""Pairs below are left out (report, section 6.3.1)."""
+
+SLICE_SAMPLES = 5
+EVERY = 4
+"""Of the first control's registrations, so many-th show unselected pairs: all bones get a turn."""
+
+
+class Target(NamedTuple):
+    """What a frame's patch is paired with."""
+
+    averaged: bool = False
+    """The static scan averaged through each slice, as in chapter 03; otherwise its middle."""
+    forward_mm: float = 0.0
+    """By how much the static scan is moved wrongly, on purpose."""
+
+
+IN_2020 = Target()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """The report's pairs of patches.
+    """The report's pairs of patches, with the target of 2020.
 
     Attributes
     ----------
-    sources : dict
-        Target to the training part's patches of all bones.
+    source : PatchSource
+        The training part's patches of all bones.
     scored : dict
-        Part (train, validation), target and bone to the patches on which networks are scored.
-        Validation shows one subject.
+        Part (train, validation) and bone to the patches on which networks are scored. Validation
+        shows one subject.
     pixel_mm : float
         Side of a pixel.
     split : Split
-    sizes : ReconstructionSizes
-    stamp : JSON value
+    decides : value of `cache.digest`
         Tells these pairs from others.
     folder : Path
-        Where trainings are kept.
+        Of all trainings.
     device : str
     """
 
-    sources: dict[Target, PatchSource]
-    scored: dict[tuple[str, Target, str], Batch]
+    source: PatchSource
+    scored: dict[tuple[Part, str], Batch]
     pixel_mm: float
     split: Split
-    sizes: ReconstructionSizes
-    stamp: Any
+    decides: Any
     folder: Path
     device: str = "cpu"
 
     @property
     def pixels(self) -> int:
         """Rows and columns of a patch."""
-        return self.sources["sampled"].size[0]
+        return self.source.size[0]
 
 
 def read_pairs(
@@ -83,80 +98,124 @@ def read_pairs(
     ----------
     subjects : sequence of CleanSubject
     accepted : sequence of RegisteredFrame
-        From `quality.read_registered`; of each sequence every ``sizes.pair_frame_step``-th frame.
+        From `quality.registered.read_registered`; of each sequence every
+        ``sizes.pair_frame_step``-th frame.
     sizes : ReconstructionSizes
     folder : Path
-        Where trainings are kept.
+        Of all trainings.
     device : str
         "cpu" or "cuda".
+
+    Examples
+    --------
+    >>> pairs = read_pairs(subjects, accepted, preset.reconstruction, folder / "trainings")
+    >>> pairs.source.draw(16, torch.Generator()).image.shape
     """
     split = report_split(subjects)
-    chosen = [one for one in accepted if one.frame % sizes.pair_frame_step == 0]
-    used = {part: split.pick(subjects, part) for part in ("train", "validation")}
-    images = [path for one in used["train"] for paths in one.sequences.values() for path in paths]
+    people = {part: split.pick(subjects, part) for part in PARTS}
+    used = [one for part in PARTS for one in people[part]]
+    codes = {one.code for one in used}
+    chosen = [
+        one for one in accepted if one.frame % sizes.pair_frame_step == 0 and one.subject in codes
+    ]
+    images = [path for one in people["train"] for paths in one.sequences.values() for path in paths]
     side_mm = pixel_mm(images)
     rules = RECONSTRUCTION.rules(side_mm)
-    sources: dict[Target, PatchSource] = {}
-    scored: dict[tuple[str, Target, str], Batch] = {}
-    people = [one for part in PARTS for one in used[part]]
-    for target in get_args(Target):
-        read = partial(_items_of, accepted=chosen, target=target)
-        listed = zip(people, run_all(read, people, progress=False), strict=True)
-        found = {one.code: items for one, items in listed}
-        items = {part: [item for one in used[part] for item in found[one.code]] for part in PARTS}
-        sources[target] = PatchSource(items["train"], rules, device=device)
-        for part in PARTS:
-            for bone in BONES:
-                own = [item for item in items[part] if item.bone == bone]
-                source = PatchSource(own, rules, device=device)
-                generator = torch.Generator(source.device).manual_seed(0)
-                scored[part, target, bone] = source.draw(sizes.n_patches, generator)
-    stamp = [
-        [one.subject, one.sequence, one.frame, one.bone, one.pose.tolist()]
-        for one in chosen
-        if one.subject in (*split.train, *split.validation)
-    ]
-    return Pairs(sources, scored, side_mm, split, sizes, stamp, folder, device)
+    listed = run_all(partial(_items_of, accepted=chosen), used, progress=False)
+    items = {
+        part: [item for own in listed for item in own if item.subject in getattr(split, part)]
+        for part in PARTS
+    }
+    scored = {}
+    for part in PARTS:
+        for bone in BONES:
+            own = [item for item in items[part] if item.bone == bone]
+            scored[part, bone] = _drawn(PatchSource(own, rules, device=device), sizes.n_patches)
+    scans = [file_digest(path) for path in (*images, *(one.static for one in used))]
+    poses = [[one.subject, one.sequence, one.frame, one.bone, one.pose] for one in chosen]
+    decides = [split.train, side_mm, poses, scans]
+    source = PatchSource(items["train"], rules, device=device)
+    return Pairs(source, scored, side_mm, split, decides, folder, device)
 
 
 def _items_of(
-    subject: CleanSubject, *, accepted: Sequence[RegisteredFrame], target: Target
+    subject: CleanSubject, accepted: Sequence[RegisteredFrame], target: Target = IN_2020
 ) -> list[Item]:
     return list(patch_items([subject], accepted, target))
+
+
+def _drawn(source: PatchSource, n: int) -> Batch:
+    return source.draw(n, torch.Generator(source.device).manual_seed(0))
 
 
 def patch_items(
     subjects: Sequence[CleanSubject],
     accepted: Sequence[RegisteredFrame],
-    target: Target = "averaged",
-    shift_mm: Sequence[float] = (0.0, 0.0, 0.0),
+    target: Target = IN_2020,
 ) -> Iterator[Item]:
     """Yield frame and moved static scan of each accepted bone, normalised inside the bone.
 
-    Parameters
-    ----------
-    subjects : sequence of CleanSubject
-    accepted : sequence of RegisteredFrame
-    target : {"averaged", "sampled"}
-        Chapter 03's files, averaged through the slice; or the static scan in the slices' middle.
-    shift_mm : three floats
-        Move the static scan wrongly by this much, world RAS, to see what a correlation notices.
+    Averaged and not shifted, the moved scans are chapter 03's own files.
     """
     for subject in subjects:
         own = [one for one in accepted if one.subject == subject.code]
         static = to_orientation(load(subject.static)) if own else None
         for one in sorted(own, key=lambda one: (one.sequence, one.frame, one.bone)):
             (item,) = reconstruction_items([subject], [one])
-            if target == "averaged" and not any(shift_mm):
+            if target == Target(averaged=True):
                 yield item
                 continue
             assert static is not None
             grid = to_orientation(load(one.mask))
             pose = one.pose.copy()
-            pose[:3, 3] += shift_mm
-            samples = 1 if target == "sampled" else 5
-            there = moved(static, pose, grid.shape, grid.affine, slice_samples=samples).data
+            pose[1, 3] += target.forward_mm
+            samples = SLICE_SAMPLES if target.averaged else 1
+            there = resample(static, *grid.grid, pose=pose, slice_samples=samples).data
             yield replace(item, target=zscore(there, item.region))
+
+
+def unselected_pairs(
+    subjects: Sequence[CleanSubject],
+    accepted: Sequence[RegisteredFrame],
+    pairs: Pairs,
+    targets: Mapping[Any, Target],
+    n_patches: int = 200,
+) -> pd.DataFrame:
+    """Compare the correlation of pairs of one control, before any selection, for several targets.
+
+    The same patches of frames for all targets.
+
+    Parameters
+    ----------
+    subjects, accepted
+        As for `read_pairs`.
+    pairs : Pairs
+    targets : mapping of a name, or number, to Target
+    n_patches : int
+        Of each bone.
+
+    Returns
+    -------
+    DataFrame
+        Columns target, bone, correlation (mean), kept (part of the pairs above 0.6).
+    """
+    person = pairs.split.pick(subjects, "train")[0]
+    some = [one for one in accepted if one.subject == person.code][::EVERY]
+    read = partial(_items_of, person, some)
+    rows = []
+    found = run_all(read, list(targets.values()), progress=False)
+    for name, items in zip(targets, found, strict=True):
+        for bone in BONES:
+            own = [item for item in items if item.bone == bone]
+            if own:
+                rule = replace(
+                    RECONSTRUCTION.rule(1.0, bone),
+                    size=(pairs.pixels, pairs.pixels),
+                    min_correlation=None,
+                )
+                r = _drawn(PatchSource(own, rule, device=pairs.device), n_patches).correlation
+                rows.append((name, bone, float(r.mean()), float((r > LOWEST_R).float().mean())))
+    return pd.DataFrame(rows, columns=["target", "bone", "correlation", "kept"])
 
 
 def places_of(batch: Batch) -> pd.DataFrame:

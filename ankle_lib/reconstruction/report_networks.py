@@ -1,0 +1,187 @@
+"""The report's reconstruction networks (its section 6.3), and what no weights of them exceed.
+
+The report's ResNet enlarges its features by 4, bilinearly, and mixes them by a 1×1 convolution.
+Both are linear and act on different axes, so they commute: the output is one coarse image,
+enlarged. Of a patch of 32 × 32 pixels it can choose 8 × 8 = 64 numbers, the others follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ankle_lib.files import AnkleError
+from ankle_lib.metrics import ImageScores, image_scores
+from ankle_lib.learning.training import Recipe, Stage, Trained, train_once
+from ankle_lib.patches.source import Batch
+from ankle_lib.presets import BONES
+from ankle_lib.reconstruction.report_pairs import PARTS, Pairs
+
+PATCH_RANGE = 6.0
+"""Data range of patches: their bone's mean plus and minus 3 standard deviations."""
+
+REPORT_FACTOR = 4
+"""By which the report's ResNet with three stages enlarges; two stages enlarge by 2, one by 1."""
+
+AT_ONCE = 64
+
+Answer = Callable[[Batch], Tensor]
+"""Maps a batch to what should look like its targets."""
+
+
+def report_recipe(steps: int, **changes: Any) -> Recipe:
+    """Return how the report trains its networks (section 6.3.2), with changes.
+
+    Batches of 16, a learning rate of 0.001, the L1 distance weighted by g.
+    """
+    settings: dict[str, Any] = {"network": "resnet-basic", "loss": "weighted-l1"} | changes
+    stage = Stage(None, steps, batch_size=16, learning_rate=1e-3)
+    return Recipe((stage,), labels=("intensity",), **settings)
+
+
+def enlargement_of(recipe: Recipe) -> int:
+    """Return by how much a network enlarges in its last step; 1 if it does not end so."""
+    return 2 ** ((recipe.depth or 3) - 1) if recipe.network.startswith("resnet") else 1
+
+
+def train_on_pairs(pairs: Pairs, recipe: Recipe) -> Trained:
+    """Train a network on the pairs, or read it if that was done before."""
+    return train_once(
+        recipe,
+        lambda stage: pairs.source.draw,
+        pairs.folder,
+        decides=pairs.decides,
+        device=pairs.device,
+    )
+
+
+def outputs_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Return a network's output on patches, shape (n, 1, h, w), in full precision."""
+    with torch.inference_mode():
+        return torch.cat([network(part) for part in images.split(AT_ONCE)])
+
+
+def answer_of(trained: Trained) -> Answer:
+    """Return what a trained network makes of the patches of a batch."""
+    return lambda batch: outputs_of(trained.network, batch.image)
+
+
+def score_patches(pairs: Pairs, answers: Mapping[str, Answer]) -> pd.DataFrame:
+    """Return the mean scores of patches, per method, part and bone.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    answers : mapping of a method's name to what it makes of a batch
+
+    Returns
+    -------
+    DataFrame
+        Columns method, bone, those of `ImageScores`, part; the data range is `PATCH_RANGE`.
+
+    Examples
+    --------
+    >>> trained = train_on_pairs(pairs, report_recipe(steps=100))
+    >>> score_patches(pairs, {"ResNet": answer_of(trained)})
+    """
+    rows = []
+    for method, answer in answers.items():
+        for part in PARTS:
+            for bone in BONES:
+                batch = pairs.scored[part, bone]
+                given, wanted = (
+                    tensor[:, 0].float().cpu().numpy() for tensor in (answer(batch), batch.target)
+                )
+                scores = [
+                    image_scores(one, two, data_range=PATCH_RANGE)
+                    for one, two in zip(given, wanted, strict=True)
+                ]
+                means = ImageScores(*np.mean(scores, axis=0).tolist())
+                rows.append({"method": method, "bone": bone, **means._asdict(), "part": part})
+    return pd.DataFrame(rows)
+
+
+# --- what no weights exceed ---
+
+
+def degrees_of_freedom(pixels: int, factor: int = REPORT_FACTOR) -> int:
+    """Return how many numbers decide a patch of ``pixels`` x ``pixels``: 64 of 1,024 for 32."""
+    return (-(-pixels // factor)) ** 2
+
+
+@cache
+def reachable_basis(pixels: int, factor: int = REPORT_FACTOR) -> NDArray[np.float64]:
+    """Return an orthonormal basis of all outputs that a network can give.
+
+    Every coarse pixel by itself is enlarged by the network's own operation, which gives the
+    columns; they are made orthonormal. A constant is among the outputs: the weights of an
+    enlargement sum to 1.
+
+    Parameters
+    ----------
+    pixels : int
+        Rows and columns of a patch.
+    factor : int
+        By which the network enlarges.
+
+    Returns
+    -------
+    (pixels², degrees of freedom) float64 array
+    """
+    side = -(-pixels // factor)
+    units = torch.eye(side * side, dtype=torch.float64).reshape(-1, 1, side, side)
+    enlarged = functional.interpolate(units, scale_factor=factor, mode="bilinear")
+    columns = enlarged[:, 0, :pixels, :pixels].reshape(side * side, -1).T
+    return np.linalg.qr(columns.numpy())[0]
+
+
+def best_reachable(targets: Tensor, factor: int = REPORT_FACTOR) -> Tensor:
+    """Return the output nearest to each target: no weights give a smaller squared error.
+
+    Nor a larger correlation: the outputs hold every constant, so that what is nearest is also most
+    alike.
+
+    Parameters
+    ----------
+    targets : (n, 1, h, h) tensor
+    factor : int
+        By which the network enlarges; 1 reaches everything.
+
+    Returns
+    -------
+    (n, 1, h, h) float32 tensor
+    """
+    n, channels, height, width = targets.shape
+    if channels != 1 or height != width:
+        raise AnkleError(f"targets of shape {tuple(targets.shape)}: give (n, 1, h, h)")
+    basis = torch.from_numpy(reachable_basis(height, factor)).to(targets.device)
+    flat = targets.reshape(n, -1).double()
+    return ((flat @ basis) @ basis.T).reshape(targets.shape).float()
+
+
+def any_weights(factor: int = REPORT_FACTOR) -> Answer:
+    """Return what the best of all weights would make of a batch, see `best_reachable`."""
+    return lambda batch: best_reachable(batch.target, factor)
+
+
+def outside_reach(outputs: Tensor, factor: int = REPORT_FACTOR) -> float:
+    """Return the largest distance of outputs from what can be reached, as part of their size.
+
+    0 but for rounding if the statement holds for the network that gave them.
+
+    Parameters
+    ----------
+    outputs : (n, 1, h, h) tensor
+    factor : int
+    """
+    rest = outputs.double() - best_reachable(outputs, factor).double()
+    sizes = outputs.double().flatten(1).norm(dim=1).clamp_min(1e-12)
+    return float((rest.flatten(1).norm(dim=1) / sizes).max())

@@ -1,0 +1,324 @@
+"""A frame, the static scan moved into it and the truth, on one sharp grid around the bones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ankle_lib.cache import digest
+from ankle_lib.files import AnkleError
+from ankle_lib.geometry import Grid, bounding_box
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.parallel import run_all
+from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.reconstruction.guided import guided
+from ankle_lib.reconstruction.moving_foot import MovingFoot, Poses, moved_static
+from ankle_lib.reconstruction.thick_slices import Scanning, scanning
+from ankle_lib.registration.moving import cut_to_mask, moved_mask
+from ankle_lib.registration.every_sequence import sequence_images
+from ankle_lib.registration.truth import read_sharp
+from ankle_lib.volume import Volume, load, to_orientation
+
+AROUND_BONE_MM = 5.0
+"""A bone is judged with what lies this close: cortex, cartilage, the joint."""
+
+Scales = dict[str, tuple[float, float]]
+"""Mean and standard deviation of the images ``measured`` and ``static``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One frame on a sharp grid; equal to nothing but itself.
+
+    Attributes
+    ----------
+    subject, name : str
+        Code, and which frame: ``active_run-01 frame 7``.
+    affine : (4, 4) array
+        Of the grid, frame's world, RAS mm; axes posterior, superior, right.
+    measured : (I, J, K) float32 array
+        The frame, interpolated linearly.
+    moved_static : (I, J, K) float32 array
+        The static scan in the frame's position, in its own contrast.
+    reached : (I, J, K) bool array
+        Where the frame has data.
+    bones : mapping of name to (I, J, K) bool array
+    frame : Volume
+        As measured.
+    truth : (I, J, K) float32 array, optional
+        The frame without noise and with thin slices, which only a simulation knows.
+    guided : (I, J, K) float32 array, optional
+        Reconstruction without training, see `guided`.
+    covered : (I, J, K) bool array, optional
+        Where the moved static scan has data; everywhere by default.
+    scanning : Scanning, optional
+        Noise and k-space of the sequence.
+    """
+
+    subject: str
+    name: str
+    affine: NDArray[np.float64]
+    measured: NDArray[np.float32]
+    moved_static: NDArray[np.float32]
+    reached: NDArray[np.bool_]
+    bones: Mapping[str, NDArray[np.bool_]]
+    frame: Volume
+    truth: NDArray[np.float32] | None = None
+    guided: NDArray[np.float32] | None = None
+    covered: NDArray[np.bool_] | None = None
+    scanning: Scanning | None = None
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.name}"
+
+    @property
+    def voxel_size_mm(self) -> tuple[float, float, float]:
+        """Distance of voxels along each axis."""
+        return Volume(self.measured, self.affine).voxel_size_mm
+
+    @cached_property
+    def regions(self) -> dict[str, NDArray[np.bool_]]:
+        """Each bone and what lies within 5 mm of it, where the frame has data."""
+        sizes = self.voxel_size_mm
+        return {bone: around(mask, sizes) & self.reached for bone, mask in self.bones.items()}
+
+    @cached_property
+    def region(self) -> NDArray[np.bool_]:
+        """All regions together."""
+        together: NDArray[np.bool_] = np.logical_or.reduce([*self.regions.values()])
+        return together
+
+    @cached_property
+    def scales(self) -> Scales:
+        """Mean and standard deviation in the region, of the frame and of the moved static scan."""
+        return scales_in(self.region, self.measured, self.moved_static)
+
+    @cached_property
+    def checksum(self) -> str:
+        """Digest of everything that a training sees of the scene."""
+        return digest([self.measured, self.moved_static, self.region, self.truth])
+
+
+def read_scenes(
+    subjects: Sequence[CleanSubject],
+    accepted: Sequence[RegisteredFrame],
+    truth: Path,
+    *,
+    most: int | None = None,
+    with_guided: bool = False,
+    device: str = "cpu",
+) -> list[Scene]:
+    """Read every frame whose sharp truth is known and whose bones were registered.
+
+    The static scan is moved by the accepted poses, never by the true ones.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+    accepted : sequence of RegisteredFrame
+        From `quality.registered.read_registered`.
+    truth : Path
+        Of the simulated cohort; see `registration.truth.read_sharp`.
+    most : int, optional
+        Scenes per subject; of every sequence in turn, the largest excursion first.
+    with_guided : bool
+        Reconstruct each frame without training too, see `guided`.
+    device : str
+        On which the static scan is moved.
+
+    Returns
+    -------
+    list of Scene
+        Empty for real scans.
+
+    Examples
+    --------
+    >>> scenes = read_scenes(subjects, read_registered(registered), cohort / "truth", most=2)
+    """
+    read = partial(
+        _scenes_of,
+        accepted=accepted,
+        truth=truth,
+        most=most,
+        with_guided=with_guided,
+        device=device,
+    )
+    jobs = None if device == "cpu" else 1  # processes would each hold a part of the GPU's memory
+    found = run_all(read, subjects, n_jobs=jobs, progress=False)
+    return [scene for scenes in found for scene in scenes]
+
+
+def _scenes_of(
+    subject: CleanSubject,
+    accepted: Sequence[RegisteredFrame],
+    truth: Path,
+    most: int | None,
+    with_guided: bool,
+    device: str,
+) -> list[Scene]:
+    chosen = list(_sharp_frames(subject, accepted, truth))[:most]
+    if not chosen:
+        return []
+    static = to_orientation(load(subject.static))
+    masks = {bone: to_orientation(load(path)) for bone, path in subject.masks.items()}
+    foot = MovingFoot.prepare(static, {b: m.data > 0 for b, m in masks.items()}, device)
+    scenes = []
+    for sequence, number, sharp, poses in chosen:
+        frame = to_orientation(load(subject.sequences[sequence][number]))
+        moved = moved_static(foot, poses, sharp.shape, sharp.affine)
+        name = f"{sequence} frame {number}"
+        scene = make_scene(subject.code, name, frame, moved.volume, masks, poses, sharp.data)
+        if with_guided:
+            shared = scanning(sequence_images(subject, sequence)[0])
+            found = guided(moved, frame, shared, device=device).volume.data
+            scene = replace(scene, guided=found, covered=moved.covered, scanning=shared)
+        scenes.append(scene)
+    return scenes
+
+
+def _sharp_frames(
+    subject: CleanSubject, accepted: Sequence[RegisteredFrame], truth: Path
+) -> Iterator[tuple[str, int, Volume, Poses]]:
+    """Yield sequence, frame, sharp truth and poses: each sequence's last frame, then the others.
+
+    The last one is the frame of the largest excursion.
+    """
+    known = {name: read_sharp(truth, subject.code, name) for name in subject.sequences}
+    ordered = sorted(
+        (-place, name, frame)
+        for name, frames in known.items()
+        for place, frame in enumerate(sorted(frames))
+    )
+    for _, name, frame in ordered:
+        poses = {
+            one.bone: one.pose
+            for one in accepted
+            if (one.subject, one.sequence, one.frame) == (subject.code, name, frame)
+        }
+        if poses:
+            yield name, frame, known[name][frame], poses
+
+
+def make_scene(
+    subject: str,
+    name: str,
+    frame: Volume,
+    moved_static: Volume,
+    masks: Mapping[str, Volume],
+    poses: Poses,
+    truth: NDArray | None = None,
+) -> Scene:
+    """Bring a frame and its bones onto the sharp grid of the moved static scan.
+
+    Parameters
+    ----------
+    subject, name : str
+    frame : Volume
+        3D, thick slices.
+    moved_static : Volume
+        3D, in the frame's world, on the sharp grid: the truth's, if there is one.
+    masks : mapping of bone to Volume
+        On the static scan, in its world.
+    poses : mapping of bone to (4, 4) array
+        Static world to frame world, RAS mm; of bones that were registered.
+    truth : (I, J, K) array, optional
+
+    Raises
+    ------
+    AnkleError
+        If no bone has a pose, or none of them lies in the grid and in the frame.
+    """
+    shape, affine = moved_static.shape, moved_static.affine
+    bones = {
+        bone: moved_mask(cut_to_mask(mask), poses[bone], shape, affine, slice_samples=1).data
+        for bone, mask in masks.items()
+        if bone in poses
+    }
+    if not bones:
+        raise AnkleError(f"{subject} {name}: no bone was registered, so nothing can be moved")
+    measured, reached = on_grid(frame, moved_static.grid)
+    present = {bone: mask for bone, mask in bones.items() if (mask & reached).any()}
+    if not present:
+        raise AnkleError(f"{subject} {name}: no bone lies in the grid: is it of another frame?")
+    sharp = None if truth is None else np.asarray(truth, dtype=np.float32)
+    carried = moved_static.data.astype(np.float32)
+    return Scene(subject, name, affine, measured, carried, reached, present, frame, sharp)
+
+
+def on_grid(
+    frame: Volume, grid: Grid, order: int = 1
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Interpolate a frame on a sharp grid, out to the outer faces of its voxels.
+
+    Parameters
+    ----------
+    frame : Volume
+        3D.
+    grid : shape and affine
+        In the frame's world.
+    order : int
+        0 nearest, 1 linear, 3 cubic B-spline.
+
+    Returns
+    -------
+    values : float32 array
+        Beyond the frame, its outermost voxels go on.
+    reached : bool array
+        Where the frame has data.
+    """
+    shape, affine = grid
+    to_frame = np.linalg.inv(frame.affine) @ np.asarray(affine, dtype=np.float64)
+    values: NDArray[np.float32] = ndimage.affine_transform(
+        frame.data.astype(np.float32, copy=False),
+        to_frame[:3, :3],
+        to_frame[:3, 3],
+        output_shape=shape,
+        order=order,
+        mode="nearest",
+    )
+    reached = np.ones(shape, dtype=bool)
+    index = [np.arange(n, dtype=np.float32) for n in shape]
+    for axis, length in enumerate(frame.shape):
+        i, j, k = (to_frame[axis, n] * along for n, along in enumerate(index))
+        place = i[:, None, None] + j[None, :, None] + (k + to_frame[axis, 3])[None, None]
+        reached &= (place >= -0.5) & (place <= length - 0.5)
+    return values, reached
+
+
+def scales_in(region: NDArray[np.bool_], measured: NDArray, static: NDArray) -> Scales:
+    """Return mean and standard deviation in a region, of a frame and of the moved static scan.
+
+    Raises
+    ------
+    AnkleError
+        If the region is empty, or an image constant or not finite there.
+    """
+    if not region.any():
+        raise AnkleError("there is nothing to reconstruct: no bone lies where the frame has data")
+    found = {}
+    for name, image in (("measured", measured), ("static", static)):
+        inside = image[region]
+        mean, sd = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+        if not (np.isfinite([mean, sd]).all() and sd > 1e-6 * abs(mean)):
+            words = {"measured": "frame", "static": "moved static scan"}[name]
+            raise AnkleError(f"the {words} is constant or not finite about the bones ({mean:g})")
+        found[name] = (mean, sd)
+    return found
+
+
+def around(
+    mask: NDArray[np.bool_], voxel_size_mm: tuple[float, float, float], mm: float = AROUND_BONE_MM
+) -> NDArray[np.bool_]:
+    """Return the mask and all voxels whose centre lies within ``mm`` of one of its voxels."""
+    result = np.zeros_like(mask)
+    box = bounding_box(mask, np.ceil(mm / np.asarray(voxel_size_mm)) + 1)
+    if box is not None:
+        distance = ndimage.distance_transform_edt(~mask[box], sampling=voxel_size_mm)
+        result[box] = distance <= mm
+    return result
