@@ -9,6 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ankle_lib.reconstruction.pairs import SceneSource, channels_of, restored
+from ankle_lib.reconstruction.refiner_training import RefineRecipe
+from ankle_lib.reconstruction.report import decides
+from ankle_lib.reconstruction.scenes import Scene
+from ankle_lib.reconstruction.sequence import grid_of_bones
+from ankle_lib.reconstruction.trials import TITLES, Trials
+from ankle_lib.reconstruction.weighting import LearntWeight, learn_weight
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -24,14 +31,7 @@ from ankle_lib.patches.source import Batch
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.quality.registered import RegisteredFrame
-from ankle_lib.reconstruction.pairs import SceneSource, channels_of, restored
-from ankle_lib.reconstruction.refiner_training import RefineRecipe
-from ankle_lib.reconstruction.report import decides
 from ankle_lib.reconstruction.report_pairs import Pairs, patch_items
-from ankle_lib.reconstruction.scenes import Scene
-from ankle_lib.reconstruction.sequence import grid_of_bones
-from ankle_lib.reconstruction.trials import TITLES, Trials
-from ankle_lib.reconstruction.weighting import LearntWeight, learn_weight
 from ankle_lib.registration.moving import moved, moved_mask
 from ankle_lib.volume import Volume, save
 from tests.toy_ankle import oblique_affine, toy_ankle

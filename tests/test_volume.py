@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, world_to_voxel
+from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.volume import (
     Volume,
     canonical_voxel_size,
@@ -423,3 +423,31 @@ def test_volumes_are_equal_only_to_themselves() -> None:
     assert one != Volume(np.zeros((2, 2, 2)), np.eye(4))
     assert one in [Volume(np.ones((3, 3, 3)), np.eye(4)), one]
     assert len({one, one}) == 1
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_series_is_written_frame_by_frame(tmp_path: Path, name: str) -> None:
+    data = np.random.default_rng(0).normal(0, 100, (4, 5, 6, 3))
+    affine = rigid((5, 6, 7), (1, 2, 3)) @ np.diag([-1.0, 2, 3, 1])
+    frames = (data[..., n] for n in range(3))
+    save_series(tmp_path / name, frames, (4, 5, 6), 3, affine, scale=0.5)
+    save(tmp_path / f"whole-{name}", data, affine, scale=0.5)
+    one, other = ((tmp_path / n).read_bytes() for n in (name, f"whole-{name}"))
+    unpacked = [gzip.decompress(b) if name.endswith("gz") else b for b in (one, other)]
+    assert unpacked[0] == unpacked[1]
+    np.testing.assert_allclose(load(tmp_path / name).data, data, atol=0.26)
+
+
+def test_a_series_is_whole_or_not_there(tmp_path: Path) -> None:
+    out = tmp_path / "a.nii.gz"
+    frame = np.zeros((4, 5, 6))
+    for frames, message in (
+        ([frame], "1 frames were given, 2 announced"),
+        ([frame, frame[1:]], r"frame 1 has shape \(3, 5, 6\)"),
+        ([frame, frame * np.nan], "frame 1"),
+    ):
+        with pytest.raises(AnkleError, match=message):
+            save_series(out, frames, (4, 5, 6), 2, np.eye(4), scale=1.0)
+    with pytest.raises(AnkleError, match="scale"):
+        save_series(out, [frame], (4, 5, 6), 1, np.eye(4), scale=0.0)
+    assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,7 @@ from scipy import ndimage
 
 from ankle_lib.geometry import apply, compose, rigid
 from ankle_lib.reconstruction.moving_foot import MovedScan, MovingFoot, moved_static
-from ankle_lib.registration.moving import moved
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, resample
 from tests.toy_ankle import DYNAMIC_MM, DYNAMIC_SHAPE, STATIC_MM, STATIC_SHAPE, oblique_affine
 
 NOISE = 40.0
@@ -56,7 +55,7 @@ def motion(angles: tuple[float, ...] = (0.0, 12.0), *, noise: float = NOISE) -> 
     truth = [moved_static(foot, p, static.shape, static.affine).volume for p in poses]
     frames = []
     for sharp in truth:
-        thick = moved(sharp, np.eye(4), DYNAMIC_SHAPE, place, slice_samples=12).data
+        thick = resample(sharp, DYNAMIC_SHAPE, place, slice_samples=12).data
         parts = random.normal(0, noise, (2, *thick.shape))
         frames.append(np.hypot(thick + parts[0], parts[1]))
     return Motion(

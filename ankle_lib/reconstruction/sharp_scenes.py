@@ -20,8 +20,8 @@ from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.reconstruction.guided import guided
 from ankle_lib.reconstruction.moving_foot import MovingFoot, Poses, moved_static
 from ankle_lib.reconstruction.thick_slices import Scanning, scanning
-from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.every_sequence import sequence_images
+from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.truth import read_sharp
 from ankle_lib.volume import Volume, load, to_orientation
 
