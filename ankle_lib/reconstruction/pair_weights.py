@@ -115,7 +115,8 @@ def learn_weight(pairs: Pairs, recipe: Recipe) -> tuple[Trained, LearntWeight]:
         rate = stage.steps * stage.batch_size / (time.perf_counter() - began)
         table = pd.DataFrame({"step": np.arange(1, stage.steps + 1), "loss": losses})
         epochs = pd.DataFrame({"step": [stage.steps], "samples_per_s": [rate]})
-        found = {"level": float(level), "slope": float(functional.softplus(raw_slope))}
+        slope = functional.softplus(raw_slope)
+        found = {"level": float(level.detach()), "slope": float(slope.detach())}
         keep_trained(place, network, recipe, table, epochs, found)
     trained = read_trained(place, recipe, pairs.device)
     return trained, LearntWeight(**trained.notes)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+<<<<<<< HEAD
 import dataclasses
 
 import numpy as np
@@ -57,3 +58,24 @@ def test_losses_of_reconstruction_weigh_patches_by_correlation() -> None:
     for name, distance in (("weighted-l1", absolute), ("weighted-l2", root)):
         expected = (weight * distance).mean()
         assert float(LOSSES[name](values, batch)) == pytest.approx(expected, rel=1e-5)
+=======
+import numpy as np
+import pytest
+import torch
+
+from ankle_lib.learning.losses import compute_loss
+from ankle_lib.patches.source import Batch
+
+
+def test_the_loss_with_gradients_is_the_obvious_one() -> None:
+    output, target = torch.randn(2, 3, 1, 6, 7)
+    ones, r = torch.ones((3, 1), dtype=torch.bool), torch.ones(3)
+    batch = Batch(target, target, ones, r, torch.zeros((3, 4)), str)
+    error = (output - target)[:, 0].numpy()
+    plain = np.abs(error).mean()
+    assert float(compute_loss("l1", output, batch)) == pytest.approx(plain, rel=1e-5)
+    edges = np.abs(np.diff(error, axis=1)).mean() + np.abs(np.diff(error, axis=2)).mean()
+    assert float(compute_loss("l1+gradient", output, batch)) == pytest.approx(
+        plain + edges, rel=1e-5
+    )
+>>>>>>> 148ab53 (Chapter 06: tests of its networks, scenes and scores beside their modules)

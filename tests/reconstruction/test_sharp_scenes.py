@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ankle_lib.files import AnkleError
+from ankle_lib.geometry import rigid
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.presets import BONES
+from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.reconstruction.scene_scores import consistencies, made_consistent
+from ankle_lib.reconstruction.sharp_scenes import Scene, around, make_scene, on_grid, read_scenes
+from ankle_lib.volume import Volume, save
+from tests.reconstruction.toy_scene import FRAME_SHAPE, POSE, toy_scene
+from tests.toy_ankle import toy_ankle
+
+
+def test_a_scene_lies_on_one_grid(scene: Scene) -> None:
+    assert set(scene.bones) == set(BONES)
+    shapes = {array.shape for array in (scene.measured, scene.moved_static, scene.reached)}
+    assert shapes == {scene.region.shape}
+    for bone, region in scene.regions.items():
+        inside = scene.bones[bone] & scene.reached
+        assert (region | ~inside).all()
+        assert region.sum() > inside.sum()
+        assert not (region & ~scene.reached).any()
+
+
+def test_around_is_measured_in_mm() -> None:
+    mask = np.zeros((21, 21, 21), dtype=bool)
+    mask[10, 10, 10] = True
+    found = around(mask, (1.0, 2.0, 3.0), 5.0)
+    i, j, k = np.indices(mask.shape) - 10
+    expected = (i**2 + (2 * j) ** 2 + (3 * k) ** 2) <= 25
+    np.testing.assert_array_equal(found, expected)
+    assert not around(mask & False, (1.0, 1.0, 1.0)).any()
+
+
+def test_the_frame_is_seen_out_to_the_faces_of_its_voxels() -> None:
+    frame = Volume(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.diag([1.0, 1.0, 8.0, 1.0]))
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[2, 3] = -6.0
+    values, reached = on_grid(frame, ((2, 3, 40), affine))
+    world = np.arange(40) - 6
+    np.testing.assert_array_equal(reached[0, 0], (world >= -4) & (world <= 28))
+    expected = np.interp(world, [0, 8, 16, 24], frame.data[1, 2])
+    np.testing.assert_allclose(values[1, 2], expected, atol=1e-5)
+
+
+def test_scenes_refuse_what_makes_none(scene: Scene) -> None:
+    masks = toy_ankle().masks
+    carried = Volume(scene.moved_static, scene.affine)
+    start = ("T01", "frame", scene.frame, carried, masks)
+    with pytest.raises(AnkleError, match="no bone was registered"):
+        make_scene(*start, {})
+    far = {"talus": rigid((0, 0, 0), (500, 0, 0))}
+    with pytest.raises(AnkleError, match="no bone lies in the grid"):
+        make_scene(*start, far)
+    flat = replace(scene, moved_static=np.zeros_like(scene.measured))
+    with pytest.raises(AnkleError, match="moved static scan is constant"):
+        _ = flat.scales
+
+
+@pytest.fixture(scope="module")
+def toy_truth(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[list[CleanSubject], list[RegisteredFrame], Path]:
+    """One control with four frames of a noisy sequence, of which two have a sharp truth."""
+    folder = tmp_path_factory.mktemp("scans")
+    ankle, scene = toy_ankle(), toy_scene("T01")
+    random = np.random.default_rng(0)
+    static = save(folder / "static.nii.gz", ankle.static.data, ankle.static.affine)
+    masks = {
+        bone: save(folder / f"{bone}.nii.gz", mask.data, mask.affine)
+        for bone, mask in ankle.masks.items()
+    }
+    frames = [
+        save(
+            folder / f"frame-{n}.nii.gz",
+            np.abs(scene.frame.data + random.normal(0, 20, FRAME_SHAPE)).astype(np.float32),
+            scene.frame.affine,
+        )
+        for n in range(4)
+    ]
+    for n in (1, 3):
+        place = folder / "truth" / "T01" / f"active_run-01_frame-{n:02d}_sharp.nii.gz"
+        save(place, scene.truth + n, scene.affine)
+    accepted = [
+        RegisteredFrame("T01", "active_run-01", n, bone, POSE, 0.9, masks[bone], static)
+        for n in (0, 1, 3)
+        for bone in BONES
+        if (n, bone) != (1, "talus")
+    ]
+    subject = CleanSubject("T01", "control", "left", static, masks, {"active_run-01": frames})
+    return [subject], accepted, folder / "truth"
+
+
+def test_scenes_are_read_from_the_largest_excursion_on(toy_truth: Any, scene: Scene) -> None:
+    found = read_scenes(*toy_truth)
+    assert [one.name for one in found] == ["active_run-01 frame 3", "active_run-01 frame 1"]
+    assert [set(one.bones) for one in found] == [set(BONES), {"calcaneus", "tibia"}]
+    for one, number in zip(found, (3, 1), strict=True):
+        np.testing.assert_allclose(one.truth, scene.truth + number, atol=1e-3)
+        np.testing.assert_allclose(one.affine, scene.affine, atol=1e-4)
+    inside = found[0].bones["calcaneus"]
+    np.testing.assert_array_equal(inside, scene.bones["calcaneus"])
+    alike = np.corrcoef(found[0].moved_static[inside], scene.moved_static[inside])[0, 1]
+    assert alike > 0.97  # the same pose; two ways to interpolate
+    assert len(read_scenes(*toy_truth, most=1)) == 1
+
+
+def test_real_scans_have_no_scenes(toy_truth: Any, tmp_path: Path) -> None:
+    subjects, accepted, truth = toy_truth
+    assert read_scenes(subjects, accepted, tmp_path / "nowhere") == []
+    assert read_scenes(subjects, [], truth) == []
+
+
+def test_the_frame_has_the_last_word(toy_truth: Any) -> None:
+    (found,) = read_scenes(*toy_truth, most=1, with_guided=True)
+    assert found.guided is not None
+    assert found.guided.shape == found.measured.shape
+
+    def wrong(scene: Scene) -> np.ndarray:
+        return scene.truth + 300
+
+    answers = {"wrong": wrong, "consistent": made_consistent(wrong)}
+    ratios = consistencies([found], answers).set_index("method")["ratio"]
+    assert ratios["consistent"] < 0.5 * ratios["wrong"]
+    errors = {name: np.abs(answer(found) - found.truth)[found.region].mean()
+              for name, answer in answers.items()}  # fmt: skip
+    assert errors["consistent"] < 0.5 * errors["wrong"]
