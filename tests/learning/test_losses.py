@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-<<<<<<< HEAD
 import dataclasses
 
 import numpy as np
@@ -58,13 +57,6 @@ def test_losses_of_reconstruction_weigh_patches_by_correlation() -> None:
     for name, distance in (("weighted-l1", absolute), ("weighted-l2", root)):
         expected = (weight * distance).mean()
         assert float(LOSSES[name](values, batch)) == pytest.approx(expected, rel=1e-5)
-=======
-import numpy as np
-import pytest
-import torch
-
-from ankle_lib.learning.losses import compute_loss
-from ankle_lib.patches.source import Batch
 
 
 def test_the_loss_with_gradients_is_the_obvious_one() -> None:
@@ -78,4 +70,3 @@ def test_the_loss_with_gradients_is_the_obvious_one() -> None:
     assert float(compute_loss("l1+gradient", output, batch)) == pytest.approx(
         plain + edges, rel=1e-5
     )
->>>>>>> 148ab53 (Chapter 06: tests of its networks, scenes and scores beside their modules)
