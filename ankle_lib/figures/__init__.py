@@ -39,14 +39,4 @@ from ankle_lib.figures.registration import (
     rotation_errors,
     variant_errors,
 )
-from ankle_lib.figures.segmentation import (
-    NETWORK_NAMES,
-    dice_by_fold,
-    dice_by_parameters,
-    dice_by_rate,
-    final_scores,
-    postmortem_chart,
-    segmented_slices,
-    training_losses,
-)
 from ankle_lib.figures.style import BONE_COLOURS
