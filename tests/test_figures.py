@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from ankle_lib import figures
-from ankle_lib.cleaning.scenes import Scene
 from ankle_lib.figures.anatomy import VIEWS, _surface, bone_surfaces, page
+from ankle_lib.figures.cleaning import Scene, before_and_after, inclusion_flow
 from ankle_lib.files import AnkleError, write_figure
 from ankle_lib.geometry import rigid
-from ankle_lib.masking.foot import pooled_histogram
-from ankle_lib.volume import Volume, flip_left_right, to_orientation
+from ankle_lib.volume import Volume, to_orientation
 from tests.toy_ankle import ToyAnkle, toy_ankle
 
 
@@ -107,18 +106,6 @@ def test_a_page_needs_no_kernel_and_stays_small(ankle: ToyAnkle) -> None:
     assert len(html) < 3e6
 
 
-def test_left_beside_right(ankle: ToyAnkle, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
-    mirrored = {b: flip_left_right(Volume(m, ankle.static.affine)).data for b, m in masks.items()}
-    feet = {
-        "left": (ankle.static, masks),
-        "right": (flip_left_right(ankle.static), mirrored),
-    }
-    figure = figures.left_beside_right(feet)
-    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts.count("medial →") == texts.count("← medial") == 2
-    saved(figure, tmp_path)
-
-
 def inclusion_table() -> pd.DataFrame:
     rows = [
         ("T01", "control", True, "", "", 1, 2),
@@ -133,7 +120,7 @@ def inclusion_table() -> pd.DataFrame:
 
 
 def test_inclusion_flow_accounts_for_everyone(tmp_path: Path) -> None:
-    figure = figures.inclusion_flow(inclusion_table())
+    figure = inclusion_flow(inclusion_table())
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[0] == "4 children: 2 control + 2 equinus\nraw cohort"
     assert texts[-1] == "2 children: 1 control + 1 equinus\n3 + 2 dynamic sequences"
@@ -147,7 +134,7 @@ def test_inclusion_flow_of_a_cohort_that_loses_everyone_at_once(tmp_path: Path) 
     table = inclusion_table()
     lost = table[table["kinds"].fillna("").str.contains("several static scans")]
     assert len(lost) == 1
-    figure = figures.inclusion_flow(lost)
+    figure = inclusion_flow(lost)
     assert figure.axes[0].texts[-1].get_text().startswith("no child")
     saved(figure, tmp_path)
 
@@ -173,51 +160,7 @@ def test_before_and_after(ankle: ToyAnkle, tmp_path: Path, kind: str) -> None:
         {bone: Volume(3 * mask.data, world @ mask.affine) for bone, mask in ankle.masks.items()},
         after.movie,
     )
-    figure = figures.before_and_after(kind, "T01", before, after)
+    figure = before_and_after(kind, "T01", before, after)
     titles = [axes.get_title().split(":")[0] for axes in figure.axes]
     assert titles == ["before", "after"]
     saved(figure, tmp_path)
-
-
-def test_sequence_overview_marks_what_is_dropped(tmp_path: Path) -> None:
-    means = {"T01 active_run-01": [10.0, 9.0, 8.0], "E03 passive_run-01": [10.0, 0.0]}
-    figure = figures.sequence_overview(
-        means, {"T01 active_run-01": True, "E03 passive_run-01": False}
-    )
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == ["T01 active_run-01", "E03 passive_run-01  ✗"]
-    saved(figure, tmp_path)
-
-
-def test_figures_of_masking(ankle: ToyAnkle, masks: dict[str, np.ndarray], tmp_path: Path) -> None:
-    histogram = pooled_histogram([ankle.static.data, ankle.static.data // 2])
-    saved(figures.intensity_histograms({"static": histogram}, {"static": 300.0}), tmp_path)
-    foot = figures.foot_masks({"static": (ankle.static, ankle.foot.data, 18)})
-    assert len(foot.axes) == 2
-    saved(foot, tmp_path)
-    assert len(figures.dilation_balls((1, 2)).axes) == 4
-    gallery = figures.weight_gallery(ankle.static, masks, radii=(1, 5))
-    saved(gallery, tmp_path)
-
-
-def test_figures_of_tables(tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {
-            "image": ["static", "task-active_run-01_frame-00"],
-            "threshold": [250.0, 250.0],
-            "dice_truth": [0.95, 0.97],
-            "other_threshold": [300.0, 400.0],
-            "other_dice_truth": [0.94, np.nan],
-        }
-    )
-    figure = figures.mask_agreement(table)
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["static\n> 250", "static\n> 300", "dynamic\n> 250"]
-    volumes = pd.DataFrame(
-        {
-            "bone": ["calcaneus", "talus", "calcaneus"],
-            "group": ["control", "control", "equinus"],
-            "volume_cm3": [44.0, 23.0, 38.0],
-        }
-    )
-    saved(figures.bone_volumes(volumes, {"talus": 24.0}), tmp_path)

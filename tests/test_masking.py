@@ -15,7 +15,6 @@ from ankle_lib.masking.bone_weights import (
     BONE_RADIUS_VOXELS,
     REPORT_SIGMA_VOXELS,
     REPORT_VOXEL_MM,
-    ball_voxels,
     bone_volumes_cm3,
     bone_weights,
     in_mm,
@@ -113,6 +112,13 @@ def test_filled_slices_equal_scipys(seed: int) -> None:
 
 
 # --- bone weights --------------------------------------------------------------------------------
+
+
+def ball_voxels(radius: int) -> np.ndarray:
+    """Return the report's structuring element, a ball, as a bool array of 2 radius + 1 voxels."""
+    steps = np.arange(-radius, radius + 1)
+    squared = steps[:, None, None] ** 2 + steps[:, None] ** 2 + steps**2
+    return squared <= radius**2
 
 
 def weights_in_voxels(mask: np.ndarray, radius: int, sigma: float) -> np.ndarray:

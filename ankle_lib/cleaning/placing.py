@@ -97,7 +97,7 @@ def _votes_of_sequences(
     for sequence in sequences:
         own = sequence.volume.affine
         name, overlaps = best_affine(
-            _time_mean(sequence.volume), foot, {"sform": own, "qform": back @ own}
+            time_mean(sequence.volume), foot, {"sform": own, "qform": back @ own}
         )
         if max(overlaps.values()) - min(overlaps.values()) >= CLEAR_FRAME:
             votes[name] += 1
@@ -171,7 +171,7 @@ def sequences_in_frame(
         candidates = {**own}
         for number, carry in enumerate(carries):
             candidates |= {f"carried {number} {name}": carry @ own[name] for name in own}
-        name, overlaps = best_affine(_time_mean(sequence.volume), foot, candidates)
+        name, overlaps = best_affine(time_mean(sequence.volume), foot, candidates)
         if overlaps[name] < MIN_FOOT_OVERLAP:
             log.correct(
                 sequence.path,
@@ -278,7 +278,8 @@ def _correlation(first: NDArray, second: NDArray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _time_mean(series: Volume) -> Volume:
+def time_mean(series: Volume) -> Volume:
+    """Return the mean of a 4D volume over time; a 3D one as it is."""
     data = series.data if series.data.ndim == 3 else series.data.mean(axis=3, dtype=np.float32)
     return Volume(data, series.affine)
 

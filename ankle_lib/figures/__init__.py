@@ -1,21 +1,7 @@
 """Every figure of the course: data in, matplotlib Figure out."""
 
-from ankle_lib.figures.cleaning import (
-    before_and_after,
-    inclusion_flow,
-    left_beside_right,
-    sequence_overview,
-)
 from ankle_lib.figures.contact_sheet import contact_sheet
 from ankle_lib.figures.images import Slice, centre_voxel, middle_slice, slice_of, window
-from ankle_lib.figures.masking import (
-    bone_volumes,
-    dilation_balls,
-    foot_masks,
-    intensity_histograms,
-    mask_agreement,
-    weight_gallery,
-)
 from ankle_lib.figures.patch_galleries import label_gallery, pair_gallery
 from ankle_lib.figures.patch_statistics import (
     compared_samples,

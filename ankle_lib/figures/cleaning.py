@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from numpy.typing import NDArray
 
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.cleaning.scenes import Scene
-from ankle_lib.figures.images import centre_voxel, draw_slice, slice_of, window
-from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
-from ankle_lib.volume import Volume, resample
+from ankle_lib.cleaning.placing import affines_of, corner_distance_mm, time_mean
+from ankle_lib.figures.images import (
+    AXIS_OF_PLANE,
+    Slice,
+    box_around,
+    centre_voxel,
+    image_grid,
+    slice_of,
+    window,
+)
+from ankle_lib.figures.style import BONE_COLOURS, FOOT_COLOUR, GROUP_COLOURS, new_figure
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.manifest.schema import Subject
+from ankle_lib.masking.foot import REPORT_THRESHOLD
+from ankle_lib.volume import Volume, load, read_header, resample, to_orientation
 
 STAGES = {
     "One readable static scan": (
@@ -40,94 +51,45 @@ STAGES = {
 }
 """Stages of the flow, and the kinds of reasons that end at each."""
 
-_FOOT = {"foot": "#F0E442"}
-_REASON_WIDTH = 66
-_GAP = 0.3
+LOST_COLOUR = "#D55E00"
+REASON_WIDTH = 66
 _ADVICE = re.compile(r": (copy|convert|check|save|replace) .*")
 
 
-def left_beside_right(feet: Mapping[str, tuple[Volume, Mapping[str, NDArray]]]) -> Figure:
-    """Show a left and a right foot from above and from behind (report, Fig. 5.3).
+@dataclass(frozen=True)
+class Scene:
+    """Images of one subject, each where its own header places it, axes as in the course."""
 
-    Parameters
-    ----------
-    feet : mapping of "left" and "right" to (static scan, masks)
-        Axes P, S, R; masks on the scan's grid.
+    static: Volume
+    masks: dict[str, Volume]
+    """Values as they are in the files."""
+    movie: Volume | None
+    """Mean of a sequence over time."""
+
+
+def raw_scene(subject: Subject, cleaned: CleanSubject) -> Scene:
+    """Return the raw images of a subject that could be cleaned.
+
+    Where a header's qform and sform disagree, the image is placed by the wrong one: the one that
+    is farther from the clean scan.
     """
-    figure = new_figure(8.0, 7.6)
-    panels = figure.subplots(2, 2)
-    for column, side in enumerate(("left", "right")):
-        static, masks = feet[side]
-        talus = centre_voxel({"talus": masks["talus"]})
-        tip = _lowest_tibia(masks["tibia"])
-        places = (("axial", _lowest(masks["talus"], 0.35)), ("coronal", (talus[0] + tip) // 2))
-        for row, (plane, index) in enumerate(places):
-            axes = panels[row, column]
-            _draw(axes, static, masks, plane, index)
-            medial_left = side == "right"
-            x, arrow = (0.03, "← medial") if medial_left else (0.97, "medial →")
-            axes.text(
-                x,
-                0.88,
-                arrow,
-                transform=axes.transAxes,
-                color="white",
-                fontsize=11,
-                ha="left" if medial_left else "right",
-            )
-        panels[0, column].set_title(f"{side} foot", fontsize=12)
-    for row, text in enumerate(("seen from above", "seen from behind")):
-        panels[row, 0].text(
-            -0.03, 0.5, text, transform=panels[row, 0].transAxes, rotation=90, va="center",
-            ha="right", fontsize=11,
-        )  # fmt: skip
-    return figure
-
-
-def inclusion_flow(inclusion: pd.DataFrame) -> Figure:
-    """Draw how many subjects pass each stage, and why each of the others does not.
-
-    Parameters
-    ----------
-    inclusion : table
-        Columns subject, group, included, reasons, kinds, n_active, n_passive. A subject is shown
-        at the first stage that it fails, with all of its reasons.
-    """
-    rest, lost_at = inclusion, []
-    for stage, kinds in STAGES.items():
-        # astype: an empty column maps to one without a type, which would select columns.
-        fails = rest["kinds"].map(lambda text, kinds=kinds: _any_of(text, kinds)).astype(bool)
-        lost_at.append((stage, rest[fails]))
-        rest = rest[~fails]
-    lines = [_reason_lines(lost) for _, lost in lost_at]
-    heights = [max(0.84, 0.32 * len(text) + 0.3) for text in lines]
-    total = 1.0 + sum(height + _GAP for height in heights) + _GAP + 1.1
-    figure = new_figure(11.0, 0.62 * total)
-    axes = figure.subplots()
-    axes.set_xlim(0, 11)
-    axes.set_ylim(0, total)
-    axes.set_axis_off()
-
-    top = total - 0.1
-    _box(axes, 0.1, top - 0.8, 3.6, 0.8, f"{_counted(inclusion)}\nraw cohort", bold=True)
-    bottom = row_bottom = top - 0.8
-    remaining = inclusion
-    for (stage, lost), text, height in zip(lost_at, lines, heights, strict=True):
-        remaining = remaining.drop(lost.index)
-        y = row_bottom - _GAP - height
-        middle = y + height / 2
-        _arrow(axes, (1.9, bottom), (1.9, middle + 0.42))
-        _box(axes, 0.1, middle - 0.42, 3.6, 0.84, f"{stage}\n{_counted(remaining)}")
-        if len(lost):
-            _arrow(axes, (3.75, middle), (4.25, middle))
-            _box(axes, 4.3, y + 0.05, 6.6, height - 0.1, "\n".join(text), left=True)
-        bottom, row_bottom = middle - 0.42, y
-    end = row_bottom - _GAP
-    _arrow(axes, (1.9, bottom), (1.9, end))
-    _box(
-        axes, 0.1, end - 0.9, 3.6, 0.9, f"{_counted(remaining)}\n{_sequences(remaining)}", bold=True
+    path, right = subject.static[0], load(cleaned.static).affine
+    static, affines = load(path), affines_of(read_header(path)).values()
+    wrong = max(affines, key=lambda affine: corner_distance_mm(static.shape, affine, right))
+    used = [one.path for one in subject.sequences if one.name in cleaned.sequences]
+    return Scene(
+        to_orientation(Volume(static.data, wrong)),
+        {bone: to_orientation(load(path)) for bone, path in subject.masks.items()},
+        to_orientation(time_mean(load(used[0]))) if used else None,
     )
-    return figure
+
+
+def clean_scene(cleaned: CleanSubject) -> Scene:
+    """Return the clean images of a subject."""
+    frames = [load(path) for path in next(iter(cleaned.sequences.values()))]
+    mean = np.stack([frame.data for frame in frames]).mean(axis=0, dtype=np.float32)
+    masks = {bone: load(path) for bone, path in cleaned.masks.items()}
+    return Scene(load(cleaned.static), masks, Volume(mean, frames[0].affine))
 
 
 def before_and_after(kind: str, subject: str, before: Scene, after: Scene) -> Figure:
@@ -142,60 +104,59 @@ def before_and_after(kind: str, subject: str, before: Scene, after: Scene) -> Fi
     before, after : Scene
         The same subject, raw and clean.
     """
-    figure = new_figure(8.4, 4.6)
-    panels = figure.subplots(1, 2)
-    figure.suptitle(f"{subject}: {kind}", fontsize=12)
+    scenes = (before, after)
     if kind == "binarised":
-        _draw_values(panels, before, after)
+        shown = _mask_values(scenes)
     elif kind == "missing voxels":
-        _draw_missing(panels, before, after)
-    elif "mirrored" in kind:
-        _draw_mirrored(panels, before, after)
+        shown = _missing_voxels(scenes)
     else:
-        _draw_places(panels, before, after)
-    for axes, title in zip(panels, ("before", "after"), strict=True):
-        axes.set_title(f"{title}{axes.get_title()}", fontsize=11)
+        shown = [_places(scene, after, "mirrored" in kind) for scene in scenes]
+    colours = {**BONE_COLOURS, "foot": FOOT_COLOUR}
+    titles = [f"{when}{note}" for when, (_, note) in zip(("before", "after"), shown, strict=True)]
+    figure, _ = image_grid(
+        [[image for image, _ in shown]], titles, width=8.4, marks="all", colours=colours
+    )
+    figure.suptitle(f"{subject}: {kind}", fontsize=12)
     return figure
 
 
-def sequence_overview(means: Mapping[str, Sequence[float]], used: Mapping[str, bool]) -> Figure:
-    """Show the mean intensity of every frame of every sequence: what is missing stands out.
+def inclusion_flow(inclusion: pd.DataFrame) -> Figure:
+    """Draw how many subjects pass each stage, and why each of the others does not.
 
     Parameters
     ----------
-    means : mapping of label to mean intensity of each frame
-        Labels such as ``"E03 active_run-01"``.
-    used : mapping of label to bool
-        Whether the sequence is in the clean cohort.
+    inclusion : table
+        Columns subject, group, included, reasons, kinds, n_active, n_passive. A subject is shown
+        at the first stage that it fails, with all of its reasons.
     """
-    n_frames = max(len(values) for values in means.values())
-    image = np.full((len(means), n_frames), np.nan)
-    for row, values in enumerate(means.values()):
-        image[row, : len(values)] = values
-    typical = np.nanmedian(np.where(image > 0, image, np.nan), axis=1, keepdims=True)
-    figure = new_figure(7.5, 0.19 * len(means) + 1.2)
+    rest, stages = inclusion, []
+    for stage, kinds in STAGES.items():
+        found = [set(str(text).split("; ")) for text in rest["kinds"]]
+        fails = np.array([not one.isdisjoint(kinds) for one in found], dtype=bool)
+        reasons = _reason_lines(rest[fails])
+        rest = rest[~fails]
+        stages.append((f"{stage}\n{_counted(rest)}", reasons))
+    heights = [max(1.1, 0.32 * len(reasons) + 0.6) for _, reasons in stages]
+    total = 2.4 + sum(heights)
+    figure = new_figure(11.0, 0.62 * total)
     axes = figure.subplots()
-    axes.set_facecolor("#D55E00")
-    shown = axes.imshow(
-        image / typical, cmap="gray", vmin=0, vmax=1.2, aspect="auto", interpolation="nearest"
-    )
-    labels = [label if used[label] else f"{label}  ✗" for label in means]
-    axes.set_yticks(range(len(means)), labels, fontsize=8)
-    for label, text in zip(means, axes.get_yticklabels(), strict=True):
-        if not used[label]:
-            text.set_color("#D55E00")
-            text.set_fontweight("bold")
-    axes.set_xticks(range(n_frames))
-    axes.set_xlabel("frame (orange: not there)")
-    figure.colorbar(shown, ax=axes, label="mean intensity / median of the sequence", shrink=0.5)
+    axes.set(xlim=(0, 11), ylim=(0, total))
+    axes.set_axis_off()
+    y = total - 0.6
+    _box(axes, (2.0, y), f"{_counted(inclusion)}\nraw cohort", weight="bold")
+    for (text, reasons), height, before in zip(stages, heights, [1.2, *heights], strict=False):
+        above, y = y, y - (height + before) / 2
+        _arrow(axes, (2.0, above - 0.4), (2.0, y + 0.4))
+        _box(axes, (2.0, y), text)
+        if reasons:
+            _arrow(axes, (3.8, y), (4.3, y))
+            look: dict[str, Any] = {"ha": "left", "family": "monospace", "fontsize": 9}
+            _box(axes, (4.45, y), "\n".join(reasons), LOST_COLOUR, **look)
+    _arrow(axes, (2.0, y - 0.4), (2.0, 1.0))
+    counts = rest.groupby("group")[["n_active", "n_passive"]].sum().sum(axis=1)
+    sequences = " + ".join(str(int(count)) for count in counts.sort_index()) or "0"
+    _box(axes, (2.0, 0.6), f"{_counted(rest)}\n{sequences} dynamic sequences", weight="bold")
     return figure
-
-
-# --- the flow ------------------------------------------------------------------------------------
-
-
-def _any_of(kinds: object, wanted: Sequence[str]) -> bool:
-    return isinstance(kinds, str) and any(kind in wanted for kind in kinds.split("; "))
 
 
 def _counted(subjects: pd.DataFrame) -> str:
@@ -204,163 +165,98 @@ def _counted(subjects: pd.DataFrame) -> str:
     return f"{len(subjects)} children: {parts}" if len(subjects) else "no child"
 
 
-def _sequences(subjects: pd.DataFrame) -> str:
-    counts = subjects.groupby("group")[["n_active", "n_passive"]].sum().sum(axis=1)
-    parts = " + ".join(f"{int(counts[group])}" for group in sorted(counts.index))
-    return f"{parts or 0} dynamic sequences"
-
-
 def _reason_lines(lost: pd.DataFrame) -> list[str]:
     lines = []
     for subject, reasons in zip(lost["subject"], lost["reasons"], strict=True):
         for number, reason in enumerate(reasons.split("; ")):
             # What to do about it is in the table.
-            short = textwrap.shorten(_ADVICE.sub("", reason), 2 * _REASON_WIDTH)
-            wrapped = textwrap.wrap(short, _REASON_WIDTH)
+            short = textwrap.shorten(_ADVICE.sub("", reason), 2 * REASON_WIDTH)
             first = f"{subject:5}" if number == 0 else "   + "
-            lines += [first + wrapped[0], *("     " + line for line in wrapped[1:])]
+            lines += textwrap.wrap(
+                short, REASON_WIDTH, initial_indent=first, subsequent_indent="     "
+            )
     return lines
 
 
 def _box(
-    axes: Axes,
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-    text: str,
-    *,
-    bold: bool = False,
-    left: bool = False,
-) -> None:
-    colour = "#FBE9E0" if left else "#E3EEF6"
-    axes.add_patch(
-        FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0,rounding_size=0.1", facecolor=colour,
-            edgecolor="#D55E00" if left else GROUP_COLOURS["control"],
-        )
-    )  # fmt: skip
-    axes.text(
-        x + 0.12 if left else x + width / 2,
-        y + height / 2,
-        text,
-        ha="left" if left else "center",
-        va="center",
-        fontsize=9 if left else 10,
-        fontweight="bold" if bold else "normal",
-        family="monospace" if left else None,
-        linespacing=1.25,
-    )
+    axes: Axes, place: tuple[float, float], text: str, colour: str = GROUP_COLOURS["control"],
+    **look: Any,
+) -> None:  # fmt: skip
+    style: dict[str, Any] = {
+        "ha": "center",
+        "va": "center",
+        "fontsize": 10,
+        "linespacing": 1.25,
+        **look,
+    }
+    frame = {"boxstyle": "round,pad=0.4", "facecolor": (*to_rgb(colour), 0.12), "edgecolor": colour}
+    axes.text(*place, text, bbox=frame, **style)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color="#333333")
-    )
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 13, "color": "#333333"}
+    axes.annotate("", end, start, arrowprops=arrow)
 
 
-# --- before and after ----------------------------------------------------------------------------
+def _places(scene: Scene, after: Scene, mirrored: bool) -> tuple[Slice, str]:
+    """Show where masks and dynamic foot lie on the static scan, by their own headers.
 
-
-def _draw(axes: Axes, static: Volume, masks: Mapping[str, NDArray], plane: str, index: int) -> None:
-    outlines = {
-        bone: slice_of(Volume(mask, static.affine), plane, index) for bone, mask in masks.items()
+    Mirrored feet are seen from above, in the plane of the clean talar head, others from the side.
+    """
+    plane = "axial" if mirrored else "sagittal"
+    clean = {bone: mask.data > 0 for bone, mask in after.masks.items()}
+    axis, index = AXIS_OF_PLANE[plane], centre_voxel(clean)[2]
+    if mirrored:
+        heights = np.flatnonzero(clean["talus"].any(axis=(0, 2)))
+        index = int(heights[0] + 0.35 * (heights[-1] - heights[0]))
+    # a thin slab of the static grid is enough for one slice
+    slab = scene.static.affine.copy()
+    slab[:3, 3] += slab[:3, axis] * (index - 1)
+    i, j, k = (3 if n == axis else size for n, size in enumerate(scene.static.shape[:3]))
+    drawn = {bone: Volume(mask.data > 0, mask.affine) for bone, mask in scene.masks.items()}
+    if scene.movie is not None and not mirrored:
+        drawn["foot"] = Volume(scene.movie.data > REPORT_THRESHOLD, scene.movie.affine)
+    masks: dict[str, NDArray] = {
+        name: resample(Volume(mask.data.astype(np.float32), mask.affine), (i, j, k), slab).data
+        for name, mask in drawn.items()
     }
-    draw_slice(axes, slice_of(static, plane, index), limits=window(static.data), outlines=outlines)
+    part = np.take(scene.static.data, [index] * 3, axis)
+    image = slice_of(Volume(part, slab), plane, 1, masks, limits=window(scene.static.data))
+    if mirrored:
+        bones = {bone: mask.data > 0 for bone, mask in scene.masks.items()}
+        side = side_from_bones(bones, scene.static.affine).side or "doubtful"
+        return image, f": masks of a {side} foot"
+    there = any(mask.max() > 0 for mask in masks.values())
+    return image, "" if there else ": the masks lie elsewhere"
 
 
-def _draw_mirrored(panels: NDArray, before: Scene, after: Scene) -> None:
-    """Show each scene from above, in the plane of the clean talar head."""
-    index = _lowest(after.masks["talus"].data > 0, 0.35)
-    for axes, scene in zip(panels, (before, after), strict=True):
-        masks = {bone: mask.data for bone, mask in scene.masks.items()}
-        _draw(axes, scene.static, masks, "axial", index)
-        bones = side_from_bones(
-            {bone: mask > 0 for bone, mask in masks.items()}, scene.static.affine
-        )
-        axes.set_title(f": masks of a {bones.side or 'doubtful'} foot")
-
-
-def _draw_places(panels: NDArray, before: Scene, after: Scene) -> None:
-    """Show where masks and dynamic foot lie on the static scan, by their own headers."""
-    masks = {bone: mask.data > 0 for bone, mask in after.masks.items()}
-    index = centre_voxel(masks)[2]
-    for axes, scene in zip(panels, (before, after), strict=True):
-        # A thin slab of the static grid is enough for one slice.
-        slab = scene.static.affine.copy()
-        slab[:3, 3] += slab[:3, 2] * (index - 1)
-        shape = (*scene.static.shape[:2], 3)
-        outlines = {}
-        for bone, mask in scene.masks.items():
-            placed = resample(Volume((mask.data > 0).astype(np.float32), mask.affine), shape, slab)
-            outlines[bone] = slice_of(placed, "sagittal", 1)
-        if scene.movie is not None:
-            foot = Volume((scene.movie.data > 250).astype(np.float32), scene.movie.affine)
-            outlines["foot"] = slice_of(resample(foot, shape, slab), "sagittal", 1)
-        draw_slice(
-            axes,
-            slice_of(scene.static, "sagittal", index),
-            limits=window(scene.static.data),
-            outlines=outlines,
-            colours=BONE_COLOURS | _FOOT,
-        )
-        if not any(np.max(outline.image) > 0 for outline in outlines.values()):
-            axes.text(0.5, 0.9, "the masks lie elsewhere", transform=axes.transAxes, ha="center",
-                      color="white")  # fmt: skip
-    figure = panels[0].figure
-    figure.supxlabel("lines: bone masks and (yellow) the foot of a dynamic sequence", fontsize=9)
-
-
-def _draw_values(panels: NDArray, before: Scene, after: Scene) -> None:
+def _mask_values(scenes: tuple[Scene, Scene]) -> list[tuple[Slice, str]]:
     """Show the values of the mask that was least binary."""
-    bone = max(before.masks, key=lambda name: len(np.unique(before.masks[name].data[::2, ::2])))
-    index = centre_voxel({bone: after.masks[bone].data > 0})[2]
-    for axes, scene in zip(panels, (before, after), strict=True):
-        mask = scene.masks[bone]
-        image = slice_of(mask, "sagittal", index)
-        rows, columns = np.nonzero(slice_of(after.masks[bone], "sagittal", index).image)
-        box = (slice(max(rows.min() - 6, 0), rows.max() + 7),
-               slice(max(columns.min() - 6, 0), columns.max() + 7))  # fmt: skip
-        top = float(mask.data.max())
-        draw_slice(axes, image.crop(box), limits=(0, top), cmap="viridis")
+    raw, clean = scenes[0].masks, scenes[1].masks
+    bone = max(raw, key=lambda name: len(np.unique(raw[name].data[::2, ::2])))
+    index = centre_voxel({bone: clean[bone].data > 0})[2]
+    box = box_around(slice_of(clean[bone], "sagittal", index, {bone: clean[bone]}), 6.0)
+    shown = []
+    for mask in (raw[bone], clean[bone]):
         values = np.unique(mask.data)
-        text = f"values {values[0]:g} and {values[-1]:g}"
-        if len(values) > 2:
-            text = f"{len(values)} values from {values[0]:g} to {values[-1]:g}"
-        axes.text(0.5, -0.04, f"{bone} mask: {text}", transform=axes.transAxes, ha="center",
-                  va="top")  # fmt: skip
+        text = f"{len(values)} values from" if len(values) > 2 else "values"
+        image = slice_of(mask, "sagittal", index, limits=(0, float(values[-1])), cmap="viridis")
+        shown.append((image.crop(box), f": {bone}, {text} {values[0]:g} to {values[-1]:g}"))
+    return shown
 
 
-def _draw_missing(panels: NDArray, before: Scene, after: Scene) -> None:
+def _missing_voxels(scenes: tuple[Scene, Scene]) -> list[tuple[Slice, str]]:
     """Zoom to the missing voxel that is nearest to the bones."""
-    missing = ~np.isfinite(before.static.data)
-    voxels = np.argwhere(missing)
-    bones = centre_voxel({bone: mask.data > 0 for bone, mask in after.masks.items()})
-    distance = np.linalg.norm((voxels - bones) * before.static.voxel_size_mm, axis=1)
+    raw, clean = scenes[0].static, scenes[1].static
+    voxels = np.argwhere(~np.isfinite(raw.data))
+    bones = centre_voxel({bone: mask.data > 0 for bone, mask in scenes[1].masks.items()})
+    distance = np.linalg.norm((voxels - bones) * raw.voxel_size_mm, axis=1)
     column, row, index = (int(n) for n in voxels[distance.argmin()])
     box = (slice(max(row - 25, 0), row + 26), slice(max(column - 25, 0), column + 26))
-    limits = window(after.static.data)
-    for axes, scene in zip(panels, (before, after), strict=True):
-        image = slice_of(scene.static, "sagittal", index).crop(box)
-        draw_slice(axes, image, limits=limits)
-        holes = ~np.isfinite(image.image)
-        if holes.any():
-            axes.imshow(
-                np.where(holes, 1.0, np.nan), cmap=ListedColormap(["#D55E00"]), origin="lower",
-                extent=(0, image.size_mm[0], 0, image.size_mm[1]), interpolation="nearest",
-            )  # fmt: skip
-    panels[0].text(0.5, -0.04, f"orange: NaN ({int(missing.sum())} voxels in all)", ha="center",
-                   va="top", transform=panels[0].transAxes)  # fmt: skip
-
-
-def _lowest(mask: NDArray, fraction: float) -> int:
-    """Return the axial slice at a fraction of a mask's height."""
-    filled = np.flatnonzero(np.any(mask, axis=(0, 2)))
-    return int(filled[0] + fraction * (filled[-1] - filled[0]))
-
-
-def _lowest_tibia(mask: NDArray) -> int:
-    """Return the coronal slice of the lowest part of the tibia."""
-    filled = np.flatnonzero(np.any(mask, axis=(0, 2)))
-    tip = np.argwhere(mask[:, filled[0] : filled[0] + 3])
-    return int(np.rint(tip[:, 0].mean()))
+    shown = []
+    for volume in (raw, clean):
+        image = slice_of(volume, "sagittal", index).crop(box)
+        grey = np.clip(image.image / window(clean.data)[1], 0, 1)[..., None].repeat(3, axis=-1)
+        grey[~np.isfinite(image.image)] = to_rgb(LOST_COLOUR)
+        shown.append(replace(image, image=grey, limits=(0.0, 1.0)))
+    return [(shown[0], f": {len(voxels)} voxels are NaN (orange)"), (shown[1], ": filled")]

@@ -91,13 +91,6 @@ def bone_volumes_cm3(
     return {bone: float(np.count_nonzero(mask)) * voxel_cm3 for bone, mask in masks.items()}
 
 
-def ball_voxels(radius: int) -> NDArray[np.bool_]:
-    """Return the report's structuring element, a ball, as a bool array of 2 radius + 1 voxels."""
-    steps = np.arange(-radius, radius + 1)
-    squared = steps[:, None, None] ** 2 + steps[:, None] ** 2 + steps**2
-    return squared <= radius**2
-
-
 def _dilated(
     mask: NDArray[np.bool_], voxel: NDArray[np.float64], radius: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
