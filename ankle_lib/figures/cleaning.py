@@ -25,7 +25,7 @@ from ankle_lib.figures.images import (
     slice_of,
     window,
 )
-from ankle_lib.figures.style import BONE_COLOURS, FOOT_COLOUR, GROUP_COLOURS, new_figure
+from ankle_lib.figures.style import BONE_COLOURS, FOOT_COLOUR, new_figure
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.manifest.schema import Subject
 from ankle_lib.masking.foot import REPORT_THRESHOLD
@@ -51,7 +51,7 @@ STAGES = {
 }
 """Stages of the flow, and the kinds of reasons that end at each."""
 
-LOST_COLOUR = "#D55E00"
+BOX_COLOUR, LOST_COLOUR = "#0072B2", "#D55E00"
 REASON_WIDTH = 66
 _ADVICE = re.compile(r": (copy|convert|check|save|replace) .*")
 
@@ -179,18 +179,11 @@ def _reason_lines(lost: pd.DataFrame) -> list[str]:
 
 
 def _box(
-    axes: Axes, place: tuple[float, float], text: str, colour: str = GROUP_COLOURS["control"],
-    **look: Any,
-) -> None:  # fmt: skip
-    style: dict[str, Any] = {
-        "ha": "center",
-        "va": "center",
-        "fontsize": 10,
-        "linespacing": 1.25,
-        **look,
-    }
+    axes: Axes, place: tuple[float, float], text: str, colour: str = BOX_COLOUR, **look: Any
+) -> None:
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10, "linespacing": 1.25}
     frame = {"boxstyle": "round,pad=0.4", "facecolor": (*to_rgb(colour), 0.12), "edgecolor": colour}
-    axes.text(*place, text, bbox=frame, **style)
+    axes.text(*place, text, bbox=frame, **(style | look))
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
