@@ -21,7 +21,6 @@ from ankle_lib.manifest.schema import (
     LocalSource,
     PhantomSource,
     Record,
-    RemoteFile,
     RemoteSource,
     Subject,
     refuse_duplicates,
@@ -150,7 +149,9 @@ def verify(cohort: Cohort) -> list[Finding]:
         return findings
     if isinstance(source, RemoteSource):
         for file in source.files:
-            problem = _remote_problem(root / file.name, file, cohort.name)
+            problem = _checksum_problem(root / file.name, file.sha256)
+            if problem == "missing":
+                problem = f"missing: run `ankle data fetch {cohort.name}`"
             findings += _listed(cohort, "", file.name.as_posix(), problem)
     checksums = dict(source.sha256) if isinstance(source, LocalSource) else {}
     for subject in cohort.subjects:
@@ -256,14 +257,6 @@ def _place(location: tuple[int | str, ...], content: Any) -> str:
         elif step != "[key]":
             place += f".{step}"
     return place.removeprefix(".")
-
-
-def _remote_problem(path: Path, file: RemoteFile, name: str) -> str | None:
-    if not path.is_file():
-        return f"missing: run `ankle data fetch {name}`"
-    if path.stat().st_size != file.size:
-        return f"has {path.stat().st_size} bytes, expected {file.size}"
-    return _checksum_problem(path, file.sha256)
 
 
 def _checksum_problem(path: Path, sha256: str) -> str | None:

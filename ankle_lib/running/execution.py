@@ -55,12 +55,15 @@ class Execution:
         Names of the chapters whose results it read.
     modules
         Names of the modules of ``ankle_lib`` that it imported.
+    silent
+        Whether its kernel lived but answered no more, and was ended.
     """
 
     peak_rss_mb: float = 0.0
     peak_gpu_mb: float = 0.0
     inputs: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    silent: bool = False
 
 
 def execute_notebook(
@@ -103,13 +106,11 @@ def execute_notebook(
     except papermill.PapermillExecutionError as error:
         text = _one_line({"type": error.ename, "text": error.evalue})
         raise NotebookError(f"In [{error.exec_count}]: {text}") from None
-    except _Unanswered:
+    except (DeadKernelError, CellTimeoutError) as error:
         raise NotebookError(
             f"the kernel lives but did not answer for {ANSWER_S:.0f} s and was ended: run again"
-        ) from None
-    except DeadKernelError:
-        raise NotebookError(
-            "the kernel died (killed, perhaps for want of memory: "
+            if execution.silent or isinstance(error, CellTimeoutError)
+            else "the kernel died (killed, perhaps for want of memory: "
             f"its largest was {execution.peak_rss_mb:.0f} MB)"
         ) from None
     except RuntimeError as error:  # the kernel did not start
@@ -144,10 +145,6 @@ class _Client(PapermillNotebookClient):
     def execute(self, **options: Any) -> NotebookNode:
         try:
             return super().execute(env=_kernel_environment(self._environment), **options)
-        except (DeadKernelError, CellTimeoutError):
-            if self._watch.ended_it:
-                raise _Unanswered from None
-            raise
         finally:
             self._watch.stop()
 
@@ -233,10 +230,6 @@ class _OwnInterpreter(KernelSpecManager):
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quiet))
 
 
-class _Unanswered(Exception):
-    """The kernel was ended because it answered no more."""
-
-
 class _Watch:
     """Samples a kernel's memory in a thread, and ends the kernel if it answers no more.
 
@@ -245,7 +238,6 @@ class _Watch:
     """
 
     def __init__(self, execution: Execution) -> None:
-        self.ended_it = False
         self._execution = execution
         self._expecting = False
         self._silent_s = 0.0
@@ -279,8 +271,8 @@ class _Watch:
                 family = (kernel, *kernel.children(recursive=True))
                 memory_mb = sum(process.memory_info().rss for process in family) / 2**20
                 self._execution.peak_rss_mb = max(self._execution.peak_rss_mb, memory_mb)
-                if self._silent_s > ANSWER_S and not self.ended_it:
-                    self.ended_it = True
+                if self._silent_s > ANSWER_S and not self._execution.silent:
+                    self._execution.silent = True
                     kernel.kill()  # which nbclient notices
             except psutil.Error:  # the kernel, or a child, has just ended
                 continue

@@ -26,7 +26,9 @@ _inputs: set[str] = set()
 
 def start() -> None:
     """Listen for errors that do not stop a cell, from now on."""
-    shell = _shell()
+    from IPython import get_ipython  # only exists where there is a kernel
+
+    shell: Any = get_ipython()
     shell.showtraceback = _recording(shell.showtraceback)
     for name in _LOGGERS:
         logging.getLogger(name).addHandler(_Listener(logging.ERROR))
@@ -86,19 +88,7 @@ def _recording_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _note(error: BaseException, heard_at: str) -> None:
-    _errors.append(
-        {
-            "type": type(error).__name__,
-            "text": str(error),
-            "heard_at": heard_at,
-        }
-    )
-
-
-def _shell() -> Any:
-    from IPython import get_ipython  # only exists where there is a kernel
-
-    return get_ipython()
+    _errors.append({"type": type(error).__name__, "text": str(error), "heard_at": heard_at})
 
 
 def _peak_rss_mb() -> float | None:
