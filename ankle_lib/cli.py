@@ -246,13 +246,12 @@ def simulate(
     device: DeviceOption = "auto",
 ) -> None:
     """Write the simulated cohort: what a scanner and a reader would have left."""
+    from ankle_lib.phantom import simulate as phantom
     from ankle_lib.presets import get_preset
     from ankle_lib.running.chapter import resolve_device
     from ankle_lib.running.lock import one_writer
 
     sizes, chosen = get_preset(preset), resolve_device(device)
-    from ankle_lib.phantom import simulate as phantom  # a refusal need not wait for torch
-
     with one_writer(out):
         print(phantom.simulate(sizes, out, seed=seed, device=chosen))
 

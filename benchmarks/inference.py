@@ -5,7 +5,7 @@ The same network segments the same scan in three ways, each in a process of its 
     python benchmarks/inference.py [--scan STATIC.nii.gz] [--checkpoint FILE] [--device cpu]
                                    [--slices N] [--threads 2]
 
-- ``whole slices``: `learning.slices.whole_slices` within the foot's box, as `ankle segment` does,
+- ``whole slices``: `ankle_lib.inference.whole_volume` within the foot's box,
 - ``tiles``: the same in overlapping tiles with Gaussian weights,
 - ``MONAI``: `monai.inferers.sliding_window_inference` on the whole slices with tiles of the same
   size and its defaults: overlap 0.25, constant weights.
@@ -24,22 +24,19 @@ import multiprocessing
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+from ankle_lib.inference import labels_from, whole_volume
 from numpy.typing import NDArray
-from torch import nn
 
+from ankle_lib.learning.architectures import SliceNetwork
+from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import build
-from ankle_lib.learning.prediction import labels_from
-from ankle_lib.learning.segmenter import Segmenter, read_segmenter
-from ankle_lib.learning.slices import whole_slices
 from ankle_lib.masking.foot import CODE_STATIC_THRESHOLD, foot_mask
-from ankle_lib.patches.items import slices_at
-from ankle_lib.presets import BONES
 from ankle_lib.volume import load
 
 SHAPE = (576, 576, 110)
@@ -88,18 +85,15 @@ def measure(
 ) -> tuple[float, float, float, NDArray[np.uint8], NDArray[np.bool_]]:
     """Return seconds, CPU seconds, peak GB, labels, and the foot; in a process of its own."""
     torch.set_num_threads(arguments.threads)
-    image, foot, slice_mm = scan(arguments.scan, arguments.slices)
-    segmenter = model(arguments.checkpoint)
-    network = segmenter.network.to(arguments.device)
-    context = slices_at(segmenter.context_mm, slice_mm)
+    image, foot = scan(arguments.scan, arguments.slices)
+    network = model(arguments.checkpoint).to(arguments.device)
     # imported before the clock starts
     from monai.inferers import sliding_window_inference
 
     def segment() -> NDArray[np.uint8]:
         if method == "MONAI":
-            return labels_from(monai_defaults(sliding_window_inference, network, image, context))
-        tile = TILE if method == "tiles" else None
-        return labels_from(whole_slices(network, image, context=context, foot=foot, tile=tile))
+            return labels_from(monai_defaults(sliding_window_inference, network, image))
+        return whole_volume(network, image, foot=foot, tile=TILE if method == "tiles" else None)
 
     return *watched(segment), foot
 
@@ -126,45 +120,32 @@ def watched(
     return seconds, cpu, peak[0] / 1e9, answer
 
 
-def monai_defaults(
-    sliding_window_inference: Callable[..., torch.Tensor],
-    network: nn.Module,
-    image: NDArray,
-    context: Sequence[int],
-) -> NDArray:
+def monai_defaults(sliding_window_inference, network: SliceNetwork, image: NDArray) -> NDArray:
     """Return probabilities (channels, I, J, K) of all slices."""
     device = next(network.parameters()).device
-    seen = (np.arange(image.shape[2])[:, None] + context).clip(0, image.shape[2] - 1)
-    stack = np.moveaxis(image[:, :, seen], (2, 3), (0, 1))
-    slices = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
+    slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0)[:, None])).to(device)
     with torch.inference_mode():
         outputs = sliding_window_inference(slices, (TILE, TILE), 4, network.eval())
     return np.moveaxis(outputs.cpu().numpy(), 0, -1)
 
 
-def model(checkpoint: Path | None) -> Segmenter:
+def model(checkpoint: Path | None) -> SliceNetwork:
     """Return the trained network, or one that answers at random but not evenly."""
     if checkpoint is not None:
-        return read_segmenter(checkpoint)
+        return load_checkpoint(checkpoint).network
     torch.manual_seed(0)
-    return Segmenter(build("unet", out_channels=3), BONES, VOXEL_MM[:2])
+    return build("unet", out_channels=3)
 
 
-def scan(
-    path: Path | None, n_slices: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
-    """Return the normalised image, its foot, and the distance of its slices in mm."""
-    if path is None:
-        image, slice_mm = simulated(), VOXEL_MM[2]
-    else:
-        volume = load(path)
-        image, slice_mm = volume.data, volume.voxel_size_mm[2]
+def scan(path: Path | None, n_slices: int | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the normalised image and its foot."""
+    image = simulated() if path is None else load(path).data
     if n_slices is not None:
         first = max((image.shape[2] - n_slices) // 2, 0)
         image = image[:, :, first : first + n_slices]
     foot = foot_mask(image, CODE_STATIC_THRESHOLD)
     mean, sd = float(image[foot].mean()), float(image[foot].std())
-    return ((image - mean) / sd).astype(np.float32), foot, slice_mm
+    return ((image - mean) / sd).astype(np.float32), foot
 
 
 def simulated() -> NDArray[np.float32]:

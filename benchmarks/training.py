@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--subjects", type=int, default=6, help="how many to train on, at most")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; its default if 0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -97,9 +98,10 @@ def main() -> int:
         print(f"volumes laid out on the device in {time.perf_counter() - start:.1f} s")
         for name, chosen in WAYS.items():
             settings = TrainingSettings(
-                steps=arguments.steps,
+                steps_per_epoch=arguments.steps,
                 epochs=1,
                 batch_size=arguments.batch,
+                compile=arguments.compile,
                 **chosen,
             )
             history = train(
@@ -108,6 +110,8 @@ def main() -> int:
                 judge,
                 settings,
                 Path(folder) / name,
+                name="unet",
+                arguments=ARGUMENTS,
                 labels=labels,
                 device=arguments.device,
                 progress=False,

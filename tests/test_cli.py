@@ -12,7 +12,7 @@ import pytest
 from ankle_lib import cli
 from ankle_lib.files import AnkleError
 from ankle_lib.running import course as courses
-from tests.course import execute_here, two_chapters, write_notebook
+from tests.course import two_chapters, write_notebook
 
 COMMAND = [sys.executable, "-c", "from ankle_lib.cli import main; main()"]
 
@@ -113,7 +113,6 @@ def test_a_failed_chapter_is_status_1(
 ) -> None:
     root = two_chapters(tmp_path)
     write_notebook(root / "notebooks" / "01_first.ipynb", "1 / 0")
-    monkeypatch.setattr("ankle_lib.running.execution.execute_notebook", execute_here)
     monkeypatch.chdir(root)
     status, out, errors = command("run", "--preset", "smoke", "--cohort", "toy")
     assert status == 1

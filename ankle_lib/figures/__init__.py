@@ -1,6 +1,5 @@
 """Every figure of the course: data in, matplotlib Figure out."""
 
-from ankle_lib.figures.contact_sheet import contact_sheet
 from ankle_lib.figures.images import Slice, centre_voxel, middle_slice, slice_of, window
 from ankle_lib.figures.patch_galleries import label_gallery, pair_gallery
 from ankle_lib.figures.patch_statistics import (
@@ -10,19 +9,4 @@ from ankle_lib.figures.patch_statistics import (
     patch_numbers,
 )
 from ankle_lib.figures.patches import foot_positions, normalised_slices, pair_positions, patch_sizes
-from ankle_lib.figures.registered_images import (
-    bone_registrations,
-    global_registration,
-    high_resolution,
-    wrong_fits,
-)
-from ankle_lib.figures.registration import (
-    error_by_frame,
-    error_by_speed,
-    errors_and_gate,
-    gate_figure,
-    radius_choice,
-    rotation_errors,
-    variant_errors,
-)
 from ankle_lib.figures.style import BONE_COLOURS
