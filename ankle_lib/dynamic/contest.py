@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from scipy import ndimage
 from ankle_lib import cache
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.smoothing import smooth_together
-from ankle_lib.dynamic.static_bones import CohortPoses, Poses, StaticBones, true_poses
+from ankle_lib.dynamic.static_bones import CohortPoses, Poses, StaticBones
+from ankle_lib.dynamic.trainings import DynamicStudy
 from ankle_lib.geometry import bounding_box, part_of, weighted_centre
 from ankle_lib.learning.prediction import Prediction, predict
 from ankle_lib.learning.segmenter import Segmenter
@@ -84,8 +85,8 @@ class Contest:
         rotation_error_deg, lost. Distances from the truth of poses are NaN for real scans.
     poses : mapping of method to mapping of (subject, sequence) to Poses
     seconds : DataFrame
-        Columns method, subject, sequence, seconds: of computing on one core all that the method
-        needs for masks and poses.
+        Columns method, subject, group, sequence, seconds: of computing, on one core, all that the
+        method needs for masks and poses.
     """
 
     scores: pd.DataFrame
@@ -93,8 +94,7 @@ class Contest:
     seconds: pd.DataFrame
 
 
-@dataclass(frozen=True, eq=False)
-class _Entry:
+class _Entry(NamedTuple):
     """One sequence, with everything that a worker needs."""
 
     subject: CleanSubject
@@ -106,19 +106,8 @@ class _Entry:
     truth: Poses
 
 
-def hold_contest(
-    trained: Trained,
-    frames: Iterable[Frame],
-    subjects: Sequence[CleanSubject],
-    registered: Path,
-    pixel_mm: float,
-    folder: Path,
-    *,
-    truth: Path | None = None,
-    n_jobs: int | None = None,
-    progress: bool = True,
-) -> Contest:
-    """Segment every frame of some subjects in four ways, and find the poses of the bones.
+def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest:
+    """Segment every test frame in four ways, and find the poses of the bones.
 
     ``registration alone`` carries the static masks by the poses of chapter 03; it needs the static
     scan and its masks. ``network alone`` needs the frame only; its poses come from laying the
@@ -128,52 +117,39 @@ def hold_contest(
 
     Parameters
     ----------
+    study : DynamicStudy
     trained : Trained
         A network for all bones.
-    frames : iterable of Frame
-        On their own grids, all frames of a sequence.
-    subjects : sequence of CleanSubject
-    registered : Path
-        Results of chapter 03.
-    pixel_mm : float
-        That the network was trained on.
     folder : Path
         Where finished sequences are remembered.
-    truth : Path, optional
-        Of a simulated cohort.
-    n_jobs : int, optional
-        Sequences at a time.
-    progress : bool
 
     Examples
     --------
-    >>> contest = hold_contest(one, study.test, subjects, registered, 1.6, folder, truth=truth)
-    >>> method_scores(contest)
+    >>> held = hold_contest(study, one, chapter.folder / "contest")
+    >>> method_scores(held)
     """
     sequences: dict[tuple[str, str], list[Frame]] = {}
-    for frame in frames:
+    for frame in study.test:
         sequences.setdefault((frame.code, frame.sequence), []).append(frame)
-    by_code = {subject.code: subject for subject in subjects}
-    known = true_poses(subjects, truth) if truth else {}
-    fits = pd.read_csv(registered / "tables" / "registration.csv")
+    subjects = {subject.code: subject for subject in study.subjects}
+    fits = pd.read_csv(study.registered / "tables" / "registration.csv")
     seconds = fits.groupby(["subject", "sequence"])["seconds"].sum()
     entries = []
     for (code, sequence), own in sequences.items():
-        poses, accepted = read_poses(registered, by_code[code], sequence)
-        spent, true = float(seconds[code, sequence]), known.get((code, sequence), {})
-        entries.append(_Entry(by_code[code], sequence, own, poses, accepted, spent, true))
+        poses, accepted = read_poses(study.registered, subjects[code], sequence)
+        spent, true = float(seconds[code, sequence]), study.poses.get((code, sequence), {})
+        entries.append(_Entry(subjects[code], sequence, own, poses, accepted, spent, true))
     answers = run_all(
-        partial(_remembered, trained=trained, pixel_mm=pixel_mm, folder=folder),
+        partial(_remembered, trained=trained, pixel_mm=study.sizes.pixel_mm, folder=folder),
         entries,
-        n_jobs=n_jobs,
         desc="segmenting",
         unit="sequence",
-        progress=progress,
+        progress=study.progress,
     )
-    keys = [(entry.subject.code, entry.sequence) for entry in entries]
+    by_key = dict(zip(sequences, answers, strict=True))
     return Contest(
         pd.concat([answer["scores"] for answer in answers], ignore_index=True),
-        {m: {k: a["poses"][m] for k, a in zip(keys, answers, strict=True)} for m in METHODS},
+        {m: {key: answer["poses"][m] for key, answer in by_key.items()} for m in METHODS},
         pd.concat([answer["seconds"] for answer in answers], ignore_index=True),
     )
 
@@ -227,27 +203,18 @@ def smoothed(poses: Poses, trust: Trust, bones: StaticBones) -> Poses:
     return {**poses, **smooth}
 
 
-def registered_motion(
-    subjects: Iterable[CleanSubject], registered: Path, bones: Mapping[str, StaticBones]
-) -> CohortPoses:
-    """Return the accepted poses of chapter 03, put on a smooth motion.
+def registered_motion(study: DynamicStudy) -> CohortPoses:
+    """Return the accepted poses of chapter 03, put on a smooth motion, of all but test subjects.
 
     A bone that was never accepted has no pose (NaN) in its sequence.
-
-    Parameters
-    ----------
-    subjects : iterable of CleanSubject
-    registered : Path
-        Results of chapter 03.
-    bones : mapping of subject to StaticBones
     """
     motion = {}
-    for subject in subjects:
-        for sequence in subject.sequences:
-            poses, accepted = read_poses(registered, subject, sequence)
+    for subject in study.subjects:
+        for sequence in subject.sequences if subject.code not in study.split.test else ():
+            poses, accepted = read_poses(study.registered, subject, sequence)
             for bone, known in accepted.items():
                 poses[bone][known == 0] = np.nan
-            motion[subject.code, sequence] = smoothed(poses, accepted, bones[subject.code])
+            motion[subject.code, sequence] = smoothed(poses, accepted, study.bones[subject.code])
     return motion
 
 
@@ -337,33 +304,24 @@ def _work(entry: _Entry, segmenter: Segmenter) -> dict[str, Any]:
     # the network's poses take its masks and the search that lays the static ones onto them
     seconds = dict(zip(METHODS, (entry.registration_seconds, *spent[1:]), strict=True))
     poses = dict(zip(METHODS, (entry.registered, of_masks, gated, smooth), strict=True))
-    where = {"subject": entry.subject.code, "sequence": entry.sequence}
+    who = entry.subject
+    where = {"subject": who.code, "group": who.group, "sequence": entry.sequence}
     rows = []
     for method, own in poses.items():
         for n, frame in enumerate(entry.frames):
+            masks = found[n].masks() if method == NETWORK else bones.at(own, n, frame.grid)
             for bone in bones.masks:
-                pose = own[bone][n]
-                known = bool(np.isfinite(pose).all())
-                mask, lost = None, not known
-                if method == NETWORK:
-                    mask = found[n].mask(bone)
-                    lost = not mask.any()
-                elif known:
-                    mask = bones.carried(bone, pose, frame.grid)
-                if method == REGISTRATION:
-                    lost |= not entry.accepted[bone][n]
-                true = entry.truth[bone][n] if entry.truth and known else None
+                mask = masks.get(bone, np.zeros(frame.grid[0], dtype=bool))
+                rejected = method == REGISTRATION and not entry.accepted[bone][n]
                 rows.append(
                     {
                         "method": method,
-                        "subject": frame.code,
-                        "group": entry.subject.group,
-                        "sequence": entry.sequence,
+                        **where,
                         "frame": frame.number,
                         "bone": bone,
                         **_overlap(frame, bone, mask),
-                        **_pose_errors(pose, true, bones.points[bone]),
-                        "lost": lost,
+                        **_pose_errors(own[bone][n], entry.truth.get(bone), n, bones.points[bone]),
+                        "lost": rejected or not mask.any(),
                     }
                 )
     return {
@@ -403,18 +361,20 @@ def _gated(
     return poses, trust
 
 
-def _overlap(frame: Frame, bone: str, mask: NDArray[np.bool_] | None) -> dict[str, float]:
+def _overlap(frame: Frame, bone: str, mask: NDArray[np.bool_]) -> dict[str, float]:
     reference = frame.reference.item.labels.get(bone)
     if reference is None:
         return dict.fromkeys(("dice", "hd95_mm", "assd_mm"), np.nan)
-    found = np.zeros_like(reference) if mask is None else mask
-    return mask_scores(found, reference, frame.scan.voxel_size_mm)._asdict()
+    return mask_scores(mask, reference, frame.scan.voxel_size_mm)._asdict()
 
 
 def _pose_errors(
-    pose: NDArray[np.float64], true: NDArray[np.float64] | None, points: NDArray[np.float64]
+    pose: NDArray[np.float64],
+    truth: NDArray[np.float64] | None,
+    number: int,
+    points: NDArray[np.float64],
 ) -> dict[str, float]:
-    if true is None:
-        return {"tre_mm": np.nan, "rotation_error_deg": np.nan}
-    turned = float(np.linalg.norm(rotation_errors_deg(pose, true)))
-    return {"tre_mm": tre_mm(pose, true, points), "rotation_error_deg": turned}
+    if truth is None or not np.isfinite(pose).all():
+        return dict.fromkeys(("tre_mm", "rotation_error_deg"), np.nan)
+    turned = float(np.linalg.norm(rotation_errors_deg(pose, truth[number])))
+    return {"tre_mm": tre_mm(pose, truth[number], points), "rotation_error_deg": turned}

@@ -10,7 +10,7 @@ mean over its slice. The bones move rigidly; what lies between them follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,26 +50,11 @@ AIR_MM = (4.0, 20.0)
 
 
 @dataclass(frozen=True)
-class PoseRanges:
-    """How far the poses may go. Within sagittal slices feet are turned later, patch by patch."""
-
-    ankle_deg: float = 25.0
-    """Talus and calcaneus turn up to this about the ankle's right-left axis, either way."""
-    bone_deg: float = 4.0
-    """Standard deviation of a further turn of each bone about its centre."""
-    bone_mm: float = 0.5
-    """Standard deviation of a shift of each bone, along each axis."""
-    tilt_deg: float = 15.0
-    """The leg is turned up to this out of the sagittal plane, about each of two axes."""
-    shift_mm: float = 10.0
-    """Shift of the whole leg, up to this along each axis."""
-    scale: float = 1.12
-    """The foot is made larger up to this factor, or smaller down to its inverse."""
-
-
-@dataclass(frozen=True)
 class ScanRanges:
-    """How different the scans may be; ranges are (least, most), drawn evenly."""
+    """How different the scans may be; ranges are (least, most), drawn evenly.
+
+    Within sagittal slices feet are turned later, patch by patch.
+    """
 
     alike: float = 0.4
     """Share of scans in which marrow, muscle and fat are about as bright, as in fast sequences."""
@@ -85,8 +70,18 @@ class ScanRanges:
     """Brightness per unit of the marrow's texture; turned over, growth plates are bright."""
     soft_texture: tuple[float, float] = (0.0, 0.25)
     """The same for everything else."""
-    poses: PoseRanges = field(default_factory=PoseRanges)
-    """How the leg lies and the ankle is bent."""
+    ankle_deg: float = 25.0
+    """Talus and calcaneus turn up to this about the ankle's right-left axis, either way."""
+    bone_deg: float = 4.0
+    """Standard deviation of a further turn of each bone about its centre."""
+    bone_mm: float = 0.5
+    """Standard deviation of a shift of each bone, along each axis."""
+    tilt_deg: float = 15.0
+    """The leg is turned up to this out of the sagittal plane, about each of two axes."""
+    shift_mm: float = 10.0
+    """Shift of the whole leg, up to this along each axis."""
+    scale: float = 1.12
+    """The foot is made larger up to this factor, or smaller down to its inverse."""
     mirrored: float = 0.5
     """Share of feet of the other side."""
     cut: float = 0.6
@@ -205,7 +200,7 @@ def take(
     axes = _grid(tissues, ranges, rng, (pixel_mm, pixel_mm, thickness))
     numbers = np.arange((len(axes[2]) - 1) * count + len(weights)) - (len(weights) - 1) / 2
     planes = axes[2][0] + thickness / count * numbers
-    home = _posed(tissues, ranges.poses, rng, (axes[0], axes[1], planes))
+    home = _posed(tissues, ranges, rng, (axes[0], axes[1], planes))
     layers = [painted(tissues, contrast), tissues.foot, *(tissues.bones[bone] for bone in BONES)]
     source = torch.from_numpy(np.stack([np.asarray(one, np.float32) for one in layers]))
     fine = _sampled(source, home, tissues.spacing_mm)
@@ -258,7 +253,12 @@ def _measured(
     rng: np.random.Generator,
 ) -> Image:
     """Return the magnitude image (I, J, K) that a random scanner measures of a signal."""
-    shaded = signal * _shading(axes, rng.uniform(*ranges.shading), rng)
+    strength = rng.uniform(*ranges.shading)
+    squared = np.zeros((1, 1, 1))  # distance from a coil somewhere at the foot
+    for axis, grid in enumerate(np.ix_(*axes)):
+        squared = squared + (grid - rng.uniform(axes[axis][0], axes[axis][-1])) ** 2
+    near = np.exp(squared / (-2 * rng.uniform(*COIL_MM) ** 2))
+    shaded = signal * (1 + strength * (2 * near - 1)).astype(np.float32)
     rows, columns, _ = signal.shape
     share = rng.uniform(*ranges.sharpness)
     measured = [np.abs(np.fft.fftfreq(n)) <= share / 2 for n in (rows, columns)]
@@ -276,24 +276,20 @@ def _measured(
     return image
 
 
-def _shading(axes: Sequence[Array], strength: float, rng: np.random.Generator) -> Image:
-    """Return the sensitivity (I, J, K) of a coil somewhere at the foot."""
-    squared = np.zeros((1, 1, 1))
-    for axis, grid in enumerate(np.ix_(*axes)):
-        squared = squared + (grid - rng.uniform(axes[axis][0], axes[axis][-1])) ** 2
-    width = rng.uniform(*COIL_MM)
-    return (1 + strength * (2 * np.exp(squared / (-2 * width**2)) - 1)).astype(np.float32)
-
-
 def _posed(
-    tissues: Tissues, ranges: PoseRanges, rng: np.random.Generator, axes: Sequence[Array]
+    tissues: Tissues, ranges: ScanRanges, rng: np.random.Generator, axes: Sequence[Array]
 ) -> Tensor:
     """Return where in the tissues' grid each point of a scan comes from, (I, J, K, 3) mm."""
     centres = {
         bone: np.argwhere(tissues.bones[bone]).mean(axis=0) * tissues.spacing_mm for bone in BONES
     }
     motions = _bone_motions(centres, ranges, rng)
-    leg = _leg_pose(centres["talus"], ranges, rng)
+    tilts, reach = rng.uniform(-ranges.tilt_deg, ranges.tilt_deg, 2), np.log(ranges.scale)
+    leg = np.eye(4)  # size and pose of the whole leg, from the tissues' grid to the scan
+    leg[:3, :3] = Rotation.from_euler("xy", tilts, degrees=True).as_matrix()
+    leg[:3, :3] *= np.exp(rng.uniform(-reach, reach))
+    shift = rng.uniform(-ranges.shift_mm, ranges.shift_mm, 3)
+    leg[:3, 3] = centres["talus"] + shift - leg[:3, :3] @ centres["talus"]
     counts = [max(2, int(np.ceil(np.ptp(a) / LATTICE_MM)) + 1) for a in axes]
     coarse = [np.linspace(a[0], a[-1], count) for a, count in zip(axes, counts, strict=True)]
     points = np.stack(np.meshgrid(*coarse, indexing="ij"), axis=-1)
@@ -307,7 +303,7 @@ def _posed(
 
 
 def _bone_motions(
-    centres: Mapping[str, Array], ranges: PoseRanges, rng: np.random.Generator
+    centres: Mapping[str, Array], ranges: ScanRanges, rng: np.random.Generator
 ) -> Array:
     """Draw how each bone moves within the foot: exponential coordinates (3, 6)."""
     axis = np.array([*rng.normal(0, AXIS_SPREAD, 2), 1.0])
@@ -320,18 +316,6 @@ def _bone_motions(
         motions.append(motion if bone == "tibia" else ankle @ motion)
     coordinates: Array = RigidTransform.from_matrix(np.stack(motions)).as_exp_coords()
     return coordinates
-
-
-def _leg_pose(centre: Array, ranges: PoseRanges, rng: np.random.Generator) -> Array:
-    """Draw size and pose of the whole leg: (4, 4), mm of the tissues' grid to mm of the scan."""
-    tilts = rng.uniform(-ranges.tilt_deg, ranges.tilt_deg, 2)
-    reach = np.log(ranges.scale)
-    size = np.exp(rng.uniform(-reach, reach))
-    shift = rng.uniform(-ranges.shift_mm, ranges.shift_mm, 3)
-    pose = np.eye(4)
-    pose[:3, :3] = size * Rotation.from_euler("xy", tilts, degrees=True).as_matrix()
-    pose[:3, 3] = centre + shift - pose[:3, :3] @ centre
-    return pose
 
 
 def _distances(tissues: Tissues) -> Callable[[int, Tensor], Tensor]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -122,15 +121,6 @@ def smooth_together(
     return dict(zip(found, leg @ courses, strict=True))
 
 
-class _Splines(NamedTuple):
-    """Smoothing splines of all `STRENGTHS` for one set of weights."""
-
-    influence: Array
-    """(S, F, F) data → values on the curve."""
-    complexity: Array
-    """(S,) the part of the restricted likelihood that the data do not enter."""
-
-
 def _smooth(poses: Array, weights: Array, centre: Array) -> Array:
     known = weights > 0
     rotations = Rotation.from_matrix(poses[:, :3, :3])
@@ -179,7 +169,7 @@ def _biweight(deviations: Array, known: NDArray[np.bool_]) -> Array:
     return np.where(known, np.clip(1 - (deviations / (TUKEY * scale)) ** 2, 0, None) ** 2, 0.0)
 
 
-def _curve(course: Array, weights: Array, splines: _Splines) -> tuple[Array, Array]:
+def _curve(course: Array, weights: Array, splines: tuple[Array, Array]) -> tuple[Array, Array]:
     """Smooth (F, 3) along the principal directions of the movement, each as much as it needs.
 
     Of each direction's splines the one of greatest restricted likelihood is taken: with s² the
@@ -195,37 +185,41 @@ def _curve(course: Array, weights: Array, splines: _Splines) -> tuple[Array, Arr
     middle = np.average(course, axis=0, weights=weights)
     axes = np.linalg.svd(course[known] - middle, full_matrices=False)[2]
     along = (course - middle) @ axes.T
-    fitted = splines.influence @ along
+    influence, complexity = splines
+    fitted = influence @ along
     freedom = max(np.count_nonzero(known) - 2, 1)
     # At the minimum both terms together are the product of the data and what is left of them.
     energy = np.clip((weights[:, None] * along * (along - fitted)).sum(axis=1), 0, None)
     likelihood = freedom * np.log(energy / freedom + SMALLEST_VARIANCE_MM2)
-    best = np.argmin(likelihood + splines.complexity[:, None], axis=0)
+    best = np.argmin(likelihood + complexity[:, None], axis=0)
     values = fitted[best, :, np.arange(3)].T
-    leverage = np.diagonal(splines.influence, axis1=1, axis2=2)[best].T
+    leverage = np.diagonal(influence, axis1=1, axis2=2)[best].T
     strays = (along - values) / np.clip(1 - leverage, 1e-6, 1) ** LEVERAGE_POWER
     return values @ axes + middle, strays @ axes
 
 
-def _splines(weights: Array) -> _Splines:
-    """Minimise sum w (data - f)² + strength · integral of f''² for every strength."""
+def _splines(weights: Array) -> tuple[Array, Array]:
+    """Minimise sum w (data - f)² + strength · integral of f''² for every strength.
+
+    Returns
+    -------
+    influence : (S, F, F) array
+        From data to values on the curve.
+    complexity : (S,) array
+        The part of the restricted likelihood that the data do not enter.
+    """
     count = len(weights)
     system = np.diag(weights) + STRENGTHS[:, None, None] * _bending(count)
-    influence: Array = np.linalg.inv(system) * weights
     complexity = np.linalg.slogdet(system)[1] - (count - 2) * np.log(STRENGTHS)
-    return _Splines(influence, complexity)
+    return np.linalg.inv(system) * weights, complexity
 
 
 @lru_cache(maxsize=32)
 def _bending(count: int) -> Array:
     """Return K (F, F) with f K f = integral of f''² of the natural cubic spline through f."""
-    second = np.zeros((count, count - 2))
-    mass = np.zeros((count - 2, count - 2))
-    for knot in range(count - 2):
-        second[knot : knot + 3, knot] = (1, -2, 1)
-        mass[knot, knot] = 2 / 3
-        if knot:
-            mass[knot, knot - 1] = mass[knot - 1, knot] = 1 / 6
+    second = np.diff(np.eye(count), 2, axis=0).T
+    inner = count - 2
+    mass = np.eye(inner) * 2 / 3 + (np.eye(inner, k=1) + np.eye(inner, k=-1)) / 6
     matrix: Array = second @ np.linalg.solve(mass, second.T)
     return matrix
 

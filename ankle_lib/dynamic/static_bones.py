@@ -69,6 +69,14 @@ class StaticBones:
         carried: NDArray[np.bool_] = moved_mask(self.small[bone], pose, *grid).data
         return carried
 
+    def at(self, poses: Poses, number: int, grid: Grid) -> dict[str, NDArray[np.bool_]]:
+        """Return the masks, on a frame's grid, of the bones whose pose in that frame is known."""
+        return {
+            bone: self.carried(bone, course[number], grid)
+            for bone, course in poses.items()
+            if np.isfinite(course[number]).all()
+        }
+
 
 def true_poses(subjects: Sequence[CleanSubject], truth: Path) -> CohortPoses:
     """Return the true poses of every sequence; empty for real scans."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.dynamic.frames import Frame
-from ankle_lib.dynamic.random_scans import PoseRanges, ScanRanges, take
+from ankle_lib.dynamic.random_scans import ScanRanges, take
 from ankle_lib.dynamic.tissues import JOINT, Contrast, Tissues, bone_depths, joint_space
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
@@ -27,7 +27,8 @@ SPACING_MM = 1.0
 """Grid on which the soft tissue is modelled."""
 
 FRAMES = ScanRanges(
-    poses=PoseRanges(tilt_deg=11.0, scale=1.05),
+    tilt_deg=11.0,
+    scale=1.05,
     cut=0.25,
     thick=1.0,
     thick_mm=(8.0, 8.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ankle_lib.dynamic.static_bones import (
     StaticBones,
     misplaced_labels,
     registration_error,
+    true_poses,
 )
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
@@ -41,7 +42,7 @@ from ankle_lib.parallel import run_all
 from ankle_lib.patches.rules import DYNAMIC_SEGMENTATION
 from ankle_lib.patches.split import Split, report_split
 from ankle_lib.presets import BONES, DynamicSizes
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.registered import read_registered
 from ankle_lib.registration.truth import read_looks
 
 BATCH, RATE = 8, 5e-3
@@ -64,12 +65,13 @@ FROM_STATIC = "one network, from the static one"
 AS_SIMULATED = "as simulated"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class DynamicStudy:
     """Frames, static scans, the split and the network to start from.
 
     Attributes
     ----------
+    subjects : tuple of CleanSubject
     train, validation : tuple of Frame
         Of the controls, with the pixels that networks see.
     test : tuple of Frame
@@ -78,6 +80,13 @@ class DynamicStudy:
         Static scans of the same subjects, on their own grids.
     static : Trained
         The final network of chapter 05, from which trainings start.
+    bones : mapping of subject to StaticBones
+    poses : mapping of (subject, sequence) to true poses
+        Empty for real scans.
+    registered : Path
+        Results of chapter 03.
+    truth : Path, optional
+        Of a simulated cohort.
     split : Split
     sizes : DynamicSizes
     folder : Path
@@ -86,12 +95,17 @@ class DynamicStudy:
     progress : bool
     """
 
+    subjects: tuple[CleanSubject, ...]
     train: tuple[Frame, ...]
     validation: tuple[Frame, ...]
     test: tuple[Frame, ...]
     static_train: tuple[Scan, ...]
     static_test: tuple[Scan, ...]
-    static: Trained = field(repr=False)
+    static: Trained
+    bones: Mapping[str, StaticBones]
+    poses: CohortPoses
+    registered: Path
+    truth: Path | None
     split: Split
     sizes: DynamicSizes
     folder: Path
@@ -148,7 +162,7 @@ class DynamicStudy:
 def read_dynamic_study(
     subjects: Sequence[CleanSubject],
     masked: Path,
-    accepted: Sequence[RegisteredFrame],
+    registered: Path,
     static_checkpoint: Path,
     sizes: DynamicSizes,
     folder: Path,
@@ -162,10 +176,8 @@ def read_dynamic_study(
     Parameters
     ----------
     subjects : sequence of CleanSubject
-    masked : Path
-        Results of chapter 02.
-    accepted : sequence of RegisteredFrame
-        From `quality.read_registered`.
+    masked, registered : Path
+        Results of chapters 02 and 03.
     static_checkpoint : Path
         The final network of chapter 05.
     sizes : DynamicSizes
@@ -185,20 +197,25 @@ def read_dynamic_study(
     """
     split = report_split(subjects, tested=True)
     train, validation, test = (split.pick(subjects, p) for p in ("train", "validation", "test"))
-    given = (masked, accepted, truth)
-    frames = tuple(f.with_pixels(sizes.pixel_mm) for f in read_frames(train, *given, to_learn=True))
+    given, pixel_mm = (masked, read_registered(registered), truth), sizes.pixel_mm
+    frames = tuple(one.with_pixels(pixel_mm) for one in read_frames(train, *given, to_learn=True))
     if not any(frame.scan.item.labels for frame in frames):
         raise AnkleError(
             "no registration of a control was accepted, so there is no label to learn from: look "
             "at the review sheet of chapter 03"
         )
     return DynamicStudy(
+        tuple(subjects),
         frames,
-        tuple(frame.with_pixels(sizes.pixel_mm) for frame in read_frames(validation, *given)),
+        tuple(one.with_pixels(pixel_mm) for one in read_frames(validation, *given)),
         tuple(read_frames(test, *given)),
         read_scans(train, masked),
         read_scans(test, masked),
         _static(static_checkpoint, folder / "static", device),
+        {one.code: StaticBones.read(one) for one in subjects},
+        true_poses(subjects, truth) if truth else {},
+        registered,
+        truth,
         split,
         sizes,
         folder,
@@ -305,25 +322,12 @@ def compare_designs(study: DynamicStudy) -> pd.DataFrame:
     )
 
 
-def value_of_labels(
-    study: DynamicStudy,
-    bones: Mapping[str, StaticBones],
-    poses: CohortPoses,
-    accepted: Sequence[RegisteredFrame],
-) -> pd.DataFrame:
+def value_of_labels(study: DynamicStudy) -> pd.DataFrame:
     """Train on labels of known quality: from registration to label to network.
 
     Labels are the true ones, those of the accepted registrations, and the static masks carried
     by poses with an error put in: another one in every frame (``random``), or the same one in all
     frames of all subjects (``systematic``, of every other size down from the largest).
-
-    Parameters
-    ----------
-    study : DynamicStudy
-    bones : mapping of subject to StaticBones
-        Of the training subjects.
-    poses : mapping of (subject, sequence) to true poses
-    accepted : sequence of RegisteredFrame
 
     Returns
     -------
@@ -336,14 +340,16 @@ def value_of_labels(
     if not frames:
         return pd.DataFrame()
     truth = [frame.labelled(frame.truth) for frame in frames]
-    error = registration_error(accepted, bones, poses)
+    bones, poses = study.bones, study.poses
+    error = registration_error(read_registered(study.registered), bones, poses)
     kinds = [("truth", 0.0, truth), ("registration", error, [frame.scan for frame in frames])]
     sizes = sorted(study.sizes.errors_mm)
-    for kind, chosen in (("random", sizes), ("systematic", sizes[::-2][::-1])):
-        for size in chosen:
-            systematic = kind == "systematic"
-            wrong = misplaced_labels(frames, bones, poses, size, systematic=systematic)
-            kinds.append((kind, size, wrong))
+    wrong = [("random", size) for size in sizes]
+    wrong += [("systematic", size) for size in sizes[::-2][::-1]]
+    for kind, size in wrong:
+        systematic = kind == "systematic"
+        labels = misplaced_labels(frames, bones, poses, size, systematic=systematic)
+        kinds.append((kind, size, labels))
     trained = study.train_all([study.training(study.recipe, scans) for _, _, scans in kinds])
     test = study.few_test()
     return study.score(
@@ -428,27 +434,21 @@ def compare_specialists(study: DynamicStudy, one: Trained, specialist: Trained) 
     )
 
 
-def other_images(frames: Iterable[Frame], truth: Path) -> dict[str, list[Frame]]:
-    """Return frames of which other images are known, by what made them.
-
-    Parameters
-    ----------
-    frames : iterable of Frame
-        On their own grids.
-    truth : Path
-        Of a simulated cohort, see `registration.truth.read_looks`.
+def other_images(study: DynamicStudy) -> dict[str, list[Frame]]:
+    """Return the test frames of which a simulation knows other images, by what made them.
 
     Returns
     -------
     dict
-        ``as simulated`` and each other kind of image to the same frames; empty for real scans.
+        ``as simulated`` and each other kind of image to the same frames, on their own grids; empty
+        for real scans. See `registration.truth.read_looks`.
     """
     images: dict[str, list[Frame]] = {}
     read: dict[tuple[str, str], Mapping] = {}
-    for frame in frames:
+    for frame in study.test:
         key = (frame.code, frame.sequence)
         if key not in read:
-            read[key] = read_looks(truth, *key)
+            read[key] = read_looks(study.truth, *key) if study.truth else {}
         own = {kind: image for (n, kind), image in read[key].items() if n == frame.number}
         if own:
             images.setdefault(AS_SIMULATED, []).append(frame)
@@ -467,12 +467,9 @@ def robustness(
     DataFrame
         Columns images, network, n, bone, dice_mean, dice_low, dice_high over subjects.
     """
-    return study.score(
-        (
-            {"images": kind, "network": name, "n": len(frames)},
-            network,
-            [frame.reference for frame in frames],
-        )
-        for kind, frames in images.items()
-        for name, network in networks.items()
-    )
+    kinds = []
+    for kind, frames in images.items():
+        scans = [frame.reference for frame in frames]
+        for name, network in networks.items():
+            kinds.append(({"images": kind, "network": name, "n": len(scans)}, network, scans))
+    return study.score(kinds)

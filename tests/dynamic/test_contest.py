@@ -109,8 +109,14 @@ def test_the_contest(
     monkeypatch.setattr(contest, "predict_frame", predict_frame)
     clock = SimpleNamespace(process_time=lambda: float(next(laps)))
     monkeypatch.setattr(contest, "time", clock)
-    poses = {("E01", "active_run-01"): courses(ankle)}
-    monkeypatch.setattr(contest, "true_poses", lambda *_: poses)
+    study: Any = SimpleNamespace(
+        subjects=[subject],
+        test=frames,
+        registered=registered,
+        poses={("E01", "active_run-01"): courses(ankle)},
+        sizes=SimpleNamespace(pixel_mm=PIXEL_MM),
+        progress=False,
+    )
     network: Any = torch.nn.Identity()
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "network.ckpt").write_bytes(b"weights")
@@ -119,8 +125,7 @@ def test_the_contest(
     trained = Trained(network, recipe, nothing, nothing, tmp_path / "net")
 
     def hold() -> contest.Contest:
-        given = (trained, frames, [subject], registered, PIXEL_MM, tmp_path / "contest")
-        return contest.hold_contest(*given, truth=tmp_path, n_jobs=1, progress=False)
+        return contest.hold_contest(study, trained, tmp_path / "contest")
 
     held = hold()
     assert calls == [0, 1, 2, 3]

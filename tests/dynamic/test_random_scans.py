@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ankle_lib.dynamic.random_scans import (
-    PoseRanges,
     ScanRanges,
     draw_contrast,
     random_scans,
@@ -20,9 +19,13 @@ from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
 from tests.dynamic.ellipsoid_foot import ELLIPSOIDS, ellipsoid, ellipsoid_foot, volume_cm3
 
-STILL = PoseRanges(ankle_deg=0, bone_deg=0, bone_mm=0, tilt_deg=0, shift_mm=0, scale=1)
 PLAIN = ScanRanges(
-    poses=STILL,
+    ankle_deg=0,
+    bone_deg=0,
+    bone_mm=0,
+    tilt_deg=0,
+    shift_mm=0,
+    scale=1,
     mirrored=0,
     cut=0,
     thick=0,
@@ -67,7 +70,7 @@ def test_without_any_change_bones_stay_where_they_were(scan):
 
 
 def test_bones_are_rigid_in_a_bent_ankle(scan):
-    bent = replace(PLAIN, poses=replace(STILL, ankle_deg=25, bone_deg=4, tilt_deg=15))
+    bent = replace(PLAIN, ankle_deg=25, bone_deg=4, tilt_deg=15)
     rng = np.random.default_rng(1)
     for made in random_scans(scan, 3, rng, pixel_mm=1.5, ranges=bent):
         for bone in BONES:
@@ -86,7 +89,7 @@ def test_the_ankle_bends_as_far_as_allowed(scan):
         return float(np.rad2deg(np.arctan2(along[1], along[0])))
 
     rest = heel_angle(scan)
-    bent = replace(PLAIN, poses=replace(STILL, ankle_deg=25))
+    bent = replace(PLAIN, ankle_deg=25)
     made = random_scans(scan, 12, np.random.default_rng(2), pixel_mm=2.5, ranges=bent)
     turns = np.array([heel_angle(one) - rest for one in made])
     assert np.abs(turns).max() < 27
