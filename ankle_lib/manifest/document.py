@@ -6,10 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import PrivateAttr, ValidationError, model_validator
+from pydantic import PrivateAttr, ValidationError
 
 from ankle_lib.cache import file_digest
 from ankle_lib.files import AnkleError, write_text
@@ -23,7 +23,7 @@ from ankle_lib.manifest.schema import (
     Record,
     RemoteSource,
     Subject,
-    refuse_duplicates,
+    distinct,
     unsafe_path,
 )
 from ankle_lib.volume import Header, canonical_voxel_size, load, read_header
@@ -35,13 +35,8 @@ class Manifest(Record):
     """All cohorts of one ``data_manifest.yaml``."""
 
     version: Literal[1]
-    cohorts: list[Cohort]
+    cohorts: Annotated[list[Cohort], distinct("cohort")]
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
-
-    @model_validator(mode="after")
-    def _unique_cohorts(self) -> Manifest:
-        refuse_duplicates("cohort", (cohort.name for cohort in self.cohorts))
-        return self
 
     def cohort(self, name: str | None = None) -> Cohort:
         """Return one cohort with absolute paths, its layout scanned if it lists no subjects.

@@ -7,9 +7,8 @@ After :meth:`ankle_lib.manifest.Manifest.cohort` the same records hold absolute 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +17,6 @@ from pydantic import (
     Field,
     PlainSerializer,
     PrivateAttr,
-    model_validator,
 )
 
 from ankle_lib.presets import BONES
@@ -68,6 +66,20 @@ Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sizes = tuple[Length, Length, Length]
 
 
+def distinct(what: str, by: str = "name") -> AfterValidator:
+    """Return a validator of a list: no two items share the attribute ``by``, whatever its case."""
+
+    def check(items: list[Any]) -> list[Any]:
+        # file systems may ignore case, so names that differ only in case would share a file
+        names = Counter(str(getattr(item, by)).lower() for item in items)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            raise ValueError(f"more than one {what} is named {twice[0]!r}")
+        return items
+
+    return AfterValidator(check)
+
+
 class Record(BaseModel):
     """An immutable record; keys that the schema does not know are refused."""
 
@@ -107,13 +119,8 @@ class Subject(Record):
     side: Side | None = None
     static: list[RelativePath] = []
     masks: dict[Bone, RelativePath] = {}
-    sequences: list[Sequence] = []
+    sequences: Annotated[list[Sequence], distinct("sequence")] = []
     notes: list[str] = []
-
-    @model_validator(mode="after")
-    def _unique_sequences(self) -> Subject:
-        refuse_duplicates("sequence", (sequence.name for sequence in self.sequences))
-        return self
 
     def files(self) -> list[tuple[str, Path]]:
         """Return (role, path) of every file: "static", a bone, or a sequence's name."""
@@ -161,14 +168,9 @@ class RemoteSource(Record):
     """Files that :func:`ankle_lib.manifest.downloads.fetch` downloads."""
 
     type: Literal["remote"]
-    files: Annotated[list[RemoteFile], Field(min_length=1)]
+    files: Annotated[list[RemoteFile], Field(min_length=1), distinct("file")]
     root: str | None = None
     """Where they go; None: ``data/<name of the cohort>`` beside the manifest."""
-
-    @model_validator(mode="after")
-    def _unique_names(self) -> RemoteSource:
-        refuse_duplicates("file", (file.name.as_posix() for file in self.files))
-        return self
 
 
 class Cohort(Record):
@@ -179,14 +181,9 @@ class Cohort(Record):
     licence: Annotated[str, Field(min_length=1)]
     source: Annotated[PhantomSource | LocalSource | RemoteSource, Field(discriminator="type")]
     geometry: Geometry = Geometry()
-    subjects: list[Subject] = []
+    subjects: Annotated[list[Subject], distinct("subject", "code")] = []
     notes: list[str] = []
     _root: Path | None = PrivateAttr(default=None)
-
-    @model_validator(mode="after")
-    def _unique_subjects(self) -> Cohort:
-        refuse_duplicates("subject", (subject.code for subject in self.subjects))
-        return self
 
     @property
     def root(self) -> Path | None:
@@ -196,11 +193,3 @@ class Cohort(Record):
     def subject(self, code: str) -> Subject:
         """Return the subject with this code (KeyError if there is none)."""
         return {subject.code: subject for subject in self.subjects}[code]
-
-
-def refuse_duplicates(what: str, names: Iterable[str]) -> None:
-    """Raise ValueError if two names are equal, or differ only in case."""
-    # file systems may ignore case, so names that differ only in case would share a file
-    twice = [name for name, count in Counter(name.lower() for name in names).items() if count > 1]
-    if twice:
-        raise ValueError(f"more than one {what} is named {twice[0]!r}")
