@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator
 
 from tests.browser.lab import Person, serve
-from tests.test_widgets_course import write_training
+from tests.widgets.test_training_monitor import write_training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -1,17 +1,23 @@
-"""Grids of images and the charts that every chapter draws with."""
+"""Slices, their crops and grids."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from scipy import ndimage
 
-from ankle_lib.figures import charts
-from ankle_lib.figures.images import Slice, box_around, image_grid, in_rows, slice_of, window
-from ankle_lib.figures.style import BONE_COLOURS, new_figure
+from ankle_lib.figures.images import (
+    Slice,
+    box_around,
+    centre_voxel,
+    image_grid,
+    in_rows,
+    slice_of,
+    window,
+)
 from ankle_lib.files import AnkleError
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, to_orientation
+from tests.toy_ankle import ToyAnkle, toy_ankle
 
 # Axes P, S, R with voxels of 1, 2 and 5 mm.
 THICK = Volume(
@@ -79,49 +85,57 @@ def test_the_window_takes_an_offset_if_asked() -> None:
     assert window(np.full((4, 4), 7.0), dark_percentile=1)[1] > 7
 
 
-def scores() -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"method": method, "bone": bone, "dice": 0.5 + 0.1 * n, "low": 0.4, "high": 0.9}
-            for method in ("ours", "theirs")
-            for bone in BONE_COLOURS
-            for n in range(4)
-        ]
+@pytest.fixture(scope="module")
+def ankle() -> ToyAnkle:
+    return toy_ankle()
+
+
+@pytest.fixture(scope="module")
+def masks(ankle: ToyAnkle) -> dict[str, np.ndarray]:
+    return {bone: mask.data > 0 for bone, mask in ankle.masks.items()}
+
+
+def test_slices_show_superior_up_and_anterior_left() -> None:
+    data = np.zeros((4, 6, 8))
+    data[0, 5, 7] = 1  # anterior, superior, right
+    affine = np.array([[0, 0, 3, 0], [-1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]], dtype=float)
+    image = Volume(data, affine)
+    sagittal = slice_of(image, "sagittal", 7)
+    assert sagittal.image.shape == (6, 4)
+    assert sagittal.image[-1, 0] == 1  # rows go upward: top left
+    assert sagittal.size_mm == (4, 12)
+    assert sagittal.letters == ("A", "P", "I", "S")
+    coronal = slice_of(image, "coronal", 0)
+    assert coronal.image[-1, -1] == 1
+    assert coronal.size_mm == (24, 12)
+    axial = slice_of(image, "axial", 5)
+    assert axial.image[-1, -1] == 1
+    assert axial.size_mm == (24, 4)
+    assert axial.letters == ("L", "R", "P", "A")
+
+
+def test_slices_need_the_courses_axes(ankle: ToyAnkle) -> None:
+    with pytest.raises(AnkleError, match="bring the image to PSR first"):
+        slice_of(to_orientation(ankle.static, "RAS"), "sagittal", 3)
+    with pytest.raises(AnkleError, match="choose one of sagittal, coronal, axial"):
+        slice_of(ankle.static, "oblique", 3)
+
+
+def test_a_cropped_slice_keeps_its_pixels() -> None:
+    part = Slice(np.ones((10, 20)), (40.0, 10.0), ("A", "P", "I", "S")).crop(
+        (slice(2, 7), slice(0, 10))
     )
+    assert part.image.shape == (5, 10)
+    assert part.size_mm == (20.0, 5.0)
 
 
-def test_dots_are_all_rows_in_their_colours_with_medians() -> None:
-    axes = new_figure(5, 3).subplots()
-    assert charts.dots(axes, scores(), "dice", "method") == ["ours", "theirs"]
-    drawn = [line for line in axes.lines if len(line.get_xdata()) == 4]
-    assert [to_hex(line.get_color()).upper() for line in drawn[:3]] == list(BONE_COLOURS.values())
-    assert all(list(line.get_xdata()) == [0.5, 0.6, 0.7, 0.8] for line in drawn)
-    bars = [line for line in axes.lines if len(line.get_xdata()) == 2]
-    assert [line.get_xdata()[0] for line in bars] == pytest.approx([0.65] * 6)
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["ours", "theirs"]
-    assert axes.get_legend_handles_labels()[1] == list(BONE_COLOURS)
-
-
-def test_dots_go_up_and_unknown_hues_are_left_out() -> None:
-    axes = new_figure(5, 3).subplots()
-    table = pd.concat([scores(), scores().assign(bone="navicular")])
-    charts.dots(axes, table, "dice", "bone", vertical=True, bar=None)
-    drawn = [line for line in axes.lines if len(line.get_xdata())]
-    assert len(drawn) == 3
-    assert list(drawn[0].get_ydata()) == [0.5, 0.6, 0.7, 0.8, 0.5, 0.6, 0.7, 0.8]
-    assert abs(drawn[1].get_xdata() - 1).max() < 0.5
-
-
-def test_intervals_and_curves() -> None:
-    figure = new_figure(8, 3)
-    left, right = figure.subplots(1, 2)
-    charts.intervals(left, scores(), "dice", "method", ends=("low", "high"))
-    assert len(left.collections) == 3
-    assert left.lines[0].get_xdata() == pytest.approx([0.65, 0.65])
-    table = scores().assign(frame=[0, 1, 2, 3] * 6)
-    charts.curves(right, table, "frame", "dice", band=(0.25, 0.75))
-    assert list(right.lines[0].get_xdata()) == [0, 1, 2, 3]
-    assert len(right.collections) == 3
-    charts.log_axis(right, "y")
-    charts.legend_outside(figure)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(BONE_COLOURS)
+def test_window_and_centre(masks: dict[str, np.ndarray]) -> None:
+    assert window(np.zeros((3, 3))) == (0.0, 1.0)
+    low, high = window(np.array([np.nan, 0.0, 100.0, 100.0]))
+    assert (low, high) == (0.0, 100.0)
+    i, j, k = centre_voxel({"talus": masks["talus"]})
+    np.testing.assert_allclose(
+        (i, j, k), ndimage.center_of_mass(masks["talus"].astype(float)), atol=0.5
+    )
+    with pytest.raises(AnkleError, match="every mask is empty"):
+        centre_voxel({"talus": np.zeros((2, 2, 2))})
