@@ -209,14 +209,14 @@ def read_summary(root: Path) -> pd.DataFrame:
 
 def _run_of(folder: Path, chapter: str) -> dict[str, Any]:
     """Return what made a chapter's tables; it is written last, so they are complete."""
-    path = folder / chapter / RUN_RECORD
-    if not path.is_file():
+    try:
+        record = json.loads((folder / chapter / RUN_RECORD).read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("preset", "device")}
+    except (OSError, ValueError, KeyError, TypeError):
         raise AnkleError(
             f"{chapter} has no finished run in {folder}: run `ankle run --preset {folder.name} "
             f"--results {folder.parent}`, then this again"
-        )
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return {name: record[name] for name in ("preset", "device")}
+        ) from None
 
 
 def _read(path: Path) -> pd.DataFrame:

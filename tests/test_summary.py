@@ -225,7 +225,12 @@ def test_a_chapter_that_is_missing_names_the_command(results: Path) -> None:
 
 
 def test_a_chapter_that_did_not_finish_is_refused(results: Path) -> None:
-    (results / CHAPTERS[2] / "run.json").unlink()  # it is written last
+    record = results / CHAPTERS[2] / "run.json"
+    for broken in ("{", "[]", '{"preset": "smoke"}'):
+        record.write_text(broken)
+        with pytest.raises(AnkleError, match="06_hr_reconstruction has no finished run"):
+            summary.summarise(results, CHAPTERS)
+    record.unlink()  # it is written last
     with pytest.raises(AnkleError, match="06_hr_reconstruction has no finished run"):
         summary.summarise(results, CHAPTERS)
 
