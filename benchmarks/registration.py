@@ -23,13 +23,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib import registration
 from ankle_lib.geometry import apply, rigid, world_to_voxel
-from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.phantom.simulate import simulate
-from ankle_lib.presets import get_preset
-from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS
-from ankle_lib.registration.register import Settings, register
+from ankle_lib.presets import BONES, get_preset
+from ankle_lib.registration.regions import weights_of
+from ankle_lib.registration.register import Registration, Settings, register
+from ankle_lib.registration.truth import AXES, bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume, load, to_orientation
 
 FAILED_MM = 1.0
@@ -85,7 +84,7 @@ def read_case(folder: Path, subject: str) -> Case:
     static = to_orientation(load(raw / f"{subject}_static_3DT1.nii.gz"))
     masks = {
         bone: to_orientation(load(raw / f"{subject}_static_3DT1_segment_{bone}.nii.gz")).data > 0
-        for bone in RADIUS_VOXELS
+        for bone in BONES
     }
     frames = to_orientation(load(raw / f"{subject}_MovieClear_active_run-01.nii.gz"))
     truth = json.loads((folder / "truth" / subject / "active_run-01.json").read_text())
@@ -99,15 +98,13 @@ def compare(
     device: str,
     angle: float,
     shift: float,
-    settings: Settings | None = None,
 ) -> dict[str, object]:
     """Register all frames and bones from a bad start, and measure."""
     start = bad_starts(case, angle, shift)
     begun, cpu = time.perf_counter(), time.process_time()
     found = register(
-        case.frames, case.static, weights(case), start=start, engine=engine, device=device,
-        settings=settings,
-    )  # fmt: skip
+        case.frames, case.static, weights(case), start=start, engine=engine, device=device
+    )
     wall, spent = time.perf_counter() - begun, time.process_time() - cpu
     return (
         {"engine": engine}
@@ -119,14 +116,14 @@ def compare(
     )
 
 
-def measure(case: Case, found: registration.Registration) -> dict[str, float]:
+def measure(case: Case, found: Registration) -> dict[str, float]:
     """TRE, rotation errors and failures of all fits together."""
     tre, turned = [], []
     for index, mask in enumerate(case.masks.values()):
-        points = registration.bone_points(mask, case.static.affine)
+        points = bone_points(mask, case.static.affine)
         for pose, truth in zip(found.poses[:, index], case.truth[:, index], strict=True):
-            tre.append(registration.tre_mm(pose, truth, points))
-            turned.append(registration.rotation_errors_deg(pose, truth))
+            tre.append(tre_mm(pose, truth, points))
+            turned.append(rotation_errors_deg(pose, truth))
     errors = np.array(tre)
     flagged, wrong = found.failed.T.ravel(), errors > FAILED_MM
     kept = errors[~flagged] if (~flagged).any() else np.array([np.nan])
@@ -135,20 +132,16 @@ def measure(case: Case, found: registration.Registration) -> dict[str, float]:
         "tre_median": float(np.median(kept)),
         "tre_p95": float(np.percentile(kept, 95)),
         "tre_max": float(kept.max()),
-        **{f"rot_{axis}_p95": float(v) for axis, v in zip(registration.AXES, p95, strict=True)},
+        **{f"rot_{axis}_p95": float(v) for axis, v in zip(AXES, p95, strict=True)},
         "wrong": int(wrong.sum()),
         "wrong_flagged": int((wrong & flagged).sum()),
         "good_flagged": int((~wrong & flagged).sum()),
     }
 
 
-def weights(case: Case, masks: dict[str, NDArray[np.bool_]] | None = None) -> dict[str, NDArray]:
+def weights(case: Case) -> dict[str, NDArray]:
     """Soft weights as chapter 03 makes them."""
-    voxel, sigma = case.static.voxel_size_mm, in_mm(SIGMA_VOXELS)
-    return {
-        bone: bone_weights(mask, voxel, in_mm(RADIUS_VOXELS[bone]), sigma)
-        for bone, mask in (masks or case.masks).items()
-    }
+    return weights_of({b: Volume(mask, case.static.affine) for b, mask in case.masks.items()})
 
 
 def bad_starts(case: Case, angle: float, shift: float) -> NDArray[np.float64]:
@@ -156,7 +149,7 @@ def bad_starts(case: Case, angle: float, shift: float) -> NDArray[np.float64]:
     generator = np.random.default_rng(0)
     starts = np.empty_like(case.truth)
     for index, mask in enumerate(case.masks.values()):
-        centre = registration.bone_points(mask, case.static.affine).mean(axis=0)
+        centre = bone_points(mask, case.static.affine).mean(axis=0)
         for frame in range(len(starts)):
             away = generator.normal(size=3)
             turn = (angle * generator.choice([-1, 1]), 0, 0)
@@ -185,7 +178,7 @@ def robustness(case: Case, device: str) -> list[dict[str, object]]:
         return values
 
     def cut() -> Case:
-        points = registration.bone_points(case.masks["calcaneus"], case.static.affine)
+        points = bone_points(case.masks["calcaneus"], case.static.affine)
         there = world_to_voxel(case.frames.affine, apply(case.truth[0, 0], points))
         end = int(np.percentile(there[:, 0], 65))  # the posterior third of the calcaneus is lost
         return dataclasses.replace(case, frames=Volume(data[:end], case.frames.affine))

@@ -36,8 +36,7 @@ from ankle_lib.pose_files import (
     write_itk,
     write_transforms,
 )
-from ankle_lib.registration.moving import moved
-from ankle_lib.volume import Volume, save
+from ankle_lib.volume import Volume, resample, save
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -196,7 +195,7 @@ def test_simpleitk_and_scipy_move_an_image_alike(
     reference = sitk_image(fixed, np.zeros(fixed[0], np.float32))
     theirs = sitk.Resample(sitk_image(moving, values), reference, transform, sitk.sitkLinear, -1.0)
     theirs = sitk.GetArrayFromImage(theirs).transpose(2, 1, 0)
-    ours = moved(Volume(values, moving[1]), pose, *fixed, fill=-1.0).data
+    ours = resample(Volume(values, moving[1]), *fixed, pose=pose, fill=-1.0).data
     inside = (theirs != -1) & (ours > 0)
     assert inside.mean() > 0.2
     np.testing.assert_allclose(ours[inside], theirs[inside], rtol=1e-4, atol=1e-2)

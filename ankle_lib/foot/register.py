@@ -22,10 +22,10 @@ from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
-from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved, moved_mask
+from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE
 from ankle_lib.registration.register import Registration, Settings, register
-from ankle_lib.volume import Volume, save
+from ankle_lib.volume import Volume, resample, save
 
 SLICE_SAMPLES = 9
 """Samples across a slice of the moved static scan; 8 mm of slice are 10 voxels of 0.8 mm."""
@@ -183,11 +183,11 @@ def register_scans(
                 mask = moved_mask(bone, pose.matrix, *grid)
                 save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
                 masks[pose.bone].append(mask)
-                thick = moved(still, pose.matrix, *grid, slice_samples=SLICE_SAMPLES)
+                thick = resample(still, *grid, pose=pose.matrix, slice_samples=SLICE_SAMPLES)
                 _save_image(folder / "moved" / f"{stem}_desc-moved_static.nii.gz", thick)
                 if high_resolution:
                     fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
-                    sharp = moved(still, pose.matrix, *fine)
+                    sharp = resample(still, *fine, pose=pose.matrix)
                     name = f"{stem}_desc-highres_static.nii.gz"
                     _save_image(folder / "high_resolution" / name, sharp)
                 bar.update()

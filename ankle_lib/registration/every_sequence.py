@@ -25,7 +25,7 @@ from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.quality.gate import Gate
 from ankle_lib.quality.registered import frame_path
 from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet
-from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
+from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, weights_of
 from ankle_lib.registration.register import Registration, Settings, register
 from ankle_lib.registration.truth import (
@@ -39,7 +39,7 @@ from ankle_lib.registration.truth import (
     tre_mm,
     truth_files,
 )
-from ankle_lib.volume import Volume, load, save
+from ankle_lib.volume import Volume, load, resample, save
 
 ERRORS = ("dice", "tre_mm", "rotation_error_deg", *(f"rotation_{axis}_deg" for axis in AXES))
 
@@ -393,7 +393,7 @@ def _write_frame(
     shape, affine = part_of(box, carried.affine)
     image = np.zeros(carried.shape, dtype=np.float32)
     if min(shape) > 0:
-        image[box] = moved(static, pose, shape, affine, slice_samples=SLICE_SAMPLES).data
+        image[box] = resample(static, shape, affine, pose=pose, slice_samples=SLICE_SAMPLES).data
     save(frame_path(*place, image=True), image, carried.affine, scale=INTENSITY_STEP)
 
 

@@ -1,86 +1,22 @@
-"""The static scan carried by a pose: on any grid, averaged across thick slices, as a mask."""
+"""Masks carried by a pose (`volume.resample` carries images), and fine grids around bones."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import (
-    Grid,
-    apply,
-    arrival,
-    bounding_box,
-    compose,
-    invert,
-    part_of,
-    slice_direction,
-    slice_parts,
+from ankle_lib.geometry import Grid, apply, arrival, bounding_box, compose, part_of
+from ankle_lib.volume import (
+    CANONICAL_CODES,
+    Volume,
+    canonical_voxel_size,
+    resample,
+    to_orientation,
 )
-from ankle_lib.volume import CANONICAL_CODES, Volume, canonical_voxel_size, to_orientation
 
 MARGIN_MM = 5.0
 """Around the bone on a fine grid: cartilage and the beginning of its neighbours."""
-
-
-def moved(
-    volume: Volume,
-    pose: ArrayLike,
-    shape: tuple[int, int, int],
-    affine: ArrayLike,
-    *,
-    slice_samples: int = 1,
-    across_mm: ArrayLike | None = None,
-    fill: float | None = 0.0,
-) -> Volume:
-    """Carry an image by a pose and sample it on a grid of the frame's world.
-
-    Parameters
-    ----------
-    volume : Volume
-        3D, in the static scan's world.
-    pose : array, shape (4, 4)
-        Static world to frame world, RAS mm.
-    shape, affine
-        Grid of the result, in the frame's world.
-    slice_samples : int
-        Samples that are averaged across a slice, as a scanner does; 1 samples its middle only.
-    across_mm : array, shape (3,), optional
-        From one side of a slice to the other, in the frame's world; the thickest axis of the grid
-        by default.
-    fill : float or None
-        Value outside of ``volume``; None continues it by its border.
-
-    Returns
-    -------
-    Volume
-        float32, linearly interpolated.
-
-    Examples
-    --------
-    >>> moved(static, pose, frame.shape, frame.affine, slice_samples=9)
-    """
-    target = np.asarray(affine, dtype=np.float64)
-    if across_mm is None:
-        across_mm = target[:3, slice_direction(target).axis]
-    image = volume.data.astype(np.float32, copy=False)
-    total = np.zeros(shape, dtype=np.float32)
-    for part in slice_parts(slice_samples):
-        grid = target.copy()
-        grid[:3, 3] += part * np.asarray(across_mm)
-        to_voxel = compose(np.linalg.inv(volume.affine), invert(pose), grid)
-        total += ndimage.affine_transform(
-            image,
-            to_voxel[:3, :3],
-            to_voxel[:3, 3],
-            output_shape=shape,
-            order=1,
-            mode="nearest" if fill is None else "constant",
-            cval=fill or 0.0,
-            prefilter=False,
-        )
-    return Volume(total / slice_samples, target)
 
 
 def moved_mask(
@@ -94,14 +30,20 @@ def moved_mask(
     """Carry a mask by a pose: true where it fills at least half of the grid's voxel.
 
     Work is done only where the mask arrives: cut it first (`cut_to_mask`). The arguments are
-    those of `moved`.
+    those of `volume.resample`.
+
+    Examples
+    --------
+    >>> moved_mask(cut_to_mask(talus), pose, *frame.grid)
     """
     result = np.zeros(shape, dtype=bool)
     box = arrival(mask.grid, pose, (shape, affine), margin_mm=1.0)
     lengths, part = part_of(box, affine)
     if min(lengths) > 0:
         solid = Volume((mask.data > 0).astype(np.float32), mask.affine)
-        result[box] = moved(solid, pose, lengths, part, slice_samples=slice_samples).data >= 0.5
+        result[box] = (
+            resample(solid, lengths, part, pose=pose, slice_samples=slice_samples).data >= 0.5
+        )
     return Volume(result, np.asarray(affine, dtype=np.float64))
 
 

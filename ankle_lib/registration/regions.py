@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, arrival, bounding_box, part_of, weighted_centre
 from ankle_lib.masking.bone_weights import bone_weights, in_mm
-from ankle_lib.registration.moving import moved
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, resample
 
 WHOLE = "whole"
 """The region of the foot as a whole, in tables and file names."""
@@ -172,13 +171,15 @@ def agreement(frame: Volume, region: Region, pose: Matrix) -> Agreement:
     shape, affine = part_of(box, frame.affine)
     if min(shape) == 0:
         return NOT_SEEN
-    weights = moved(region.weights, pose, shape, affine).data
+    weights = resample(region.weights, shape, affine, pose=pose).data
     inside = weights > SUPPORT
     if inside.sum() < SMALLEST_SEEN:
         return NOT_SEEN
     ratio = np.linalg.det(frame.affine[:3, :3]) / np.linalg.det(region.weights.affine[:3, :3])
     seen = float(abs(ratio) * weights.sum() / region.weights.data.sum())
-    image = moved(region.image, pose, shape, affine, slice_samples=SLICE_SAMPLES).data[inside]
+    image = resample(region.image, shape, affine, pose=pose, slice_samples=SLICE_SAMPLES).data[
+        inside
+    ]
     weight = weights[inside].astype(np.float64)
     weight /= weight.sum()
     target = frame.data[box][inside].astype(np.float64)

@@ -15,13 +15,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Matrix, apply, compose, nearest_rigid, rigid, slice_direction, to_itk
-from ankle_lib.registration.moving import moved
+from ankle_lib.geometry import (
+    Matrix,
+    apply,
+    compose,
+    nearest_rigid,
+    rigid,
+    slice_direction,
+    slice_parts,
+    to_itk,
+)
 from ankle_lib.registration.regions import Fits, Region, agreement, cut_region, fit_each
 from ankle_lib.registration.register import Settings
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, resample
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
 """From coarse to fine: pixel size within the slices in mm (0: the frame's own), and the length of
@@ -138,11 +147,10 @@ def _across_mm(fixed: Volume, pose: Matrix) -> tuple[float, ...]:
 
 def _averaged(image: Volume, across_mm: tuple[float, ...]) -> Volume:
     """Average an image over a line about each voxel, on the same grid, as thick slices do."""
-    in_voxels = np.linalg.inv(image.affine[:3, :3]) @ across_mm
-    n_samples = max(1, int(np.ceil(2 * np.abs(in_voxels).max())))
-    return moved(
-        image, np.eye(4), *image.grid, slice_samples=n_samples, across_mm=across_mm, fill=None
-    )
+    line = np.linalg.inv(image.affine[:3, :3]) @ across_mm  # in voxels
+    parts = slice_parts(max(1, int(np.ceil(2 * np.abs(line).max()))))
+    shifted = (ndimage.shift(image.data, -part * line, order=1, mode="nearest") for part in parts)
+    return Volume(sum(shifted) / len(parts), image.affine)
 
 
 def _register(
@@ -163,7 +171,7 @@ def _register(
 
 def _mask(sitk: ModuleType, frame: Volume, region: Region, pose: Matrix) -> Any:
     """Return the voxels of a frame to compare as an ITK image, or None if they are too few."""
-    carried = moved(region.weights, pose, frame.shape, frame.affine).data > MASK_WEIGHT
+    carried = resample(region.weights, frame.shape, frame.affine, pose=pose).data > MASK_WEIGHT
     if carried.sum() < SMALLEST_MASK:
         return None
     return _itk_image(sitk, Volume(carried.astype(np.uint8), frame.affine))

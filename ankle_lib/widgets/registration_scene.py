@@ -20,11 +20,11 @@ from ankle_lib.geometry import (
     rigid,
     slice_direction,
 )
-from ankle_lib.registration.moving import cut_to_mask, moved, moved_mask
+from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import Agreement, agreement, cut_region
 from ankle_lib.registration.register import register
 from ankle_lib.registration.truth import bone_points, tre_mm
-from ankle_lib.volume import Volume, to_orientation
+from ankle_lib.volume import Volume, resample, to_orientation
 from ankle_lib.widgets.inputs import check_values, image_3d, masks_on, not_finite
 
 SLICE_SAMPLES = 5
@@ -140,7 +140,7 @@ class Scene:
         rows, columns = box
         part = columns, rows, slice(index, index + 1)
         shape, affine = part_of(part, image.affine)
-        carried = moved(self.static, pose, shape, affine, slice_samples=SLICE_SAMPLES)
+        carried = resample(self.static, shape, affine, pose=pose, slice_samples=SLICE_SAMPLES)
         mask = {bone: moved_mask(self._bones[bone], pose, shape, affine)}
         there = Volume(image.data[part], affine)
         return slice_of(there, "sagittal", 0, mask), slice_of(carried, "sagittal", 0, mask)

@@ -17,7 +17,7 @@ from ankle_lib.foot.register import (
 )
 from ankle_lib.geometry import apply, compose, rigid
 from ankle_lib.pose_files import FramePose, read_flirt, read_itk, read_transforms, write_transforms
-from ankle_lib.registration.moving import bone_grid, moved
+from ankle_lib.registration.moving import bone_grid
 from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, load, resample, save, to_orientation
 from tests.toy_ankle import toy_ankle
@@ -36,7 +36,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Scans:
     shape, place = (58, 56, 14), ankle.sequence.affine
     place = place @ np.diag([1, 1, 0.75, 1])
     frames = [
-        moved(ankle.static, pose, shape, place, slice_samples=7).data * 0.7 + 20 for pose in POSES
+        resample(ankle.static, shape, place, pose=pose, slice_samples=7).data * 0.7 + 20
+        for pose in POSES
     ]
     noise = np.random.default_rng(3).normal(0, 8, (*shape, len(frames)))
     movie = to_orientation(Volume(np.stack(frames, 3) + noise, place), "RPS")
@@ -97,7 +98,10 @@ def test_images_lie_on_the_grid_of_the_frames(
                 np.testing.assert_allclose(volume.affine, scans.frames.affine, atol=1e-4)
             np.testing.assert_array_equal(mask.data > 0, result.masks[bone][frame].data)
             bone_volume = Volume(scans.masks[bone].astype(np.float32), scans.static.affine)
-            filled = moved(bone_volume, pose, mask.shape, mask.affine, slice_samples=9).data >= 0.5
+            filled = (
+                resample(bone_volume, mask.shape, mask.affine, pose=pose, slice_samples=9).data
+                >= 0.5
+            )
             both = 2 * (filled & (mask.data > 0)).sum() / (filled.sum() + (mask.data > 0).sum())
             assert both > 0.93
             inside = mask.data > 0

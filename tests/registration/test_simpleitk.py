@@ -130,6 +130,18 @@ def test_transforms_of_itk_are_the_poses_asked_for() -> None:
     np.testing.assert_allclose(np.array(transform.GetCenter()), apply(pose, CENTRE) * [-1, -1, 1])
 
 
+def test_a_slice_average_is_a_centred_box() -> None:
+    image = np.zeros((9, 9, 41), dtype=np.float32)
+    image[4, 4, 20] = 1
+    volume = Volume(image, np.diag([1.0, 1.0, 0.5, 1.0]))
+    line = simpleitk._averaged(volume, (0.0, 0.0, 8.0)).data[4, 4]
+    places = np.arange(41)
+    assert line.sum() == pytest.approx(1, abs=1e-5)
+    assert (line @ places) / line.sum() == pytest.approx(20, abs=1e-4)  # no shift
+    assert np.count_nonzero(line > 0.5 * line.max()) * 0.5 == pytest.approx(8, abs=0.5)
+    np.testing.assert_array_equal(simpleitk._averaged(volume, (0.0, 0.0, 0.0)).data, image)
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     volume = Volume(np.ones(SHAPE, np.float32), np.eye(4))
