@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -183,14 +183,9 @@ def turned(scan: Scan, angle_deg: float) -> Scan:
     def mask(array: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return moved(array.view(np.uint8), 0, 0) > 0
 
-    changed = replace(
-        item,
-        name=f"{item.name} turned by {angle_deg:.0f} degrees",
-        image=moved(item.image, 1, float(item.image.min())),
-        region=mask(item.region),
-        labels={label: mask(one) for label, one in item.labels.items()},
-    )
-    return Scan(changed, scan.group, scan.voxel_size_mm)
+    air = float(item.image.min())
+    name = f"{item.name} turned by {angle_deg:.0f} degrees"
+    return _with_arrays(scan, lambda image: moved(image, 1, air), mask, name)
 
 
 def rotation_of(index: int, n: int) -> float:
@@ -207,16 +202,10 @@ def every(scan: Scan, step: int) -> Scan:
     """
     if step == 1:
         return scan
-    item = scan.item
-    ks = slice(min(step, item.image.shape[2]) // 2, None, step)
-    fewer = replace(
-        item,
-        image=item.image[:, :, ks],
-        region=item.region[:, :, ks],
-        labels={label: mask[:, :, ks] for label, mask in item.labels.items()},
-    )
+    n_slices = scan.item.image.shape[2]
+    fewer = _slices(scan, np.arange(min(step, n_slices) // 2, n_slices, step))
     posterior, superior, right = scan.voxel_size_mm
-    return Scan(fewer, scan.group, (posterior, superior, right * step))
+    return replace(fewer, voxel_size_mm=(posterior, superior, right * step))
 
 
 def one_slice(scan: Scan, k: int, beside: int = 0) -> Scan:
@@ -229,15 +218,30 @@ def one_slice(scan: Scan, k: int, beside: int = 0) -> Scan:
     beside : int
         Neighbours on each side, for networks that see them; beyond the scan its last slice goes on.
     """
+    ks = np.arange(k - beside, k + beside + 1)
+    return _slices(scan, ks.clip(0, scan.item.image.shape[2] - 1))
+
+
+def _slices(scan: Scan, ks: NDArray[np.int_]) -> Scan:
+    return _with_arrays(scan, lambda array: array[:, :, ks], lambda mask: mask[:, :, ks])
+
+
+def _with_arrays(
+    scan: Scan,
+    of_image: Callable[[NDArray], NDArray],
+    of_mask: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
+    name: str | None = None,
+) -> Scan:
+    """Return the scan with changed arrays."""
     item = scan.item
-    ks = np.arange(k - beside, k + beside + 1).clip(0, item.image.shape[2] - 1)
-    alone = replace(
+    changed = replace(
         item,
-        image=item.image[:, :, ks],
-        region=item.region[:, :, ks],
-        labels={label: mask[:, :, ks] for label, mask in item.labels.items()},
+        name=name or item.name,
+        image=of_image(item.image),
+        region=of_mask(item.region),
+        labels={label: of_mask(mask) for label, mask in item.labels.items()},
     )
-    return Scan(alone, scan.group, scan.voxel_size_mm)
+    return replace(scan, item=changed)
 
 
 def _middle(item: Item) -> NDArray[np.float64]:

@@ -95,12 +95,13 @@ def read_segmenter(path: Path) -> Segmenter:
             f"{', '.join(BONES)}, each once"
         )
     wanted = _wanted(path, checkpoint)
+    wanted["thickest_mm"] = [wanted["thickest_mm"]]
+    rows, columns = _numbers(path, wanted, "voxel_mm", 2, *PIXEL_LIMITS_MM)
+    n_slices, most = checkpoint.network.in_channels, MOST_CONTEXT_MM
+    context_mm = _numbers(path, wanted, "context_mm", n_slices, -most, most)
+    (thickest_mm,) = _numbers(path, wanted, "thickest_mm", 1, *THICKEST_LIMITS_MM)
     return Segmenter(
-        checkpoint.network,
-        checkpoint.labels,
-        _pixel_mm(path, wanted["voxel_mm"]),
-        _context_mm(path, wanted["context_mm"], checkpoint.network.in_channels),
-        _thickest_mm(path, wanted["thickest_mm"]),
+        checkpoint.network, checkpoint.labels, (rows, columns), context_mm, thickest_mm
     )
 
 
@@ -159,42 +160,18 @@ def _wanted(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     return wanted
 
 
-def _context_mm(path: Path, context: Any, n_slices: int) -> tuple[float, ...]:
+def _numbers(
+    path: Path, wanted: dict[str, Any], entry: str, n: int, low: float, high: float
+) -> tuple[float, ...]:
+    """Return an entry of the input's description; refuse anything but so many plain numbers."""
+    found = wanted[entry]
     if (
-        not isinstance(context, list | tuple)
-        or len(context) != n_slices
-        or not all(_is_number(mm) and abs(mm) <= MOST_CONTEXT_MM for mm in context)
+        not isinstance(found, list | tuple)
+        or len(found) != n
+        or not all(type(one) in (int, float) and low <= one <= high for one in found)
     ):
         raise AnkleError(
-            f"{path}: its network takes {n_slices} slices at a time, its input has them at "
-            f"{context!r} mm: train the network again"
+            f"{path}: wants an input with {entry} {found!r}, expected {n} number{'s' * (n > 1)} "
+            f"from {low:g} to {high:g}: train the network again"
         )
-    return tuple(map(float, context))
-
-
-def _pixel_mm(path: Path, sizes: Any) -> tuple[float, float]:
-    low, high = PIXEL_LIMITS_MM
-    if (
-        not isinstance(sizes, list | tuple)
-        or len(sizes) != 2
-        or not all(_is_number(size) and low <= size <= high for size in sizes)
-    ):
-        raise AnkleError(
-            f"{path}: wants pixels of {sizes!r} mm, expected two numbers from {low:g} to "
-            f"{high:g}: train the network again"
-        )
-    return float(sizes[0]), float(sizes[1])
-
-
-def _thickest_mm(path: Path, thickest: Any) -> float:
-    low, high = THICKEST_LIMITS_MM
-    if not _is_number(thickest) or not low <= thickest <= high:
-        raise AnkleError(
-            f"{path}: wants slices of at most {thickest!r} mm, expected a number from {low:g} to "
-            f"{high:g}: train the network again"
-        )
-    return float(thickest)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return tuple(map(float, found))

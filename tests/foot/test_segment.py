@@ -270,14 +270,23 @@ def test_a_checkpoint_becomes_a_segmenter(checkpoint: Path, segmenter: Segmenter
         ({"input": {**INPUT, "normalisation": "minmax"}}, "input with normalisation 'minmax'"),
         ({"input": {**INPUT, "axes": "RAS"}}, "input with axes 'RAS'"),
         ({"input": {**INPUT, "side": "both"}}, "input with side 'both'"),
-        ({"input": {**INPUT, "context_mm": 0.0}}, "takes 1 slices at a time, its input has"),
-        ({"input": {**INPUT, "context_mm": [float("nan")]}}, "its input has them at [nan] mm"),
-        ({"input": {**INPUT, "voxel_mm": 0.56}}, "wants pixels of 0.56 mm, expected two numbers"),
-        ({"input": {**INPUT, "voxel_mm": [0.0, 0.5]}}, "wants pixels of"),
-        ({"input": {**INPUT, "voxel_mm": [float("nan")] * 2}}, "wants pixels of"),
-        ({"input": {**INPUT, "thickest_mm": "3"}}, "wants slices of at most '3' mm, expected"),
-        ({"input": {**INPUT, "thickest_mm": float("nan")}}, "wants slices of at most nan mm"),
-        ({"input": {**INPUT, "thickest_mm": 100}}, "wants slices of at most 100 mm"),
+        (
+            {"input": {**INPUT, "context_mm": 0.0}},
+            "input with context_mm 0.0, expected 1",
+        ),
+        (
+            {"input": {**INPUT, "context_mm": [float("nan")]}},
+            "input with context_mm [nan], exp",
+        ),
+        ({"input": {**INPUT, "voxel_mm": 0.56}}, "input with voxel_mm 0.56, expected 2 numbers"),
+        ({"input": {**INPUT, "voxel_mm": [0.0, 0.5]}}, "input with voxel_mm [0.0, 0.5]"),
+        ({"input": {**INPUT, "voxel_mm": [float("nan")] * 2}}, "input with voxel_mm [nan, nan]"),
+        (
+            {"input": {**INPUT, "thickest_mm": "3"}},
+            "input with thickest_mm ['3'], exp",
+        ),
+        ({"input": {**INPUT, "thickest_mm": float("nan")}}, "input with thickest_mm [nan]"),
+        ({"input": {**INPUT, "thickest_mm": 100}}, "input with thickest_mm [100]"),
     ],
 )
 def test_a_checkpoint_must_say_what_it_wants_to_see(
@@ -307,7 +316,7 @@ def test_other_networks_are_refused(network: SliceNetwork, tmp_path: Path) -> No
     wide = build("fcn", depth=1, width=5, in_channels=3)
     path = written(wide, tmp_path / "wide.ckpt", {"input": INPUT}, ["talus"])
     with pytest.raises(
-        AnkleError, match=re.escape("takes 3 slices at a time, its input has them at [0.0] mm")
+        AnkleError, match=re.escape("input with context_mm [0.0], expected 3 numbers")
     ):
         read_segmenter(path)
 
