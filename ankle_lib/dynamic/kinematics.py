@@ -336,8 +336,11 @@ def cycle_ends(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> tuple[
     return int(np.nanargmin(flexion)), int(np.nanargmax(flexion))
 
 
-def range_of_motion(angles: pd.DataFrame) -> pd.DataFrame:
-    """Return greatest minus least angle of every sequence, joint and angle.
+def ranges_of_motion(angles: pd.DataFrame) -> pd.DataFrame:
+    """Return mean ranges of motion with 95 % intervals over subjects.
+
+    A range is the greatest minus the least angle of a sequence, averaged over a subject's
+    sequences. Errors of single frames widen it: smooth the poses first.
 
     Parameters
     ----------
@@ -347,41 +350,25 @@ def range_of_motion(angles: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns subject, sequence, group, kind, joint, angle (of `ANGLES`), range_deg. Errors of
-        single frames widen a range: smooth the poses first.
-    """
-    keys = ["subject", "sequence", "group", "kind", "joint"]
-    long = angles.melt(keys, list(ANGLES), var_name="angle", value_name="degrees")
-    courses = long.groupby([*keys, "angle"], sort=False)["degrees"]
-    return (courses.max() - courses.min()).rename("range_deg").reset_index()
-
-
-def range_summary(ranges: pd.DataFrame) -> pd.DataFrame:
-    """Return mean ranges with 95 % intervals over subjects (`metrics.bootstrap_interval`).
-
-    Parameters
-    ----------
-    ranges : DataFrame
-        From `range_of_motion`.
-
-    Returns
-    -------
-    DataFrame
-        Columns joint, angle, group, kind, subjects, mean_deg, low_deg, high_deg. The kind
-        ``active - passive`` is the mean difference within subjects that have both.
+        Columns joint, angle (of `ANGLES`), group, kind, subjects, mean_deg, low_deg, high_deg (see
+        `metrics.bootstrap_interval`). The kind ``active - passive`` is the mean difference within
+        subjects that have both.
     """
     keys = ["joint", "angle", "group"]
-    each = ranges.groupby([*keys, "kind", "subject"], sort=False)["range_deg"].mean()
-    kinds = each.unstack("kind")
+    names = [*keys, "kind", "subject"]
+    who = ["subject", "sequence", "group", "kind", "joint"]
+    long = angles.melt(who, list(ANGLES), "angle", "degrees")
+    courses = long.groupby([*names, "sequence"], sort=False)["degrees"]
+    kinds = (courses.max() - courses.min()).groupby(names, sort=False).mean().unstack("kind")
     if {"active", "passive"} <= set(kinds):
         kinds["active - passive"] = kinds["active"] - kinds["passive"]
     rows = []
-    for names, part in kinds.groupby(level=keys, sort=False):
+    for key, part in kinds.groupby(level=keys, sort=False):
         for kind, values in part.items():
             known = values.dropna()
             owners = known.index.get_level_values("subject").tolist()
             interval = bootstrap_interval(known.to_numpy(), owners)
-            row = dict(zip(keys, names, strict=True)) | {"kind": kind, "subjects": len(known)}
+            row = dict(zip(keys, key, strict=True)) | {"kind": kind, "subjects": len(known)}
             rows.append(row | {f"{name}_deg": x for name, x in interval._asdict().items()})
     return pd.DataFrame(rows)
 

@@ -17,8 +17,7 @@ from ankle_lib.dynamic.kinematics import (
     ANGLES,
     AXES,
     AnatomicalFrame,
-    range_of_motion,
-    range_summary,
+    ranges_of_motion,
 )
 from ankle_lib.figures.style import BONE_COLOURS, GROUP_COLOURS, new_figure
 from ankle_lib.files import AnkleError
@@ -86,7 +85,7 @@ def joint_motion_chart(
     whole.set_ylabel("← plantarflexion    tibiocalcaneal angle (°)    dorsiflexion →")
     whole.set_xlabel("cycle (%)")
 
-    ranges = range_summary(range_of_motion(angles).assign(kind="all"))
+    ranges = ranges_of_motion(angles.assign(kind="all"))
     for row, joint in enumerate(AXIS_MARKS):
         first: Axes | None = None
         for column, angle in enumerate(ANGLES):
