@@ -1,7 +1,7 @@
 """Interactive views for JupyterLab; all they do can also be done by calling their methods.
 
-``volume_viewer``, ``sequence_player``, ``registration_tuner`` (on a ``registration_scene``),
-``patch_explorer``, ``training_monitor`` and ``review_board`` show what their names say, all on the
-one base in ``view``. ``picture`` is a slice on the screen, ``browser`` its script and the
-keyboard's, ``inputs`` turns bad input into a sentence.
+``volume_viewer``, ``sequence_player``, ``registration_tuner``, ``patch_explorer``,
+``training_monitor`` and ``review_board`` show what their names say, on the one base in ``view``.
+``picture`` is a slice on the screen, ``browser`` its script and the keyboard's, ``inputs`` turns
+bad input into a sentence.
 """
