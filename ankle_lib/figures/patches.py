@@ -1,52 +1,27 @@
-"""Pictures of chapter 04: normalised scans, where patches come from, and how large they are."""
+"""Pictures of chapter 04: where patches come from, what a network sees and what it is to learn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from ankle_lib.figures.images import Slice, box_around, centre_voxel, draw_slice, slice_of, window
-from ankle_lib.figures.style import new_figure
+from ankle_lib.figures.images import Slice, box_around, image_grid, slice_of, window
+from ankle_lib.figures.style import BONE_COLOURS, FOOT_COLOUR, legend_below
 from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
+from ankle_lib.patches.source import Batch
 from ankle_lib.volume import Volume
 
 KEPT_COLOUR, REJECTED_COLOUR, UNLIKE_COLOUR = "#009E73", "#D55E00", "#F0E442"
-FOOT_COLOUR = "#F0E442"
-TASK_COLOURS = ("#F0E442", "#CC79A7", "#56B4E9")
 SHOWN_SD = (-2.0, 3.0)
 """Limits of normalised intensities that are shown as black and white."""
-
-
-def normalised_slices(images: Mapping[str, tuple[Volume, NDArray, int]]) -> Figure:
-    """Show slices of several scans before and after normalisation, each row in one window.
-
-    Parameters
-    ----------
-    images : mapping of title to (scan, normalised intensities, sagittal slice)
-        Scans with axes P, S, R; the normalised array is on their grid.
-    """
-    figure = new_figure(3.2 * len(images), 7.0)
-    panels = figure.subplots(2, len(images), squeeze=False)
-    brightest = max(window(image.data)[1] for image, _, _ in images.values())
-    for column, (title, (image, normalised, index)) in enumerate(images.items()):
-        after = Volume(normalised, image.affine)
-        rows = ((image, (0.0, brightest)), (after, SHOWN_SD))
-        for row, (shown, limits) in enumerate(rows):
-            draw_slice(panels[row, column], slice_of(shown, "sagittal", index), limits=limits,
-                       letters=column == 0, bar=row == 0)  # fmt: skip
-        panels[0, column].set_title(title, fontsize=11)
-    for axes, text in zip(panels[:, 0], ("before", "after"), strict=True):
-        row_name(axes, text)
-    return figure
 
 
 def foot_positions(
@@ -65,37 +40,31 @@ def foot_positions(
     tries : (n, 2) int array
         First row and column of patches that are drawn as squares.
     """
-    region = torch.from_numpy(np.ascontiguousarray(foot[None, :, :, index]))
-    share = (box_sums(region, rule.size)[0] / (rule.size[0] * rule.size[1])).numpy()
-    shown = slice_of(image, "sagittal", index)
-    outline = slice_of(Volume(foot, image.affine), "sagittal", index)
-    figure = new_figure(10.0, 5.4)
-    left, right = figure.subplots(1, 2)
-    for axes in (left, right):
-        draw_slice(axes, shown, limits=window(image.data), outlines={"foot": outline},
-                   colours={"foot": FOOT_COLOUR}, letters=axes is left)  # fmt: skip
+    share = _share(foot, index, rule)
+    shown = slice_of(image, "sagittal", index, {"foot": foot}, limits=window(image.data))
+    inside = f"all positions: {np.mean(share >= rule.min_fraction):.0%} lie inside the line"
+    figure, panels = image_grid(
+        *([[shown, shown]], [f"{len(tries)} random tries", inside]),
+        colours={"foot": FOOT_COLOUR},
+        legend=False,
+    )
+    left, right = panels[0]
+    looks = {True: (KEPT_COLOUR, "-"), False: (REJECTED_COLOUR, ":")}
     for row, column in tries:
-        kept = share[row, column] >= rule.min_fraction
-        colour = KEPT_COLOUR if kept else REJECTED_COLOUR
-        _square(left, image, (row, column), rule.size, colour, "-" if kept else ":")
-    names = {f"at least {rule.min_fraction:.0%} foot: kept": (KEPT_COLOUR, "-"),
-             "less: rejected": (REJECTED_COLOUR, ":")}  # fmt: skip
+        look = looks[bool(share[row, column] >= rule.min_fraction)]
+        _square(left, image, (row, column), rule.size, *look)
+    names = {True: f"at least {rule.min_fraction:.0%} foot: kept", False: "less: rejected"}
     handles = [
-        Line2D([], [], color=colour, ls=style, lw=2.5, label=name)
-        for name, (colour, style) in names.items()
+        Line2D([], [], color=colour, ls=style, lw=2.5, label=names[kept])
+        for kept, (colour, style) in looks.items()
     ]
-    left.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2,
-                frameon=False)  # fmt: skip
-    left.set_title(f"{len(tries)} random tries", fontsize=11)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     extent = _centres_extent(image, rule, share.shape)
     drawn = right.imshow(share.T, origin="lower", extent=extent, vmin=0, vmax=1, cmap="viridis",
                          alpha=0.75, interpolation="nearest")  # fmt: skip
     if share.min() < rule.min_fraction < share.max():
         right.contour(share.T, levels=[rule.min_fraction], colors="white", linewidths=2.2,
                       extent=extent, origin="lower")  # fmt: skip
-    right.set_title(
-        f"all positions: {np.mean(share >= rule.min_fraction):.0%} lie inside the line", fontsize=11
-    )
     figure.colorbar(drawn, ax=right, label="foot in a patch centred here", shrink=0.8)
     return figure
 
@@ -117,33 +86,28 @@ def pair_positions(
         With a smallest correlation.
     bone : str
     """
-    region, low, high = (
-        torch.from_numpy(np.ascontiguousarray(array[None, :, :, index].astype(kind)))
-        for array, kind in ((mask, bool), (frame.data, np.float32), (moved.data, np.float32))
+    share = _share(mask, index, rule)
+    low, high = (
+        torch.from_numpy(np.ascontiguousarray(image.data[None, :, :, index], dtype=np.float32))
+        for image in (frame, moved)
     )
-    share = box_sums(region, rule.size)[0].numpy() / (rule.size[0] * rule.size[1])
-    enough = share >= rule.min_fraction - 1e-9
     alike = (local_correlation(low, high, rule.size)[0] > (rule.min_correlation or -1)).numpy()
-    outline = slice_of(Volume(mask, frame.affine), "sagittal", index)
-    box = _around(outline, margin_mm=0.6 * rule.size[0] * frame.voxel_size_mm[0])
-    figure = new_figure(10.5, 3.6)
-    panels = figure.subplots(1, 3)
-    titles = ("frame", f"static scan, moved with the {bone}", "centres of patches")
-    for axes, image, title in zip(panels, (frame, moved, frame), titles, strict=True):
-        draw_slice(axes, slice_of(image, "sagittal", index).crop(box),
-                   outlines={bone: outline.crop(box)}, letters=axes is panels[0],
-                   bar=axes is panels[0])  # fmt: skip
-        axes.set_title(title, fontsize=11)
-    kind = np.where(enough, np.where(alike, 1.0, 0.0), np.nan)
-    extent = _centres_extent(frame, rule, kind.shape)
-    limits = panels[2].axis()
-    panels[2].imshow(kind.T, origin="lower", extent=extent, vmin=0, vmax=1, alpha=0.6,
-                     cmap=ListedColormap([UNLIKE_COLOUR, KEPT_COLOUR]),
-                     interpolation="nearest")  # fmt: skip
-    panels[2].axis(limits)
-    if enough.any():
+    kind = np.where(share >= rule.min_fraction - 1e-9, alike.astype(float), np.nan)
+    slices = [slice_of(image, "sagittal", index, {bone: mask}) for image in (frame, moved, frame)]
+    box = box_around(slices[0], margin_mm=0.6 * rule.size[0] * frame.voxel_size_mm[0])
+    titles = ["frame", f"static scan, moved with the {bone}", "centres of patches"]
+    figure, panels = image_grid(
+        [[one.crop(box) for one in slices]], titles, width=10.5, legend=False
+    )
+    last = panels[0, 2]
+    limits = last.axis()
+    last.imshow(kind.T, origin="lower", extent=_centres_extent(frame, rule, kind.shape), vmin=0,
+                vmax=1, alpha=0.6, cmap=ListedColormap([UNLIKE_COLOUR, KEPT_COLOUR]),
+                interpolation="nearest")  # fmt: skip
+    last.axis(limits)
+    if np.isfinite(kind).any():
         best = [float(n) for n in np.unravel_index(np.argmax(share), share.shape)]
-        _square(panels[2], frame, best, rule.size, "white", "--")
+        _square(last, frame, best, rule.size, "white", "--")
     handles = [
         Patch(color=KEPT_COLOUR, label="kept"),
         Patch(color=UNLIKE_COLOUR, label=f"correlation at most {rule.min_correlation}"),
@@ -153,41 +117,90 @@ def pair_positions(
     return figure
 
 
-def patch_sizes(
-    images: Mapping[str, tuple[Volume, Mapping[str, NDArray], Mapping[str, float]]],
+def label_gallery(
+    batch: Batch, labels: Sequence[str], pixel_mm: float, *, upright: bool = True
 ) -> Figure:
-    """Show how large patches are beside the bones.
+    """Show patches above what is to be learnt from them (report, Figs 6.5 and 6.20).
 
     Parameters
     ----------
-    images : mapping of title to (image, masks of bones, size in mm of each kind of patch)
-        Squares are drawn around the middle of all bones together.
+    batch : Batch
+        With one channel per label.
+    labels : sequence of str
+        Names of the channels.
+    pixel_mm : float
+    upright : bool
+        Whether letters and scale bar hold; not so for patches that were turned and scaled.
     """
-    figure = new_figure(5.0 * len(images), 5.4)
-    panels = np.atleast_1d(figure.subplots(1, len(images)))
-    handles: list[Line2D] = []
-    for axes, (title, (image, masks, sizes)) in zip(panels, images.items(), strict=True):
-        row, column, index = centre_voxel(masks)
-        outlines = {
-            bone: slice_of(Volume(mask, image.affine), "sagittal", index)
-            for bone, mask in masks.items()
-        }
-        draw_slice(axes, slice_of(image, "sagittal", index), limits=window(image.data),
-                   outlines=outlines)  # fmt: skip
-        for name, size_mm in sizes.items():
-            colour = TASK_COLOURS[len(handles) % len(TASK_COLOURS)]
-            n = tuple(size_mm / step for step in image.voxel_size_mm[:2])
-            _square(axes, image, (row - n[0] / 2, column - n[1] / 2), n, colour, "-")
-            label = f"{name}, {size_mm:.1f} mm"
-            handles.append(Line2D([], [], color=colour, lw=2.5, label=label))
-        axes.set_title(title, fontsize=11)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    answers = []
+    for masks in batch.target.cpu().numpy():
+        coloured = np.zeros((*masks.shape[1:], 3))
+        for label, mask in zip(labels, masks, strict=True):
+            coloured[mask > 0.5] = to_rgb(BONE_COLOURS.get(label, "white"))
+        answers.append(_patch(coloured, pixel_mm, (0.0, 1.0)))
+    figure, panels = _gallery(
+        batch, {"image (X)": _images(batch.image, pixel_mm), "labels (Y)": answers}, upright
+    )
+    for axes, valid in zip(panels[1], batch.valid.tolist(), strict=True):
+        unknown = [name for name, known in zip(labels, valid, strict=True) if not known]
+        if unknown:
+            axes.set_title("unknown: " + "\n".join(unknown), fontsize=8, color=REJECTED_COLOUR)
+    legend_below(figure, {name: BONE_COLOURS.get(name, "white") for name in labels})
     return figure
 
 
-def row_name(axes: Axes, text: str) -> None:
-    """Write the name of a row of panels to the left of its first one."""
-    axes.text(-0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center")
+def pair_gallery(batch: Batch, pixel_mm: float) -> Figure:
+    """Show patches of frames above their sharp partners, by correlation (report, Fig. 6.14).
+
+    Parameters
+    ----------
+    batch : Batch
+        With intensities as target.
+    pixel_mm : float
+    """
+    order = torch.argsort(batch.correlation)
+    rows = {
+        "frame (X)": _images(batch.image[order], pixel_mm),
+        "static scan,\nmoved (Y)": _images(batch.target[order], pixel_mm),
+    }
+    figure, panels = _gallery(batch, rows, True, order.tolist())
+    for axes, correlation in zip(panels[1], batch.correlation[order].tolist(), strict=True):
+        axes.set_title(f"r = {correlation:.2f}", fontsize=10)
+    return figure
+
+
+def _gallery(
+    batch: Batch, rows: dict[str, list[Slice]], upright: bool, order: Sequence[int] = ()
+) -> tuple[Figure, NDArray]:
+    """Show patches above their answers; each has a name: image, bone and slice."""
+    n = len(batch.image)
+    marks = "first" if upright else "none"
+    figure, panels = image_grid(rows, [""], width=1.6 * n + 0.4, marks=marks, legend=False)
+    figure.set_figheight(4.1)
+    for axes, number in zip(panels[0], order or range(n), strict=True):
+        image, place, *_ = batch.describe(batch.where[number].tolist()).split(", ")
+        words = image.split()
+        bone = words.pop() if words[-1] in BONE_COLOURS else ""
+        name = " ".join(words).replace(" frame", "\nframe") + f"\n{bone} {place}"
+        axes.set_title(name.replace("\n ", "\n"), fontsize=8)
+    return figure, panels
+
+
+def _images(values: torch.Tensor, pixel_mm: float) -> list[Slice]:
+    return [_patch(one[0], pixel_mm, SHOWN_SD) for one in values.cpu().numpy()]
+
+
+def _patch(values: NDArray, pixel_mm: float, limits: tuple[float, float]) -> Slice:
+    """Return a patch (posterior, superior) as a slice to be drawn."""
+    size = (values.shape[0] * pixel_mm, values.shape[1] * pixel_mm)
+    return Slice(values.swapaxes(0, 1), size, limits=limits)
+
+
+def _share(mask: NDArray[np.bool_], index: int, rule: PatchRule) -> NDArray[np.float64]:
+    """Return which part of the patch at each position of a sagittal slice lies in a mask."""
+    region = torch.from_numpy(np.ascontiguousarray(mask[None, :, :, index]))
+    share: NDArray[np.float64] = box_sums(region, rule.size)[0].numpy() / np.prod(rule.size)
+    return share
 
 
 def _square(
@@ -214,8 +227,3 @@ def _centres_extent(
         for side, n, step in zip(rule.size, shape, image.voxel_size_mm[:2], strict=True)
     )
     return left, right, bottom, top
-
-
-def _around(mask: Slice, margin_mm: float) -> tuple[slice, slice]:
-    """Return rows and columns around a mask."""
-    return box_around(replace(mask, outlines={"mask": mask.image}), margin_mm)
