@@ -14,15 +14,12 @@ from ankle_lib.learning.scans import (
     coarser,
     factor_for,
     final_recipe,
-    one_slice,
     rotation_of,
     turned,
 )
 from ankle_lib.learning.scoring import bone_scores
 from ankle_lib.learning.segmenter import Segmenter, save_segmenter
 from ankle_lib.learning.training import Trained
-from ankle_lib.patches.items import slices_at
-from ankle_lib.segmentation.examples import Shown, middle_slice_of
 from ankle_lib.segmentation.study import Study
 
 
@@ -74,29 +71,6 @@ def score_scan(segmenter: Segmenter, scan: Scan, angle_deg: float = 0.0) -> pd.D
     found = predict(shown.item.image, shown.voxel_size_mm, segmenter)
     rows = bone_scores(scan.code, found.masks(), shown.item.labels, shown.voxel_size_mm)
     return pd.DataFrame(rows)
-
-
-def final_slices(trained: Trained, study: Study, n: int = 4) -> dict[str, list[Shown]]:
-    """Return a slice of the first test subjects with the bones that the final network sees.
-
-    Returns
-    -------
-    dict
-        ``as scanned`` and ``turned`` to a list of (image, masks), on the scans' own grids.
-    """
-    segmenter = Segmenter.of(trained, pixel_mm=final_pixel_mm(study))
-    rows: dict[str, list[Shown]] = {"as scanned": [], "turned": []}
-    for number, scan in enumerate(study.native_test[:n]):
-        beside = max(map(abs, slices_at(segmenter.context_mm, scan.voxel_size_mm[2])))
-        some = one_slice(scan, middle_slice_of(scan), beside)
-        angle = rotation_of(number, len(study.split.test))
-        for title, shown in (("as scanned", some), ("turned", turned(some, angle))):
-            found = predict(
-                shown.item.image, shown.voxel_size_mm, segmenter, foot=shown.item.region
-            )
-            masks = {bone: mask[:, :, beside] for bone, mask in found.masks().items()}
-            rows[title].append((shown.item.image[:, :, beside], masks))
-    return rows
 
 
 def final_pixel_mm(study: Study) -> float:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from ankle_lib.figures.segmentation import final_rows
 from ankle_lib.foot.segment import segment_file
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.scans import ROTATIONS_DEG
@@ -17,7 +18,6 @@ from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.final import (
     final_pixel_mm,
-    final_slices,
     save_final,
     score_final,
     train_final,
@@ -49,8 +49,9 @@ def test_the_final_network_says_what_it_wants_to_see(study: Study, tmp_path: Pat
     assert len(scores) == 2 * 2 * 3
     angles = scores.loc[scores["angle_deg"] != 0, "angle_deg"].abs()
     assert angles.between(*ROTATIONS_DEG).all()
-    shown = final_slices(final, study, 1)
-    assert [image.shape for image, _ in (*shown["as scanned"], *shown["turned"])] == [SHAPE[:2]] * 2
+    shown = final_rows(final, study, 1)
+    sizes = [one.size_mm for one in (*shown["as scanned"], *shown["turned"])]
+    assert sizes == [(2.0 * SHAPE[0], 2.0 * SHAPE[1])] * 2
 
 
 def test_the_tables_number_is_what_ankle_segment_gives(tmp_path: Path) -> None:

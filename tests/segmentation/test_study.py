@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
+from ankle_lib.figures.segmentation import network_slice
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.scans import ROTATIONS_DEG, draw_patches, final_recipe
 from ankle_lib.learning.scoring import patch_scores
 from ankle_lib.presets import PRESETS
-from ankle_lib.segmentation.examples import slice_example
 from ankle_lib.segmentation.postmortem import AUGMENTATION
 from ankle_lib.segmentation.study import Study, read_study, volume_scores
 from tests.toy_scans import (
@@ -89,9 +89,9 @@ def test_training_mode_is_another_network_and_leaves_it_alone(study: Study) -> N
     trained = study.fit(small_recipe(labels=("talus",)))
     before = weights(trained).clone()
     scan = study.part("test")[0]
-    usual = slice_example([trained], scan, 3)
-    as_2020 = slice_example([trained], scan, 3, batchnorm_training=True)
-    assert (usual[1]["talus"] != as_2020[1]["talus"]).any()
+    usual = network_slice([trained], scan, 3)
+    as_2020 = network_slice([trained], scan, 3, batchnorm_training=True)
+    assert (usual.outlines["talus"] != as_2020.outlines["talus"]).any()
     study.patch_scores(trained, "test", batchnorm_training=True)
     assert torch.equal(weights(trained), before)
     assert not trained.network.training
