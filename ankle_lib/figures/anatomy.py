@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from ankle_lib.figures.images import centre_voxel
 from ankle_lib.figures.style import BONE_COLOURS, legend_below, new_figure
 from ankle_lib.geometry import bounding_box
 from ankle_lib.volume import Volume, to_orientation
@@ -22,9 +21,6 @@ from ankle_lib.volume import Volume, to_orientation
 if TYPE_CHECKING:
     from nilearn.plotting.html_document import HTMLDocument  # slow to import
 
-N_SAGITTAL = 5
-MARGIN_MM = 12.0
-"""Shown around the bones in the lower row of an overlay."""
 PAGE_MM = 1.0
 """Smallest voxel in a page for the browser, which holds the whole image."""
 SURFACE_MM = 1.0
@@ -32,72 +28,6 @@ BAR_MM = 20.0
 
 VIEWS = {"from the left": (0, 180), "from the front": (0, 90), "from above": (90, -90)}
 """Elevation and azimuth in degrees of who looks at the bones."""
-
-
-def segmentation_overlay(
-    scan: Volume, labels: Volume, volumes_cm3: Mapping[str, float], names: Mapping[int, str]
-) -> Figure:
-    """Show a scan with the outlines of its labels in three planes and in sagittal slices, closer.
-
-    The planes above go through the middle of the bones; the slices below are spread through them.
-    All lie along the scan's own axes.
-
-    Parameters
-    ----------
-    scan, labels : Volume
-        3D, on one grid, in any orientation; at least one voxel has a label.
-    volumes_cm3 : mapping of bone to cm3
-        For the legend.
-    names : mapping of label to bone
-    """
-    from nilearn import plotting  # takes seconds, and most commands draw nothing with it
-
-    marked = _bones_only(labels, names)
-    image, regions = _along_axes(scan), _along_axes(marked)
-    middle = np.array(centre_voxel({"all": np.asarray(regions.dataobj) > 0}))
-    sizes, first = np.array(regions.header.get_zooms()), regions.affine[:3, 3]
-    box = bounding_box(np.asarray(regions.dataobj) > 0, MARGIN_MM / sizes)
-    bones = bounding_box(np.asarray(regions.dataobj) > 0)
-    assert box
-    assert bones
-    parts = (np.arange(N_SAGITTAL) + 0.5) / N_SAGITTAL
-    slices = np.unique((bones[0].start + parts * (bones[0].stop - bones[0].start)).astype(int))
-    figure = new_figure(11.0, 8.0)
-    figure.set_layout_engine("none")
-    for cut, where, (one, other) in (
-        ({"cut_coords": middle * sizes + first}, (0, 0.48, 1, 0.5), (image, regions)),
-        (
-            {"cut_coords": slices * sizes[0] + first[0], "display_mode": "x"},
-            (0, 0.06, 1, 0.4),
-            (image.slicer[box], regions.slicer[box]),
-        ),
-    ):
-        display = plotting.plot_roi(
-            other,
-            bg_img=one,
-            view_type="contours",
-            cmap=ListedColormap([BONE_COLOURS[name] for name in names.values()]),
-            vmin=1,
-            vmax=max(names),
-            colorbar=False,
-            draw_cross=False,
-            black_bg=True,
-            linewidths=1.6,
-            figure=figure,
-            axes=where,
-            **cut,
-        )
-        display.annotate(left_right=False, positions=False, scalebar=True, scale_size=20,
-                         scale_units="mm")  # fmt: skip
-        for panel in display.axes.values():
-            if panel.direction == "x":  # toes to the left, as in all pictures
-                panel.ax.invert_xaxis()
-                for x, letter in ((0.03, "A"), (0.97, "P")):
-                    panel.ax.text(x, 0.95, letter, color="white", ha="center", va="center",
-                                  transform=panel.ax.transAxes)  # fmt: skip
-    shown = {f"{name}, {volumes_cm3[name]:.1f} cm³": BONE_COLOURS[name] for name in names.values()}
-    legend_below(figure, shown, loc="lower center")
-    return figure
 
 
 def page(scan: Volume, masks: Mapping[str, Volume]) -> HTMLDocument:
@@ -113,7 +43,7 @@ def page(scan: Volume, masks: Mapping[str, Volume]) -> HTMLDocument:
     masks : mapping of bone to Volume
         On its grid.
     """
-    from nilearn import plotting
+    from nilearn import plotting  # takes seconds, and most commands draw nothing with it
 
     labels = np.zeros(scan.shape, dtype=np.float32)
     for number, mask in enumerate(masks.values(), start=1):
@@ -195,11 +125,6 @@ def _surface(mask: Volume) -> NDArray[np.float64]:
     first = np.array([one.start - 2 for one in part]) * size
     posterior, superior, right = (points * scale + first).T
     return np.stack([right, -posterior, superior], axis=1)[faces]
-
-
-def _bones_only(labels: Volume, names: Mapping[int, str]) -> Volume:
-    """Return the labels that have a name, as float."""
-    return Volume(np.where(np.isin(labels.data, list(names)), labels.data, 0), labels.affine)
 
 
 def _along_axes(volume: Volume) -> Nifti1Image:

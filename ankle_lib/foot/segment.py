@@ -1,31 +1,29 @@
-"""`ankle segment`: calcaneus, talus and tibia on any static scan or dynamic series.
+"""`ankle segment`: the bones of a static scan, or of every frame of a series.
 
-A series is segmented frame by frame. Frames in which nothing is found do not stop the others.
+Labels go back onto the file's own grid. What was found is told with how far to trust it: each
+bone's confidence and volume in every frame, and what of it is odd.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.figures.anatomy import segmentation_overlay
-from ankle_lib.figures.segmentation_series import segmentation_sheet
+from ankle_lib.figures.labelled_scan import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import read_image, size_in_words
 from ankle_lib.foot.results import Beside, Outcome, beside, frames_in_words
 from ankle_lib.learning.prediction import predict
 from ankle_lib.learning.segmenter import Segmenter, read_segmenter
-from ankle_lib.masking.bone_weights import bone_volumes_cm3
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, canonical_voxel_size, save, to_orientation
 
@@ -48,26 +46,7 @@ FEWEST_FRAMES = 3
 MISSING, UNSURE = "not found", "low confidence"
 IMPLAUSIBLE, ODD = "implausible volume", "unusual volume"
 
-
 MARK = "# written by `ankle segment`"
-
-DESCRIPTION = """\
-################################################
-# ITK-SnAP Label Description File
-# File format:
-# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL
-# Fields:
-#    IDX:   Zero-based index
-#    -R-:   Red color component (0..255)
-#    -G-:   Green color component (0..255)
-#    -B-:   Blue color component (0..255)
-#    -A-:   Label transparency (0.00 .. 1.00)
-#    VIS:   Label visibility (0 or 1)
-#    MSH:   Label mesh visibility (0 or 1)
-#  LABEL:   Label description
-################################################
-"""
-"""The head that ITK-SNAP itself writes."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +57,13 @@ class Segmentation:
     """uint8 on the scan's own grid, as many frames: 0, or 1 calcaneus, 2 talus, 3 tibia."""
     names: dict[int, str]
     """Label to bone, for the bones that the network knows."""
-    volumes_cm3: dict[str, float]
-    """Of a series the median over the frames in which a bone was found."""
     side: str | None
     """``"left"`` or ``"right"``, told by the shape of the bones, or ``None`` if they do not. Of a
     series what most of its frames tell."""
     table: pd.DataFrame
-    """How far to trust each frame and bone, see `frame_table`."""
+    """How far to trust each frame and bone, see `noted`."""
     notes: tuple[str, ...]
     """What a person should look at, one sentence each."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What was found in one frame."""
-
-    confidence: Mapping[str, float]
-    """Bone to expected Dice, see `prediction.Prediction`."""
-    volumes_cm3: Mapping[str, float]
-    problem: str = ""
-    """Why nothing was looked for."""
 
 
 def segment_file(
@@ -129,26 +95,21 @@ def segment_file(
     AnkleError
         If a file cannot be used, there is no bone in it, or ``out`` cannot be written.
     """
-    result = label_files(out, image, checkpoint)
+    files = label_files(out, image, checkpoint)
     segmenter = read_segmenter(checkpoint)
     scan = read_image(image, segmenter.thickest_mm)
     found = segment_scan(scan, segmenter, device=device, side=side, progress=progress)
-    if scan.n_frames > 1:
-        figure = segmentation_sheet(scan, found.labels, found.table, found.names)
-    else:
-        figure = segmentation_overlay(scan, found.labels, found.volumes_cm3, found.names)
-    write_labels(result, found, figure)
+    write_labels(files, found, labelled_scan(scan, found.labels, found.table, found.names))
     lines = _in_words(found.table)
     lines += [f"a {found.side} foot, by the shape of its bones"] if found.side else []
     missing = found.table[found.table["volume_cm3"] == 0]
     problem = ""
     if len(missing):
-        lost = set(missing["bone"])
-        bones = " and no ".join(bone for bone in found.names.values() if bone in lost)
+        bones = " and no ".join(bone for bone in BONES if bone in set(missing["bone"]))
         frames = f" in {frames_in_words(sorted(set(missing['frame'])))}"
         where = frames if scan.n_frames > 1 else ""
-        problem = f"{image}: no {bones} found{where}: see {result.files[-1]}"
-    return Outcome(result.files, lines, list(found.notes), problem)
+        problem = f"{image}: no {bones} found{where}: see {files.files[-1]}"
+    return Outcome(files.files, lines, list(found.notes), problem)
 
 
 def label_files(out: Path, *inputs: Path) -> Beside:
@@ -162,9 +123,24 @@ def write_labels(files: Beside, found: Segmentation, figure: Figure) -> None:
     with files.written() as (labels, description, table, picture):
         made = found.labels
         save(labels, made.data, made.affine, time_step_s=made.time_step_s)
-        description.write_text(label_description(found.names, BONE_COLOURS), encoding="utf-8")
+        description.write_text(label_description(found.names), encoding="utf-8")
         found.table.to_csv(table, index=False, float_format="%.6g")
         figure.savefig(picture, dpi=FIGURE_DPI, bbox_inches="tight")
+
+
+def label_description(names: Mapping[int, str]) -> str:
+    """Return the label description that ITK-SNAP reads, with label 0 as clear.
+
+    Fields are the label, red, green, blue, whether it is opaque, visible and has a mesh, and its
+    name.
+    """
+    rows = [(0, bytes(3), 0, "Clear Label")]
+    rows += [(n, bytes.fromhex(BONE_COLOURS[bone][1:]), 1, bone) for n, bone in names.items()]
+    lines = [
+        f'{n:5d} {red:5d} {green:4d} {blue:4d} {shown:8d} {shown:2d} {shown:2d}    "{name}"'
+        for n, (red, green, blue), shown, name in rows
+    ]
+    return "\n".join([MARK, *lines, ""])
 
 
 def segment_scan(
@@ -194,145 +170,123 @@ def segment_scan(
     ------
     AnkleError
         If there is no foot in the scan, or no bone is found in any frame.
+
+    Examples
+    --------
+    >>> found = segment_scan(read_image(path), read_segmenter(checkpoint))
+    >>> found.table[found.table["note"] != ""]
     """
     labels = np.zeros((*scan.shape, scan.n_frames), dtype=np.uint8, order="F")
+    names = {label: bone for label, bone in enumerate(BONES, 1) if bone in segmenter.bones}
+    voxel_cm3 = float(np.prod(scan.voxel_size_mm)) / 1000
     codes = "".join(scan.axis_codes)
-    frames: list[Frame] = []
+    rows: list[tuple[int, str, float, float, str]] = []
     hidden = None if progress and scan.n_frames > 1 else True  # None: shown on a terminal alone
     for number in tqdm(range(scan.n_frames), desc="frames", unit="frame", disable=hidden):
         image = to_orientation(scan.frame(number))
+        confidence: Mapping[str, float] = {}
+        problem = ""
         try:
             found = predict(image.data, image.voxel_size_mm, segmenter, device=device)
+            confidence = found.confidence
+            labels[..., number] = to_orientation(Volume(found.labels, image.affine), codes).data
         except AnkleError as error:
-            frames.append(Frame({}, {}, problem=str(error)))
-            continue
-        there = to_orientation(Volume(found.labels, image.affine), codes).data
-        labels[..., number] = there
-        volumes = bone_volumes_cm3(_masks(there, segmenter.bones), scan.voxel_size_mm)
-        frames.append(Frame(found.confidence, volumes))
-    _check_found(frames, segmenter)
-    return _described(
-        Volume(labels.reshape(scan.data.shape), scan.affine, scan.time_step_s),
-        frames,
-        segmenter,
-        side,
-    )
-
-
-def _check_found(frames: list[Frame], segmenter: Segmenter) -> None:
-    """Refuse a scan without any bone."""
-    if any(volume for frame in frames for volume in frame.volumes_cm3.values()):
-        return
-    if len(frames) == 1 and frames[0].problem:
-        raise AnkleError(frames[0].problem)
-    where = "" if len(frames) == 1 else f" in any of the {len(frames)} frames"
-    raise AnkleError(
-        f"none of {', '.join(segmenter.bones)} was found{where}: is this a scan of an ankle, with "
-        "the contrast that the network was trained on?"
-    )
-
-
-def _described(
-    labels: Volume, frames: list[Frame], segmenter: Segmenter, side: str | None
-) -> Segmentation:
-    table = frame_table(frames, segmenter.bones)
-    seen = table[table["volume_cm3"] > 0].groupby("bone")["volume_cm3"].median()
-    volumes = {bone: float(seen.get(bone, 0.0)) for bone in segmenter.bones}
-    notes = [*_volume_notes(volumes), *frame_notes(table)]
-    found = _side(labels)
-    if side and found and side != found:
+            problem = str(error)
+        sizes = np.bincount(labels[..., number].ravel(order="K"), minlength=len(BONES) + 1)
+        volumes = {bone: float(sizes[label]) * voxel_cm3 for label, bone in names.items()}
+        rows += [(number, b, confidence.get(b, 0.0), volumes[b], problem) for b in segmenter.bones]
+    table = pd.DataFrame(rows, columns=["frame", "bone", "confidence", "volume_cm3", "note"])
+    if not table["volume_cm3"].any():
+        if scan.n_frames == 1 and problem:
+            raise AnkleError(problem)
+        where = "" if scan.n_frames == 1 else f" in any of the {scan.n_frames} frames"
+        raise AnkleError(
+            f"none of {', '.join(segmenter.bones)} was found{where}: is this a scan of an ankle, "
+            "with the contrast that the network was trained on?"
+        )
+    table = noted(table)
+    notes = notes_of(table)
+    series = Volume(labels.reshape(scan.data.shape), scan.affine, scan.time_step_s)
+    shape = _side(series)
+    if side and shape and side != shape:
         notes.append(
-            f"the bones are those of a {found} foot, not of a {side} one: is the image mirrored?"
+            f"the bones are those of a {shape} foot, not of a {side} one: is the image mirrored?"
         )
-    coarse = max(
-        size / pixel
-        for size, pixel in zip(
-            canonical_voxel_size(labels.affine)[:2], segmenter.pixel_mm, strict=True
-        )
-    )
-    if coarse > COARSE:
+    if (np.divide(canonical_voxel_size(scan.affine)[:2], segmenter.pixel_mm) > COARSE).any():
         pixel = " x ".join(f"{size:.3g}" for size in segmenter.pixel_mm)
         notes.append(
-            f"voxels of {size_in_words(labels)} where the network was trained on pixels of "
+            f"voxels of {size_in_words(scan)} where the network was trained on pixels of "
             f"{pixel} mm: the outlines are rough"
         )
-    names = {number: bone for number, bone in enumerate(BONES, 1) if bone in segmenter.bones}
-    return Segmentation(labels, names, volumes, found, table, tuple(notes))
-
-
-def _masks(labels: NDArray[np.uint8], bones: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
-    return {bone: labels == BONES.index(bone) + 1 for bone in bones}
+    return Segmentation(series, names, shape, table, tuple(notes))
 
 
 def _side(labels: Volume) -> str | None:
     """Return the side that more than half of the frames tell that tell one."""
     votes: Counter[str] = Counter()
     for number in range(labels.n_frames):
-        masks = _masks(labels.frame(number).data, BONES)
+        frame = labels.frame(number).data
+        masks = {bone: frame == label for label, bone in enumerate(BONES, 1)}
         if all(mask.any() for mask in masks.values()):
             side = side_from_bones(masks, labels.affine).side
             votes.update([side] if side else [])
     return next((side for side, n in votes.items() if 2 * n > votes.total()), None)
 
 
-def _volume_notes(volumes: dict[str, float]) -> list[str]:
-    notes = []
-    for bone, volume in volumes.items():
-        low, high = EXPECTED_CM3[bone]
-        if volume == 0:
-            notes.append(f"no {bone} was found")
-        elif not low <= volume <= high:
-            notes.append(
-                f"the {bone} has {volume:.3g} cm3, expected {low:g} to {high:g} in children and "
-                "adults: look at the overlay"
-            )
-    return notes
+def noted(table: pd.DataFrame) -> pd.DataFrame:
+    """Say in a table of frames and bones what is wrong with each.
 
-
-def frame_table(frames: Sequence[Frame], bones: Iterable[str]) -> pd.DataFrame:
-    """Return a row for each frame and bone.
+    Parameters
+    ----------
+    table : DataFrame
+        Columns frame (from 0), bone, confidence (0 to 1), volume_cm3, and note: why nothing was
+        looked for, if so.
 
     Returns
     -------
     DataFrame
-        Columns frame (from 0), bone, confidence (0 to 1), volume_cm3, and note: empty, or what is
-        wrong: the bone was not found, its confidence is below 0.85, its volume is that of nobody
-        (implausible), or differs by more than 20 % from its median over the frames (unusual).
+        With the notes empty, or: the bone was not found, its confidence is below 0.85, its volume
+        is that of nobody (implausible), or differs by more than 20 % from its median over the
+        frames (unusual).
     """
-    rows = [
-        (number, bone, frame.confidence.get(bone, 0.0), frame.volumes_cm3.get(bone, 0.0))
-        for number, frame in enumerate(frames)
-        for bone in bones
-    ]
-    table = pd.DataFrame(rows, columns=["frame", "bone", "confidence", "volume_cm3"])
     found = table[table["volume_cm3"] > 0].groupby("bone")["volume_cm3"]
     usual = found.median().where(found.size() >= FEWEST_FRAMES)
     notes = []
-    for number, bone, confidence, volume in rows:
-        if volume == 0:
-            problem = frames[number].problem
-            notes.append(f"{MISSING}: {problem}" if problem else MISSING)
+    for row in table.itertuples():
+        if row.volume_cm3 == 0:
+            notes.append(f"{MISSING}: {row.note}" if row.note else MISSING)
             continue
+        low, high = EXPECTED_CM3[row.bone]
         problems = {
-            UNSURE: confidence < LOW_CONFIDENCE,
-            IMPLAUSIBLE: not EXPECTED_CM3[bone][0] <= volume <= EXPECTED_CM3[bone][1],
-            ODD: abs(volume / usual[bone] - 1) > FAR_FROM_MEDIAN,  # not where there is no median
+            UNSURE: row.confidence < LOW_CONFIDENCE,
+            IMPLAUSIBLE: not low <= row.volume_cm3 <= high,
+            # not where there is no median
+            ODD: abs(row.volume_cm3 / usual[row.bone] - 1) > FAR_FROM_MEDIAN,
         }
         notes.append("; ".join(problem for problem, there in problems.items() if there))
     return table.assign(note=notes)
 
 
-def frame_notes(table: pd.DataFrame) -> list[str]:
-    """Return what a `frame_table` says, a sentence for each bone and problem.
+def notes_of(table: pd.DataFrame) -> list[str]:
+    """Return what a table says that is `noted`, a sentence for each bone and problem.
 
-    Bones that are in no frame, and volumes that are implausible, are said elsewhere: of all frames
-    together.
+    Whether a volume is implausible is said of all frames together.
     """
     n_frames, notes = table["frame"].nunique(), []
     for bone, rows in table.groupby("bone", sort=False):
+        volume = rows.loc[rows["volume_cm3"] > 0, "volume_cm3"].median()
+        if np.isnan(volume):
+            notes.append(f"no {bone} was found")
+            continue
+        low, high = EXPECTED_CM3[str(bone)]
+        if not low <= volume <= high:
+            notes.append(
+                f"the {bone} has {volume:.3g} cm3, expected {low:g} to {high:g} in children and "
+                "adults: look at the overlay"
+            )
         for problem in (MISSING, UNSURE, ODD):
             frames = list(rows.loc[rows["note"].str.contains(problem), "frame"])
-            if frames and not (problem == MISSING and len(frames) == n_frames):
+            if frames:
                 where = f" in {frames_in_words(frames)}" if n_frames > 1 else ""
                 notes.append(f"the {bone}: {problem}{where}: look at the picture")
     return notes
@@ -355,23 +309,3 @@ def _in_words(table: pd.DataFrame) -> list[str]:
                 f"(frame {found.loc[confidence.idxmin(), 'frame']})"
             )
     return lines
-
-
-def label_description(names: Mapping[int, str], colours: Mapping[str, str]) -> str:
-    """Return the label description that ITK-SNAP reads, with label 0 as clear.
-
-    Parameters
-    ----------
-    names : mapping of label to bone
-    colours : mapping of bone to "#rrggbb"
-    """
-    lines = [_line(0, (0, 0, 0), 0, "Clear Label")]
-    for number, name in names.items():
-        red, green, blue = bytes.fromhex(colours[name].removeprefix("#"))
-        lines.append(_line(number, (red, green, blue), 1, name))
-    return DESCRIPTION + MARK + "\n" + "\n".join(lines) + "\n"
-
-
-def _line(number: int, rgb: tuple[int, int, int], shown: int, name: str) -> str:
-    red, green, blue = rgb
-    return f'{number:5d} {red:5d} {green:4d} {blue:4d} {shown:8d} {shown:2d} {shown:2d}    "{name}"'

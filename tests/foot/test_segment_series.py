@@ -13,22 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from ankle_lib import cli
-from ankle_lib.figures.segmentation_series import segmentation_sheet
-from ankle_lib.figures.style import BONE_COLOURS, new_figure
+from ankle_lib.figures.style import new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.foot.reading import read_image
 from ankle_lib.foot.segment import (
     EXPECTED_CM3,
-    Frame,
     Segmentation,
-    frame_notes,
-    frame_table,
     label_files,
+    noted,
+    notes_of,
     segment_scan,
     write_labels,
 )
@@ -134,8 +130,6 @@ def test_the_table_has_each_frame_and_bone(found: Segmentation) -> None:
     for row in table.itertuples():
         voxels = np.count_nonzero(found.labels.frame(row.frame).data == BONES.index(row.bone) + 1)
         assert row.volume_cm3 == pytest.approx(voxels * np.prod(VOXEL_MM) / 1000)
-    medians = table.groupby("bone")["volume_cm3"].median()
-    assert found.volumes_cm3 == {bone: pytest.approx(medians[bone]) for bone in BONES}
 
 
 @pytest.mark.parametrize("fill", ["zeros", "noise"])
@@ -234,32 +228,42 @@ def test_confidence_is_the_dice_that_the_probabilities_expect(
     }
 
 
-def frames(*volumes: float, confidence: float = 0.9) -> list[Frame]:
-    return [Frame({"talus": confidence}, {"talus": volume}) for volume in volumes]
+def listed(
+    *volumes: float, confidence: float = 0.9, note: str = "", bone: str = "talus"
+) -> pd.DataFrame:
+    """One bone in one frame after the other, as `noted` takes it."""
+    rows = {"bone": bone, "confidence": confidence, "volume_cm3": volumes, "note": note}
+    return pd.DataFrame({"frame": range(len(volumes)), **rows})
+
+
+def joined(*tables: pd.DataFrame) -> pd.DataFrame:
+    table = pd.concat(tables, ignore_index=True)
+    return noted(table.assign(frame=range(len(table))))
 
 
 def test_what_is_odd_in_a_frame_is_noted() -> None:
-    unsure = Frame({"talus": 0.5}, {"talus": 20.0})
-    table = frame_table([*frames(20, 21, 14, 19.5, 27), unsure, Frame({}, {}, "dark")], ["talus"])
+    unsure, dark = listed(20.0, confidence=0.5), listed(0.0, note="dark")
+    table = joined(listed(20, 21, 14, 19.5, 27), unsure, dark)
     assert list(table["note"]) == [
         *("", "", "unusual volume", "", "unusual volume", "low confidence", "not found: dark")
     ]
-    assert frame_notes(table) == [
+    assert notes_of(table) == [
         "the talus: not found in frame 6: look at the picture",
         "the talus: low confidence in frame 5: look at the picture",
         "the talus: unusual volume in frames 2, 4: look at the picture",
     ]
-    table = frame_table([*frames(20, 21, 22), *frames(9, confidence=0.1)], ["talus"])
+    table = joined(listed(20, 21, 22), listed(9, confidence=0.1))
     assert table["note"].iloc[-1] == "low confidence; implausible volume; unusual volume"
-    huge = frame_table(frames(90, 91, 92), ["talus"])
+    huge = joined(listed(90, 91, 92))
     assert set(huge["note"]) == {"implausible volume"}
-    assert frame_notes(huge) == []
+    assert len(notes_of(huge)) == 1
+    assert notes_of(huge)[0].startswith("the talus has 91 cm3, expected 12 to 45")
 
 
 def test_two_frames_do_not_say_which_is_odd() -> None:
-    assert frame_notes(frame_table(frames(20, 40), ["talus"])) == []
-    alone = frame_table(frames(20, confidence=0.3), ["talus", "tibia"])
-    assert frame_notes(alone) == ["the talus: low confidence: look at the picture"]
+    assert notes_of(joined(listed(20, 40))) == []
+    one = noted(pd.concat([listed(20, confidence=0.3), listed(0, bone="tibia")], ignore_index=True))
+    assert notes_of(one) == ["the talus: low confidence: look at the picture", "no tibia was found"]
 
 
 # files
@@ -297,10 +301,6 @@ def test_only_sagittal_slices_may_be_thick(tmp_path: Path, codes: str) -> None:
                 read_image(path, 10.0)
 
 
-def picture(series: Volume, found: Segmentation) -> Figure:
-    return segmentation_sheet(series, found.labels, found.table, found.names)
-
-
 def stored(path: Path, series: Volume, codes: str, order: str = "<") -> nib.Nifti1Image:
     """Write a series as a scanner would: stored integers with a slope, and a time step."""
     turned = to_orientation(series, codes)
@@ -326,7 +326,7 @@ def test_geometry_and_time_step_are_kept(
     scan = read_image(tmp_path / name, segmenter.thickest_mm)
     result = segment_scan(scan, segmenter)
     outputs = label_files(tmp_path / "out" / "seg.nii.gz")
-    write_labels(outputs, result, picture(scan, result))
+    write_labels(outputs, result, new_figure(1, 1))
 
     labels = nib.load(outputs.image)
     assert labels.shape == source.shape
@@ -342,7 +342,7 @@ def test_geometry_and_time_step_are_kept(
     table = pd.read_csv(outputs.others[1], keep_default_na=False)
     pd.testing.assert_frame_equal(table, result.table, rtol=1e-5)
     before = outputs.image.read_bytes()
-    write_labels(outputs, result, picture(scan, result))
+    write_labels(outputs, result, new_figure(1, 1))
     assert outputs.image.read_bytes() == before
 
 
@@ -376,85 +376,6 @@ def test_a_failed_write_leaves_the_earlier_result(
             write_labels(again, other, Broken())
         now = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
         assert now == before
-
-
-# the contact sheet
-
-
-def numbers_under(figure: Figure) -> list[list[str]]:
-    return [
-        [text.get_text() for text in axes.texts if text.get_position()[1] < 0]
-        for axes in figure.axes
-    ]
-
-
-def flagged(figure: Figure) -> list[bool]:
-    return [any(isinstance(p, Rectangle) for p in axes.patches) for axes in figure.axes]
-
-
-def test_the_sheet_shows_every_frame_and_how_far_to_trust_it(
-    series: Volume, segmenter: Segmenter
-) -> None:
-    empty = blanked(series, 1)
-    result = segment_scan(empty, segmenter)
-    figure = picture(to_orientation(empty, "LIA"), replace(
-        result, labels=to_orientation(result.labels, "LIA")
-    ))  # fmt: skip
-    assert [axes.get_title() for axes in figure.axes] == ["frame 0", "frame 1", "frame 2"]
-    assert flagged(figure) == [False, True, False]
-    shown = numbers_under(figure)
-    assert shown[1] == ["–", "–", "–"]
-    rows = result.table[result.table["frame"] == 2]
-    assert shown[2] == [f"{value:.2f}" for value in rows["confidence"]]
-    colours = {to_rgb(colour) for colour in BONE_COLOURS.values()}
-    for n, axes in enumerate(figure.axes):
-        outlines = [lines for lines in axes.collections if len(lines.get_paths())]
-        drawn = {tuple(lines.get_edgecolor()[0][:3]) for lines in outlines}
-        assert drawn == (set() if n == 1 else colours)
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == [
-        *(f"{bone}, {result.volumes_cm3[bone]:.1f} cm³" for bone in BONES),
-        "look closer: see the table",
-    ]
-
-
-def test_the_sheet_has_one_slice_with_most_of_every_bone(
-    series: Volume, found: Segmentation
-) -> None:
-    figure = picture(series, found)
-    shown = np.asarray(figure.axes[0].images[0].get_array())
-    areas = np.array(
-        [[np.count_nonzero(found.labels.data[:, :, k] == n) for n in NAMES] for k in range(10)]
-    )
-    best = int((areas / areas.sum(axis=0)).min(axis=1).argmax())
-    slices = [series.data[:, :, k, 0].T for k in range(10)]
-    holding = [k for k in range(10) if _holds(slices[k], shown)]
-    assert holding == [best]
-
-
-def _holds(image: np.ndarray, part: np.ndarray) -> bool:
-    windows = np.lib.stride_tricks.sliding_window_view(image, part.shape)
-    return bool((windows == part).all(axis=(2, 3)).any())
-
-
-def test_a_long_series_is_shown_in_part(series: Volume, found: Segmentation) -> None:
-    def long(volume: Volume) -> Volume:
-        return Volume(np.repeat(volume.data[..., :1], 59, axis=3), volume.affine)
-
-    rows = found.table[found.table["frame"] == 0]
-    table = pd.concat([rows.assign(frame=n) for n in range(59)])
-    figure = segmentation_sheet(long(series), long(found.labels), table, found.names)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [f"frame {n}" for n in range(0, 59, 2)]
-    assert figure.legends[0].get_title().get_text().endswith("29 frames between are not shown")
-
-
-def test_a_bone_of_no_frame_is_named(series: Volume, found: Segmentation) -> None:
-    labels = np.where(found.labels.data == 3, 0, found.labels.data).astype(np.uint8)
-    table = found.table.copy()
-    table.loc[table["bone"] == "tibia", ["confidence", "volume_cm3"]] = 0.0
-    figure = segmentation_sheet(series, Volume(labels, series.affine), table, found.names)
-    assert "no tibia" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 # the command
