@@ -70,6 +70,7 @@ def labelled_scan(
                 slice_of(images[0], plane, k, marks[0], limits=limits) for k in np.unique(spots)
             ]
         figure = image_grid(rows, width=11.0, marks="rows", legend=False)[0]
+        figure.set_layout_engine("constrained")  # planes are of different widths
         figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False)
         return figure
     areas = np.array([[m[bone].sum(axis=(0, 1)) for bone in names.values()] for m in marks]).sum(0)

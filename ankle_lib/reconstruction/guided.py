@@ -89,6 +89,18 @@ class SharpFrame:
     moved: MovedScan
     result: Reconstruction
 
+    @property
+    def row(self) -> dict[str, float]:
+        """What is told of it in a table."""
+        judged = self.result.consistency
+        return {
+            "frame": self.number,
+            "consistency": judged.ratio,
+            "noise_sd": judged.noise_sd,
+            "smallest_jacobian": self.moved.smallest_jacobian,
+            "rigidity_mm": self.moved.rigidity_mm,
+        }
+
 
 def reconstruct_frames(
     static: Volume,

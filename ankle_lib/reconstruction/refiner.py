@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import bounding_box
-from ankle_lib.learning.checkpoints import Checkpoint, save_checkpoint
-from ankle_lib.learning.loop import DrawBatch
+from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 from ankle_lib.learning.training import Recipe, Stage, Trained, train_once
 from ankle_lib.presets import ReconstructionSizes
+from ankle_lib.reconstruction.moving_foot import MovedScan
 from ankle_lib.reconstruction.scene_patches import (
     CHANNELS,
     SIDE_MULTIPLE,
@@ -28,10 +29,11 @@ from ankle_lib.reconstruction.scene_patches import (
     whole_size,
 )
 from ankle_lib.reconstruction.scene_scores import BASELINES, Answer, score_scenes
-from ankle_lib.reconstruction.sharp_scenes import Scene, scales_in
+from ankle_lib.reconstruction.sharp_scenes import AROUND_BONE_MM, Scene, on_grid, scales_in
+from ankle_lib.volume import Volume
 
-NORMALISATION = "zscore-bones"
-"""Each channel by its own mean and standard deviation within 5 mm of the bones."""
+FADING_MM = 3.0
+"""Beyond what it was trained on, a network's answer fades into the guided reconstruction."""
 
 MARGIN = 16
 """Pixels around the region that the network sees too."""
@@ -42,6 +44,22 @@ IMAGE, RESIDUAL = ("intensity",), ("residual",)
 FRAME_ALONE = "frame alone"
 
 
+class _Input(BaseModel):
+    """What a checkpoint says about the input of its network."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    voxel_mm: Annotated[
+        list[Annotated[float, Field(ge=0.1, le=5)]], Field(min_length=3, max_length=3)
+    ]
+    normalisation: Literal["zscore-bones"] = "zscore-bones"
+    """Each channel by its own mean and standard deviation within 5 mm of the bones."""
+    axes: Literal["PSR"] = "PSR"
+    channels: int
+    names: list[Literal["measured", "static"]]
+    residual: bool = True
+
+
 @dataclass(frozen=True)
 class Refiner:
     """A network and how it wants to be used: what it sees, and whether it gives a residual."""
@@ -49,6 +67,22 @@ class Refiner:
     network: nn.Module
     channels: tuple[str, ...] = CHANNELS
     residual: bool = True
+    voxel_mm: tuple[float, ...] = ()
+    """On which it was trained, if that is known."""
+
+    def __call__(self, frame: Volume, moved: MovedScan, sharp: Volume) -> NDArray[np.float32]:
+        """Make a guided reconstruction better about the bones; see `guided.Refine`.
+
+        The network was trained around the bones: farther than 5 mm from them its answer fades
+        into what was there.
+        """
+        image = moved.volume
+        measured, reached = on_grid(frame, image.grid)
+        nearest = np.min(list(moved.distances_mm.values()), axis=0)
+        found = refine(self, measured, image.data, (nearest <= AROUND_BONE_MM) & reached)
+        share = ((AROUND_BONE_MM + FADING_MM - nearest) / FADING_MM).clip(0, 1) * reached
+        mixed: NDArray[np.float32] = sharp.data + share * (found - sharp.data)
+        return mixed
 
 
 def refine(
@@ -130,11 +164,9 @@ def _in_eights(side: slice, length: int) -> slice:
 
 def refined_by(refiner: Refiner, step: int = 1) -> Answer:
     """Return what a network makes of a scene, of every ``step``-th slice."""
-
-    def answer(scene: Scene) -> NDArray[np.float32]:
-        return refine(refiner, scene.measured, scene.moved_static, scene.region, step=step)
-
-    return answer
+    return lambda scene: refine(
+        refiner, scene.measured, scene.moved_static, scene.region, step=step
+    )
 
 
 # --- how it is trained ---
@@ -170,16 +202,21 @@ def train_refiner(
     device : str
         "cpu" or "cuda".
     """
-    draws = partial(_draws, recipe=recipe, scenes=scenes, device=device)
-    known = [[str(scene), scene.checksum] for scene in scenes]
-    return train_once(recipe, draws, folder, decides=known, device=device)
-
-
-def _draws(stage: Stage, recipe: Recipe, scenes: Sequence[Scene], device: str) -> DrawBatch:
-    residual = recipe.labels == RESIDUAL
-    return SceneSource(
-        scenes, stage.pixels, channels=recipe.channels, residual=residual, device=device
-    ).draw
+    return train_once(
+        recipe,
+        lambda stage: (
+            SceneSource(
+                scenes,
+                stage.pixels,
+                channels=recipe.channels,
+                residual=recipe.labels == RESIDUAL,
+                device=device,
+            ).draw
+        ),
+        folder,
+        decides=[[str(scene), scene.checksum] for scene in scenes],
+        device=device,
+    )
 
 
 def refiner_of(trained: Trained) -> Refiner:
@@ -194,36 +231,42 @@ def save_refiner(path: Path, trained: Trained, scenes: Sequence[Scene]) -> Path:
     ``scenes`` are those that the network was trained on.
     """
     refiner = refiner_of(trained)
-    wanted = {
-        "voxel_mm": [round(size, 6) for size in scenes[0].voxel_size_mm],
-        "normalisation": NORMALISATION,
-        "axes": "PSR",
-        "channels": len(refiner.channels),
-        "names": list(refiner.channels),
-        "residual": refiner.residual,
-    }
+    wanted = _Input(
+        voxel_mm=[round(size, 6) for size in scenes[0].voxel_size_mm],
+        channels=len(refiner.channels),
+        names=list(refiner.channels),  # type: ignore[arg-type]  # pydantic sees to it
+        residual=refiner.residual,
+    )
     subjects = sorted({scene.subject for scene in scenes})
-    training = {"input": wanted, "subjects": subjects}
+    training = {"input": wanted.model_dump(), "subjects": subjects}
     return save_checkpoint(path, trained.network, labels=IMAGE, training=training)
 
 
-def read_refiner(checkpoint: Checkpoint) -> Refiner:
-    """Return the network of a checkpoint that `save_refiner` wrote.
+def read_refiner(path: Path, device: str = "cpu") -> Refiner:
+    """Read a checkpoint that `save_refiner` wrote.
 
     Raises
     ------
     AnkleError
-        If it was trained for something else.
+        If the network was trained for something else, or it does not say how its input is made.
     """
-    wanted = checkpoint.training.get("input")
-    known = wanted if isinstance(wanted, dict) else {}
-    names = known.get("names")
-    if known.get("normalisation") != NORMALISATION or not isinstance(names, list):
-        raise AnkleError("the checkpoint holds no network for reconstruction: use chapter 06's")
-    if not set(names) <= set(CHANNELS) or len(names) != checkpoint.network.in_channels:
-        raise AnkleError(f"the checkpoint's network sees {names}: known are {', '.join(CHANNELS)}")
-    network = ready_to_predict(checkpoint.network)
-    return Refiner(network, tuple(names), bool(known.get("residual", True)))
+    checkpoint = load_checkpoint(path)
+    try:
+        wanted = _Input.model_validate(checkpoint.training.get("input"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise AnkleError(
+            f"{path}: holds no network for reconstruction, or does not say how its input is made "
+            f"({place} {first['input']!r}: {first['msg']}): use chapter 06's"
+        ) from None
+    if len(wanted.names) != checkpoint.network.in_channels:
+        raise AnkleError(
+            f"{path}: its network sees {checkpoint.network.in_channels} images, but names "
+            f"{wanted.names}: train it again"
+        )
+    network = ready_to_predict(checkpoint.network, device)
+    return Refiner(network, tuple(wanted.names), wanted.residual, tuple(wanted.voxel_mm))
 
 
 # --- what works: trainings that differ in one thing ---

@@ -46,9 +46,10 @@ def plain(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Volume:
     """The series without a network."""
     masks = {bone: folder / f"{bone}.nii.gz" for bone in ("calcaneus", "talus", "tibia")}
     scans = read_scans(folder / "static.nii.gz", [folder / "dynamic.nii.gz"], masks)
-    out = tmp_path_factory.mktemp("plain") / "sharp.nii"
-    reconstruct(scans, read_poses(folder / "transforms.json", scans), out)
-    return load(out)
+    out = tmp_path_factory.mktemp("plain")
+    files = [out / name for name in ("sharp.nii", "table.csv", "residual.nii", "film.png")]
+    reconstruct(scans, read_poses(folder / "transforms.json", scans), files)
+    return load(files[0])
 
 
 def listed(scene: Motion) -> list[FramePose]:
@@ -266,7 +267,7 @@ def test_another_network_is_refused(folder: Path, tmp_path: Path, command: Any) 
     out = tmp_path / "sharp.nii.gz"
     for changes, message in (
         ({"normalisation": "zscore-foot"}, "no network for reconstruction"),
-        ({"voxel_mm": [0.5, 0.5]}, "wants voxels of"),
+        ({"voxel_mm": [0.5, 0.5]}, "voxel_mm [0.5, 0.5]: List should have at least 3 items"),
     ):
         network = checkpoint(tmp_path / "net.pt", **changes)
         line = refused(command, out, *arguments(folder, out, checkpoint=network))

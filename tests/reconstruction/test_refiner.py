@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.networks import build
 from ankle_lib.learning.training import Recipe, Stage
 from ankle_lib.presets import PRESETS
@@ -105,17 +105,25 @@ def test_refine_refuses_what_it_cannot_use(scene: Scene) -> None:
 def test_a_saved_refiner_says_how_to_use_it(scene: Scene, tmp_path: Path) -> None:
     recipe = replace(SMALL, channels=("static",), labels=IMAGE)
     fitted = train_refiner(recipe, [scene], tmp_path / "trainings")
-    checkpoint = load_checkpoint(save_refiner(tmp_path / "final.ckpt", fitted, [scene]))
-    wanted = checkpoint.training["input"]
+    path = save_refiner(tmp_path / "final.ckpt", fitted, [scene])
+    wanted = load_checkpoint(path).training["input"]
     assert wanted["channels"] == 1
     assert wanted["voxel_mm"] == pytest.approx(scene.voxel_size_mm)
-    refiner = read_refiner(checkpoint)
+    refiner = read_refiner(path)
+    assert refiner.voxel_mm == pytest.approx(scene.voxel_size_mm)
     assert (refiner.channels, refiner.residual) == (("static",), False)
     expected = refined_by(refiner_of(fitted))(scene)
     np.testing.assert_allclose(refined_by(refiner)(scene), expected, rtol=1e-5)
-    other = replace(checkpoint, training={"input": {"normalisation": "zscore-foot"}})
-    with pytest.raises(AnkleError, match="no network for reconstruction"):
-        read_refiner(other)
+    for changes, message in (
+        ({"normalisation": "zscore-foot"}, "no network for reconstruction"),
+        ({"names": ["measured", "static"]}, "sees 1 images"),
+    ):
+        training = {"input": wanted | changes}
+        other = save_checkpoint(
+            tmp_path / "other.ckpt", fitted.network, labels=IMAGE, training=training
+        )
+        with pytest.raises(AnkleError, match=message):
+            read_refiner(other)
 
 
 def test_a_training_is_remembered_and_no_step_is_lost(scene: Scene, tmp_path: Path) -> None:
