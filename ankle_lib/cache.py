@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import psutil
 
 from ankle_lib.files import write_text
 
@@ -31,6 +31,9 @@ _PARSER = threading.Lock()
 """Python's parser must not be called by two threads at once (SystemError: recursion depth)."""
 
 Answer = TypeVar("Answer")
+
+_BEGAN = time.time()
+"""When this process loaded the library: a file that is newer is not what is loaded."""
 
 
 def remembered(
@@ -127,7 +130,7 @@ def _source(module: str) -> tuple[str, frozenset[str]] | None:
     if spec is None or spec.origin is None:  # what a person typed has no file
         return None
     path = Path(spec.origin)
-    if path.stat().st_mtime > psutil.Process().create_time():
+    if path.stat().st_mtime > _BEGAN:
         return None
     with _PARSER:
         tree = ast.parse(path.read_text(encoding="utf-8"))
