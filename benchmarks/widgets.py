@@ -35,8 +35,7 @@ from ankle_lib.volume import Volume
 from ankle_lib.widgets.patch_explorer import PatchExplorer
 from ankle_lib.widgets.registration_tuner import RegistrationTuner
 from ankle_lib.widgets.review_board import ReviewBoard
-from ankle_lib.widgets.sequence_player import SequencePlayer
-from ankle_lib.widgets.volume_viewer import VolumeViewer
+from ankle_lib.widgets.viewers import SequencePlayer, VolumeViewer
 
 STATIC, STATIC_MM = (576, 576, 110), (0.28, 0.28, 0.8)
 DYNAMIC, DYNAMIC_MM, N_FRAMES = (352, 352, 6), (0.57, 0.57, 8.0), 15

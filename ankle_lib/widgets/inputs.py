@@ -14,6 +14,7 @@ from ankle_lib.volume import Volume, to_orientation
 
 Frames = Volume | Sequence[Volume | None]
 """A 4D image, or one 3D image per frame; None where there is none."""
+Mask = NDArray[np.bool_]
 
 SAME_GRID_MM = 1e-3
 """Affines of files that lie on one grid differ by less: they are stored in float32."""
@@ -23,13 +24,23 @@ OUTSIDE = "taken as outside"
 """What a view makes of values that are not finite, in an image and in a mask."""
 
 
-def image_3d(volume: Volume, name: str = "image") -> Volume:
+def image_3d(
+    volume: Volume, name: str = "image", like: Volume | None = None, other: str = "the image"
+) -> Volume:
     """Return a 3D image with axes P, S, R.
+
+    Parameters
+    ----------
+    volume : Volume
+    name, other : str
+        Of the image and of ``like``, for the sentence.
+    like : Volume, optional
+        Axes P, S, R; the image must lie on its grid.
 
     Raises
     ------
     AnkleError
-        If it has frames, or as in `check_values`.
+        If it has frames, or lies on another grid, or as in `check_values`.
     """
     check_values(volume, name)
     if volume.data.ndim != 3:
@@ -37,7 +48,10 @@ def image_3d(volume: Volume, name: str = "image") -> Volume:
             f"The {name} has shape {volume.data.shape}: one 3D image is wanted; give one frame, "
             "or look at all of them in a SequencePlayer."
         )
-    return to_orientation(volume)
+    turned = to_orientation(volume)
+    if like is not None:
+        _check_grid(turned, like, f"The {name}", other)
+    return turned
 
 
 def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume | None]:
@@ -49,14 +63,13 @@ def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume
     name : str
         For the sentence.
     like : Volume, optional
-        4D; the frames must be as many, and lie on its grid.
+        4D, axes P, S, R; the frames must be as many, and lie on its grid.
 
     Raises
     ------
     AnkleError
-        If there is no series, it does not belong to ``like``, or as in `check_values`.
+        If there is no series, it does not belong to ``like``, or as in `image_3d`.
     """
-    images: list[Volume | None]
     if isinstance(frames, list | tuple):
         images = list(frames)
     else:
@@ -70,58 +83,66 @@ def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume
         images = [frames.frame(n) for n in range(frames.n_frames)]
     if like is not None and len(images) != like.n_frames:
         raise AnkleError(f"The {name} has {len(images)} frames, the sequence {like.n_frames}.")
-    for number, image in enumerate(images):
-        if image is None:
-            continue
-        check_values(image, f"{name} in frame {number}")
-        if image.data.ndim != 3:
-            raise AnkleError(
-                f"Frame {number} of the {name} has shape {image.data.shape}: a 3D image is wanted."
-            )
-        if like is not None:
-            check_grid(image, like, f"Frame {number} of the {name}", "the sequence")
-    return [None if image is None else to_orientation(image) for image in images]
+    return [
+        None if image is None else image_3d(image, f"{name} in frame {n}", like, "the sequence")
+        for n, image in enumerate(images)
+    ]
+
+
+def belonging(
+    given: Frames, name: str, like: Volume, notes: list[str], missing: str = SHOWN_BLACK
+) -> list[Volume | None]:
+    """Return one image for each frame of ``like``: nothing, and a note, if it does not belong.
+
+    Parameters
+    ----------
+    given : Frames
+    name : str
+    like : Volume
+        Axes P, S, R; 3D (one frame) or 4D.
+    notes : list of str
+        Gets the sentences.
+    missing : str
+        What becomes of values that are not finite.
+    """
+    try:
+        if like.data.ndim == 4:
+            found = series(given, name, like)
+        else:
+            found = [image_3d(given, name, like)]  # type: ignore[arg-type]  # it is checked there
+    except AnkleError as error:
+        notes.append(f"Not shown: {error}")
+        return []
+    arrays = [image.data for image in found if image is not None]
+    notes.append(not_finite(arrays, name, missing))
+    return found
 
 
 def masks_on(
-    image: Volume, masks: Mapping[str, Volume]
-) -> tuple[dict[str, NDArray[np.bool_]], list[str]]:
-    """Return the masks that can be drawn on an image, axes P, S, R, and a sentence for the others.
-
-    An empty mask can be drawn, but gets a sentence; so does one with values that are not finite.
-    """
-    drawn: dict[str, NDArray[np.bool_]] = {}
-    sentences = []
-    for name, mask in masks.items():
-        try:
-            turned = image_3d(mask, f"mask of {name}")
-            check_grid(turned, image, f"The mask of {name}")
-        except AnkleError as error:
-            sentences.append(f"{name} is not shown: {error}")
-            continue
-        drawn[name] = inside(turned.data)
-        sentences += [if_empty(drawn[name], name), not_finite(turned, f"mask of {name}", OUTSIDE)]
-    return drawn, [sentence for sentence in sentences if sentence]
+    like: Volume, masks: Mapping[str, Frames], notes: list[str]
+) -> dict[str, list[Mask | None]]:
+    """Return those masks that belong to an image, by name and frame; see `belonging`."""
+    found = {name: belonging(mask, f"mask of {name}", like, notes, OUTSIDE)
+             for name, mask in masks.items()}  # fmt: skip
+    return {
+        name: [None if mask is None else inside(mask.data) for mask in frames]
+        for name, frames in found.items()
+        if frames
+    }
 
 
-def inside(mask: NDArray[Any]) -> NDArray[np.bool_]:
+def inside(mask: NDArray[Any]) -> Mask:
     """Return where a mask is above 0; values that are not finite are outside."""
     return (mask > 0) & np.isfinite(mask) if mask.dtype.kind == "f" else mask > 0
 
 
-def if_empty(mask: NDArray[np.bool_], name: str) -> str:
-    """Return a sentence if a mask is empty, else an empty one."""
-    return "" if mask.any() else f"The mask of {name} is empty: no voxel is above 0."
+def empty_ones(masks: Mapping[str, Mask]) -> list[str]:
+    """Return a sentence for each mask that is empty."""
+    return [f"The mask of {name} is empty: no voxel is above 0." for name, mask in masks.items()
+            if not mask.any()]  # fmt: skip
 
 
-def check_grid(volume: Volume, like: Volume, what: str, other: str = "the image") -> None:
-    """Refuse a volume that is on another grid; ``what`` and ``other`` name both in the sentence.
-
-    Raises
-    ------
-    AnkleError
-        If shapes differ, or affines by more than a micrometre.
-    """
+def _check_grid(volume: Volume, like: Volume, what: str, other: str) -> None:
     same = volume.shape == like.shape
     if same and np.allclose(volume.affine, like.affine, atol=SAME_GRID_MM):
         return
@@ -156,23 +177,17 @@ def check_values(volume: Any, name: str) -> None:
 
 
 def not_finite(
-    images: Volume | Iterable[Volume | None], name: str = "image", what: str = SHOWN_BLACK
+    images: Iterable[NDArray[Any]], name: str = "image", missing: str = SHOWN_BLACK
 ) -> str:
-    """Return a sentence if an image or a series holds NaN or infinite values, else an empty one.
+    """Return a sentence if images hold NaN or infinite values, else an empty one.
 
     Parameters
     ----------
-    images : Volume or iterable of Volume
-        None where a series has no image.
-    name, what : str
-        What it is, and what becomes of these voxels, for the sentence.
+    images : iterable of array
+    name, missing : str
+        What they are, and what becomes of these voxels, for the sentence.
     """
-    of_all = [images] if isinstance(images, Volume) else images
-    missing = sum(
-        image.data.size - int(np.count_nonzero(np.isfinite(image.data)))
-        for image in of_all
-        if image is not None and image.data.dtype.kind == "f"
-    )
-    if not missing:
+    count = sum(image.size - int(np.count_nonzero(np.isfinite(image))) for image in images)
+    if not count:
         return ""
-    return f"In the {name}, voxels are not numbers but NaN or infinite: {what} ({missing})."
+    return f"In the {name}, voxels are not numbers but NaN or infinite: {missing} ({count})."

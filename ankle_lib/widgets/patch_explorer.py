@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from dataclasses import replace
 
 import ipywidgets
 import numpy as np
@@ -15,6 +16,7 @@ from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UN
 from ankle_lib.files import AnkleError
 from ankle_lib.patches.items import Item, Rules, rule_of
 from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
+from ankle_lib.widgets.inputs import Mask, not_finite
 from ankle_lib.widgets.picture import Layer, Mark, Panel
 from ankle_lib.widgets.view import View, legend, slider
 
@@ -50,6 +52,7 @@ class PatchExplorer(View):
         super().__init__()
         self._pixel_mm = pixel_mm
         self._place: tuple[int, int] | None = None
+        self._alike: NDArray[np.float32] | None = None
         with self.refusals():
             self._items = list(items)
             if not self._items:
@@ -71,31 +74,27 @@ class PatchExplorer(View):
         """The rule of extraction, with the thresholds of the sliders."""
         rule = self._rules[self.chosen.value]
         unlike = None if rule.min_correlation is None else self.correlation.value
-        return PatchRule(rule.size, rule.tries, self.fraction.value, unlike)
+        return replace(rule, min_fraction=self.fraction.value, min_correlation=unlike)
 
     def judge(self, row: int, column: int) -> str:
         """Say what becomes of the patch whose first voxel is (row, column), and why."""
         rule, share = self.rule, float(self._share[row, column])
+        enough, alike = (one[row, column] for one in self._judged())
         text = f"patch at {row}, {column}: {share:.0%} of it in the region"
-        if share < rule.min_fraction - 1e-9:
+        if not enough:
             return f"{text}, {rule.min_fraction:.0%} are needed: rejected"
-        if rule.min_correlation is None or self._alike is None:
-            return f"{text}: kept"
-        alike = float(self._alike[row, column])
-        text += f", correlation with its target {alike:.2f}"
-        if alike > rule.min_correlation:
-            return f"{text}: kept"
-        return f"{text}, more than {rule.min_correlation:.2f} is needed: rejected"
+        if self._alike is not None:
+            text += f", correlation with its target {self._alike[row, column]:.2f}"
+        if not alike:
+            text += f", more than {rule.min_correlation:.2f} is needed"
+        return f"{text}: {'kept' if alike else 'rejected'}"
 
     def draw(self) -> None:
         """Show the slice with the centres of patches, their number, and the sentence on one."""
         if self._share.size == 0:
             return
         item, rule, k = self.item, self.rule, self.slice.value
-        enough = self._share >= rule.min_fraction - 1e-9
-        alike = np.ones_like(enough)
-        if rule.min_correlation is not None and self._alike is not None:
-            alike = self._alike > rule.min_correlation
+        enough, alike = self._judged()
         kept = enough & alike
         image, region = item.image[:, :, k].T, item.region[:, :, k].T
         layers = [
@@ -111,22 +110,26 @@ class PatchExplorer(View):
         )
         text = self.judge(*self._place) if self._place else "click on the picture for one patch"
         self.verdict.value = html.escape(text)
-        sentences = []
-        if not region.any():
-            sentences.append("The region is empty in this slice: every patch is rejected.")
-        if missing := np.count_nonzero(~np.isfinite(image)):
-            sentences.append(f"Voxels of this slice are not numbers: shown black ({missing}).")
-        target = np.zeros(0) if item.target is None else item.target[:, :, k]
-        if unknown := np.count_nonzero(~np.isfinite(target)):
-            sentences.append(f"Voxels of its target are not numbers: compared as 0 ({unknown}).")
-        self.message.say(*sentences)
+        target = [] if item.target is None else [item.target[:, :, k]]
+        self.message.say(
+            "" if region.any() else "The region is empty in this slice: every patch is rejected.",
+            not_finite([image], "slice"),
+            not_finite(target, "target", "compared as 0"),
+        )
+
+    def _judged(self) -> tuple[Mask, Mask]:
+        """Return where enough of a patch is in the region, and where it is like its target."""
+        enough = self._share >= self.rule.min_fraction - 1e-9
+        if self._alike is None:
+            return enough, np.ones_like(enough)
+        return enough, self._alike > self.correlation.value
 
     def _build(self) -> None:
         names = [(f"{item.subject} {item.name} {item.bone or ''}".strip(), number)
                  for number, item in enumerate(self._items)]  # fmt: skip
         wide = 360  # beside the picture, at 1280 pixels
-        self.chosen = ipywidgets.Dropdown(options=names, description="image")
-        self.chosen.layout.width = f"{wide}px"
+        layout = ipywidgets.Layout(width=f"{wide}px")
+        self.chosen = ipywidgets.Dropdown(options=names, description="image", layout=layout)
         self.slice = slider("slice", 0, 0, width=wide)
         self.fraction = slider("in region", 0.0, 1.0, step=0.05, width=wide, readout_format=".0%")
         self.correlation = slider("correlation", 0.0, 1.0, step=0.05, width=wide)
@@ -134,8 +137,8 @@ class PatchExplorer(View):
         self.panel = Panel("centres of patches", SIDE_PX)
         self.count, self.verdict = ipywidgets.HTML(), ipywidgets.HTML()
         self.panel.on_mouse(self._on_mouse)
-        self.chosen.observe(lambda _: self._choose_item(), "value")
-        self.slice.observe(lambda _: self._choose_slice(), "value")
+        self.watch(self.chosen, work=self._choose_item)
+        self.watch(self.slice, work=self._measure)
         self.watch(self.fraction, self.correlation, self.tries)
         colours = {"kept": KEPT_COLOUR, "unlike its target": UNLIKE_COLOUR,
                    "a try that is rejected": REJECTED_COLOUR}  # fmt: skip
@@ -152,16 +155,13 @@ class PatchExplorer(View):
             self.fraction.value = rule.min_fraction
             self.correlation.value = rule.min_correlation or 0.0
             self.correlation.disabled = rule.min_correlation is None
-        self._choose_slice()
+        self._measure()
 
-    def _choose_slice(self) -> None:
-        """Measure every position of the slice."""
-        if self._quiet:
-            return
+    def _measure(self) -> None:
+        """Measure every position of the slice, and draw."""
         item, rule, k = self.item, self.rule, self.slice.value
-        self._alike: NDArray[np.float32] | None = None
+        self._share, self._alike = np.zeros((0, 0)), None
         if any(side < patch for side, patch in zip(item.region.shape, rule.size, strict=False)):
-            self._share = np.zeros((0, 0))
             self.panel.clear()
             self.count.value = self.verdict.value = ""
             self.message.say(
@@ -169,25 +169,20 @@ class PatchExplorer(View):
                 f"{item.region.shape[0]} × {item.region.shape[1]}: there is no position to show."
             )
             return
-        region = torch.from_numpy(np.ascontiguousarray(item.region[None, :, :, k]))
-        self._share = box_sums(region, rule.size)[0].numpy() / (rule.size[0] * rule.size[1])
-        if item.target is not None:
-            one, two = (
-                torch.from_numpy(np.nan_to_num(array[None, :, :, k], copy=True))
-                for array in (item.image, item.target)
-            )
-            self._alike = local_correlation(one, two, rule.size)[0].numpy()
+        self._share = box_sums(_slice(item.region, k), rule.size)[0].numpy() / np.prod(rule.size)
+        if item.target is not None and rule.min_correlation is not None:
+            image, target = (_slice(one, k).nan_to_num() for one in (item.image, item.target))
+            self._alike = local_correlation(image, target, rule.size)[0].numpy()
         self.draw()
 
     def _on_mouse(self, kind: str, row: int, column: int) -> None:
-        if kind != "click":
-            return
-        sides = zip((column, row), self.rule.size, self._share.shape, strict=True)
-        i, j = (min(max(at - side // 2, 0), n - 1) for at, side, n in sides)
-        self._place = (i, j)
-        self.draw()
+        if kind == "click" and self._share.size:
+            sides = zip((column, row), self.rule.size, self._share.shape, strict=True)
+            i, j = (min(max(at - side // 2, 0), n - 1) for at, side, n in sides)
+            self._place = (i, j)
+            self.draw()
 
-    def _centres(self, positions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _centres(self, positions: Mask) -> Mask:
         """Return positions (first voxels) as a picture of patches' centres, rows upward."""
         rows, columns = self.rule.size
         full = np.zeros(self.item.region.shape[:2], dtype=bool)
@@ -195,7 +190,7 @@ class PatchExplorer(View):
         full[top : top + positions.shape[0], left : left + positions.shape[1]] = positions
         return full.T
 
-    def _marks(self, kept: NDArray[np.bool_]) -> list[Mark]:
+    def _marks(self, kept: Mask) -> list[Mark]:
         """Return the squares: random tries, and the patch that was clicked."""
         random = np.random.default_rng(self.slice.value)
         tries = random.integers(0, kept.shape, (MOST_TRIES, 2))[: self.tries.value]
@@ -211,3 +206,7 @@ class PatchExplorer(View):
         return Mark(
             i / columns, (i + height) / columns, j / rows, (j + width) / rows, colour, width_px
         )
+
+
+def _slice(volume: NDArray, k: int) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(volume[None, :, :, k]))

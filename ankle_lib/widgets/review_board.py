@@ -12,7 +12,6 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
-import pandas as pd
 
 from ankle_lib.figures.images import Slice, middle_slice, slice_of
 from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS
@@ -22,9 +21,9 @@ from ankle_lib.quality.registered import frame_path
 from ankle_lib.quality.review_sheet import AUTOMATIC, KEY, ReviewSheet
 from ankle_lib.volume import Volume, load
 from ankle_lib.widgets.browser import BOARD_CLASS, Keyboard
-from ankle_lib.widgets.inputs import OUTSIDE, check_grid, image_3d, inside, not_finite
+from ankle_lib.widgets.inputs import OUTSIDE, image_3d, inside, not_finite
 from ankle_lib.widgets.picture import Layer, Panel, brightness_limits, surroundings
-from ankle_lib.widgets.view import View, colours_of, slider
+from ankle_lib.widgets.view import View, button, colours_of, slider
 
 RowKey = tuple[str, str, int, str]
 """Subject, sequence, frame, bone."""
@@ -81,9 +80,8 @@ class ReviewBoard(View):
             raise AnkleError(f"{sheet.path}: has no rows to judge: run the registration first")
         super().__init__()
         self._shown: tuple[Volume, Volume] | None = None
-        self._key = (self._undecided() or self._keys())[0]
+        self._key = (self._keys(undecided=True) or self._keys())[0]
         self._build()
-        self._listen()
         self._show()
 
     # --- what one can do ---
@@ -123,10 +121,9 @@ class ReviewBoard(View):
         if 0 <= place < len(options):
             self.frame.value = options[place]
 
-    def choose_bone(self, number: int) -> None:
-        """Show bone ``number`` (from 1, in the order of the buttons) in the same frame."""
-        if number <= len(self.bones):
-            self.go_to(*self._key[:3], list(self.bones)[number - 1])
+    def choose_bone(self, bone: str) -> None:
+        """Show another bone in the same frame."""
+        self.go_to(*self._key[:3], bone)
 
     def go_to(self, subject: str, sequence: str, frame: int, bone: str) -> None:
         """Show a registration; if the sheet lacks it, say so."""
@@ -158,26 +155,42 @@ class ReviewBoard(View):
     # --- the controls, and what happens on a change ---
 
     def _build(self) -> None:
-        wide = ipywidgets.Layout(width="330px")  # beside the picture, at 1280 pixels
-        third = ipywidgets.Layout(width="106px")
+        wide, third = ipywidgets.Layout(width="330px"), "106px"  # beside the picture, at 1280 px
         self.sequence = ipywidgets.Dropdown(description="sequence", layout=wide)
         self.frame = ipywidgets.SelectionSlider(options=(0,), description="frame", layout=wide)
         self.slice = slider("slice", 0, 0, width=330)
         self.outline = ipywidgets.Checkbox(True, description="outline", indent=False)
         self.zoom = ipywidgets.Checkbox(True, description="zoom", indent=False)
-        bones = sorted(set(self._table["bone"]), key=_place)
-        self.bones = {bone: ipywidgets.Button(description=bone, layout=third) for bone in bones}
-        self.verdicts = {name: ipywidgets.Button(description=name.capitalize(), layout=third)
-                         for name in VERDICT_OF}  # fmt: skip
-        self.next = ipywidgets.Button(description="Next undecided")
-        self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict")
-        self.note.layout = wide
+        self.note = ipywidgets.Text(description="note", placeholder="saved with the verdict",
+                                    layout=wide)  # fmt: skip
         self.panel = Panel("", SIDE_PX)
         side = f"{SIDE_PX + 2 * BORDER_PX}px"  # of any slice, so that nothing jumps
         self.panel.canvas.layout = ipywidgets.Layout(width=side, height=side)
         self.status, self.count = ipywidgets.HTML(), ipywidgets.Label()
         self.progress = ipywidgets.IntProgress(layout=wide)
         self.keyboard = Keyboard()
+        self._actions: dict[str, Callable[[], None]] = {
+            "n": self.next_undecided,
+            "ArrowLeft": partial(self.step, -1),
+            "ArrowRight": partial(self.step, 1),
+            "o": partial(_toggle, self.outline),
+            "z": partial(_toggle, self.zoom),
+        }
+        self.next = button("Next undecided", self.next_undecided)
+        self.bones, self.verdicts = {}, {}
+        for number, bone in enumerate(sorted(set(self._table["bone"]), key=_place), start=1):
+            work = self._actions[str(number)] = partial(self.choose_bone, bone)
+            self.bones[bone] = button(bone, work, width=third)
+        for name, verdict in VERDICT_OF.items():
+            work = self._actions[name[0]] = partial(self.judge, verdict)
+            self.verdicts[name] = button(name.capitalize(), work, width=third)
+        self.watch(self.sequence, work=self._show_sequence)
+        self.watch(
+            self.frame, work=lambda: self.go_to(*self._key[:2], self.frame.value, self._key[3])
+        )
+        self.watch(self.slice, self.outline, self.zoom)
+        self.keyboard.listened_keys = list(self._actions)
+        self.keyboard.on_msg(lambda _, content, buffers: self.press(content.get("key", "")))
         right = ipywidgets.VBox([
             self.sequence,
             self.frame,
@@ -196,40 +209,16 @@ class ReviewBoard(View):
         self.children = (ipywidgets.HBox([self.panel, right]), help_line, self.keyboard)
         self.add_class(BOARD_CLASS)  # the keyboard listens there
 
-    def _listen(self) -> None:
-        bones = range(1, len(self.bones) + 1)
-        self._actions: dict[str, Callable[[], None]] = {
-            **{name[0]: partial(self.judge, verdict) for name, verdict in VERDICT_OF.items()},
-            "n": self.next_undecided,
-            "ArrowLeft": partial(self.step, -1),
-            "ArrowRight": partial(self.step, 1),
-            **{str(number): partial(self.choose_bone, number) for number in bones},
-            "o": partial(_toggle, self.outline),
-            "z": partial(_toggle, self.zoom),
-        }
-        for number, button in zip(bones, self.bones.values(), strict=True):
-            button.on_click(lambda _, number=number: self.choose_bone(number))
-        for name, button in self.verdicts.items():
-            button.on_click(lambda _, verdict=VERDICT_OF[name]: self.judge(verdict))
-        self.next.on_click(lambda _: self.next_undecided())
-        self.sequence.observe(self._on_sequence, "value")
-        self.frame.observe(self._on_frame, "value")
-        self.watch(self.slice, self.outline, self.zoom)
-        self.keyboard.listened_keys = list(self._actions)
-        self.keyboard.on_msg(lambda _, content, buffers: self.press(content.get("key", "")))
+    def _show_sequence(self) -> None:
+        """Show the same bone in the sequence that was chosen, if the sheet has it there."""
+        keys = [key for key in self._keys() if key[:2] == self.sequence.value]
+        self.go_to(*next((key for key in keys if key[3] == self._key[3]), keys[0]))
 
-    def _on_sequence(self, change: dict[str, Any]) -> None:
-        if not self._quiet:
-            keys = [key for key in self._keys() if key[:2] == change["new"]]
-            same_bone = [key for key in keys if key[3] == self._key[3]]
-            self.go_to(*(same_bone or keys)[0])
-
-    def _on_frame(self, change: dict[str, Any]) -> None:
-        if not self._quiet:
-            self.go_to(*self._key[:2], change["new"], self._key[3])
+    def _show_frame(self) -> None:
+        self.go_to(*self._key[:2], self.frame.value, self._key[3])
 
     def _go_to_undecided(self) -> None:
-        left = self._undecided()
+        left = self._keys(undecided=True)
         following = [key for key in left if _order(key) > _order(self._key)] or left
         self._key = following[0] if following else self._key
         self._show()
@@ -250,9 +239,9 @@ class ReviewBoard(View):
             _choose(self.sequence, {f"{key[0]} {key[1]}": key[:2] for key in keys}, self._key[:2])
             _choose(self.frame, frames, self._key[2])
             self._load()
-        for name, button in self.bones.items():
-            button.style.button_color = colours_of([name])[name] if name == bone else None
-            button.style.font_weight = "bold" if name == bone else "normal"
+        for name, choice in self.bones.items():
+            choice.style.button_color = colours_of([name])[name] if name == bone else None
+            choice.style.font_weight = "bold" if name == bone else "normal"
         self._show_verdict(row)
         self.draw()
 
@@ -276,36 +265,31 @@ class ReviewBoard(View):
         self._shown = None
         try:
             given = self._look(*self._key)
-            frame, mask = image_3d(given[0], "frame"), image_3d(given[1], "mask")
-            check_grid(mask, frame, "The mask", "the frame")
+            frame = image_3d(given[0], "frame")
+            mask = image_3d(given[1], "mask", frame, "the frame")
         except (AnkleError, OSError) as error:
             self.message.say(str(error))
             return
-        odd = not_finite(mask, "moved mask", OUTSIDE)
+        odd = not_finite([mask.data], "moved mask", OUTSIDE)
         mask = replace(mask, data=inside(mask.data))
         self._shown, self._limits = (frame, mask), brightness_limits(frame.data)
         self.slice.max = frame.shape[2] - 1
         empty = "The moved mask is empty: the bone lies outside of this frame."
         if mask.data.any():
             self.slice.value, empty = middle_slice(mask.data), ""
-        self.message.say(not_finite(frame, "frame"), odd, empty)
+        self.message.say(not_finite([frame.data], "frame"), odd, empty)
 
     # --- the rows of the sheet ---
 
-    def _keys(self) -> list[RowKey]:
-        """Return all rows: one bone through all frames of a sequence, then the next bone."""
-        return _sorted_keys(self._table)
-
-    def _undecided(self) -> list[RowKey]:
-        """Return the rows that no person has judged."""
-        return _sorted_keys(self._table[self._table["reviewer"] == AUTOMATIC])
+    def _keys(self, *, undecided: bool = False) -> list[RowKey]:
+        """Return all rows, or those that no person has judged, in the order of `_order`."""
+        table = self._table[self._table["reviewer"] == AUTOMATIC] if undecided else self._table
+        return sorted(table[list(KEY)].itertuples(index=False, name=None), key=_order)
 
     def _row(self, key: RowKey) -> dict[str, Any] | None:
         """Return a row; None if the sheet lacks it."""
-        table = self._table
-        for name, value in zip(KEY, key, strict=True):
-            table = table[table[name] == value]
-        return None if table.empty else dict(table.iloc[0])
+        there = (self._table[list(KEY)] == list(key)).all(axis=1)
+        return dict(self._table[there].iloc[0]) if there.any() else None
 
 
 def registered_view(subjects: Sequence[CleanSubject], folder: Path) -> Look:
@@ -330,11 +314,8 @@ def registered_view(subjects: Sequence[CleanSubject], folder: Path) -> Look:
     return look
 
 
-def _sorted_keys(table: pd.DataFrame) -> list[RowKey]:
-    return sorted(table[list(KEY)].itertuples(index=False, name=None), key=_order)
-
-
 def _order(key: RowKey) -> tuple[Any, ...]:
+    """Go through all frames of a sequence with one bone, then with the next bone."""
     subject, sequence, frame, bone = key
     return subject, sequence, _place(bone), frame
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,22 +61,21 @@ class View(ipywidgets.VBox):
         """Show these widgets, one below the other, and the message below them."""
         self.children = (*rows, self.message)
 
-    def watch(self, *controls: ipywidgets.Widget) -> None:
-        """Draw when one of these controls has a new value."""
-        for control in controls:
-            control.observe(lambda _: self.redraw(), "value")
+    def watch(self, *controls: ipywidgets.Widget, work: Callable[[], object] | None = None) -> None:
+        """Draw, or do other ``work``, when one of these controls has a new value.
 
-    def redraw(self) -> None:
-        """Draw, but for changes that are a part of another one."""
-        if not self._quiet:
-            self.draw()
+        Not while the view itself sets its controls.
+        """
+        for control in controls:
+            control.observe(lambda _: None if self._quiet else (work or self.draw)(), "value")
 
     def change(self, controls: Mapping[Any, Any]) -> None:
         """Give several controls their values, and draw once."""
         with self.silence():
             for control, value in controls.items():
                 control.value = value
-        self.redraw()
+        if not self._quiet:
+            self.draw()
 
     @contextmanager
     def silence(self) -> Iterator[None]:
@@ -86,6 +85,13 @@ class View(ipywidgets.VBox):
             yield
         finally:
             self._quiet = before
+
+
+def button(name: str, work: Callable[[], object], **look: Any) -> ipywidgets.Button:
+    """Return a button that does ``work`` when it is pressed."""
+    made = ipywidgets.Button(description=name, layout=ipywidgets.Layout(**look))
+    made.on_click(lambda _: work())
+    return made
 
 
 def slider(
@@ -101,22 +107,6 @@ def slider(
         description=name,
         layout=ipywidgets.Layout(width=f"{width}px"),
         **look,
-    )
-
-
-def window_slider(limits: tuple[float, float]) -> ipywidgets.FloatRangeSlider:
-    """Return a slider for the intensities shown as black and white, up to twice the white one."""
-    low, high = limits
-    top = high + (high - low)
-    decimals = next((n for n, span in enumerate((40, 4)) if top - low > span), 2)
-    return ipywidgets.FloatRangeSlider(
-        value=limits,
-        min=low,
-        max=top,
-        step=(top - low) / 400,
-        description="window",
-        readout_format=f".{decimals}f",  # what fits beside the slider
-        layout=ipywidgets.Layout(width="400px"),
     )
 
 

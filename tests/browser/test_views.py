@@ -18,8 +18,8 @@ CELLS = [
     """\
 import numpy as np
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.sequence_player import SequencePlayer
-from ankle_lib.widgets.volume_viewer import VolumeViewer
+from ankle_lib.widgets.viewers import SequencePlayer
+from ankle_lib.widgets.viewers import VolumeViewer
 from tests.toy_ankle import toy_ankle
 
 ankle = toy_ankle()

@@ -23,8 +23,8 @@ MOST_STATE_MB = 2.0
 MAKE = """\
 import numpy as np
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.sequence_player import SequencePlayer
-from ankle_lib.widgets.volume_viewer import VolumeViewer
+from ankle_lib.widgets.viewers import SequencePlayer
+from ankle_lib.widgets.viewers import VolumeViewer
 
 shape = (200, 200, 12)
 affine = np.array([[0, 0, 8.0, 0], [-0.9, 0, 0, 0], [0, 0.9, 0, 0], [0, 0, 0, 1]])

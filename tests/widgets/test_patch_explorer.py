@@ -84,11 +84,16 @@ def test_images_without_patches_are_a_sentence() -> None:
     view.panel.canvas._handle_custom_msg({"kind": "click", "x": 0.5, "y": 0.5}, [])
     broken = item()
     broken.image[3, 3, 2] = np.nan
-    assert "not numbers: shown black (1)" in PatchExplorer([broken], RULE).message.value
+    assert (
+        "not numbers but NaN or infinite: shown black (1)"
+        in PatchExplorer([broken], RULE).message.value
+    )
     pair = item(pair=True)
     assert pair.target is not None
     pair.target[3, 3, 2] = np.nan
     said = PatchExplorer([pair], RULE).message.sentences
-    assert said == ("Voxels of its target are not numbers: compared as 0 (1).",)
+    assert said == (
+        "In the target, voxels are not numbers but NaN or infinite: compared as 0 (1).",
+    )
     nothing = Item("T01", "static", np.zeros((40, 50, 0)), np.zeros((40, 50, 0), dtype=bool))
     assert "has no voxels to take patches from" in PatchExplorer([nothing], RULE).message.value

@@ -11,7 +11,7 @@ import torch
 from ankle_lib.files import AnkleError
 from ankle_lib.registration.register import Resolution, Settings
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.registration_tuner import RegistrationTuner, tuning_figure
+from ankle_lib.widgets.registration_tuner import RegistrationTuner
 from tests.registration.scene import FRAME_SHAPE, Scene, scene, turned
 from tests.widgets.drawn import count
 
@@ -106,35 +106,14 @@ def test_many_starts_are_tried_without_a_trace(tuner: RegistrationTuner) -> None
     assert (tuner.table.value, tuner.similarity.value) == before
 
 
-def test_the_figure_shows_starts_and_ends(
-    tuner: RegistrationTuner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tuner.frame.value = 1
-    found = tuner.try_turns([0.0])[0]
-    away = replace(found, after=0.2, error_mm=9.0, reason="not alike")
-    monkeypatch.setattr(tuner, "try_turns", lambda turns: [away, found, found][: len(turns)])
-    figure = tuning_figure(tuner, [-30, 0, 30])
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["talus, frame 1", "static scan, best end", "", ""]
-    start, ends, failed = figure.axes[2].lines
-    np.testing.assert_allclose(start.get_ydata(), [found.before] * 3)
-    assert ends.get_xdata().tolist() == [0, 30]
-    assert ends.get_color() == "#009E73"
-    assert failed.get_ydata().tolist() == [0.2]
-    assert figure.axes[3].lines[1].get_ydata().tolist() == [9.0]
-    unknown = replace(found, error_mm=float("nan"))
-    monkeypatch.setattr(tuner, "try_turns", lambda turns: [unknown])
-    assert len(tuning_figure(tuner, [0]).axes) == 3  # without truth, no panel of errors
-
-
 def test_a_bone_out_of_sight_is_said(tuner: RegistrationTuner) -> None:
     middle = tuner.slice.value
     tuner.slice.value = 0
     assert "not in this slice" in tuner.message.value
     tuner.slice.value = middle
     assert tuner.message.value == ""
-    tuner._scene._start = np.broadcast_to(np.diag([1.0, 1, 1, 1]), (2, 4, 4)).copy()
-    tuner._scene._start[:, :3, 3] = 300.0
+    tuner._start = np.broadcast_to(np.diag([1.0, 1, 1, 1]), (2, 4, 4)).copy()
+    tuner._start[:, :3, 3] = 300.0
     tuner.frame.value = 1
     assert "not in the field of view" in tuner.similarity.value
 
@@ -184,7 +163,7 @@ def test_what_cannot_be_registered_is_a_sentence(two_frames: Scene) -> None:
     view = RegistrationTuner(one.frames, one.static, bone, soft, start=np.zeros((3, 4, 4)))
     assert "Start poses have shape (3, 4, 4)" in view.message.value
     with pytest.raises(AnkleError, match="Start poses have shape"):
-        tuning_figure(view)
+        view.try_turns([0.0])
     view = RegistrationTuner(
         one.frames, one.static, bone, soft, start=np.stack([np.eye(4), np.full((4, 4), np.nan)])
     )
