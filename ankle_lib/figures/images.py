@@ -11,14 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ankle_lib.figures.style import (
-    BONE_COLOURS,
-    DARK_EDGE,
-    legend_below,
-    new_figure,
-    row_name,
-    scale_bar,
-)
+from ankle_lib.figures.style import BONE_COLOURS, DARK_EDGE, legend_below, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import CANONICAL_CODES, Volume
 
@@ -128,19 +121,18 @@ def draw_slice(
     axes: Axes,
     image: Slice,
     *,
-    limits: tuple[float, float] | None = None,
-    outlines: Mapping[str, Slice] | None = None,
     colours: Mapping[str, str] = BONE_COLOURS,
-    bar: bool = True,
-    letters: bool = True,
-    cmap: str | None = None,
+    marked: bool = True,
 ) -> None:
-    """Show a slice in true proportions, in mm, with its outlines, letters and a scale bar."""
+    """Show a slice in true proportions, in mm, with its outlines.
+
+    A slice that is ``marked`` has the letters of its sides and a scale bar.
+    """
     (width, height), (left, bottom) = image.size_mm, image.origin_mm
-    low, high = limits or image.limits or window(image.image)
+    low, high = image.limits or window(image.image)
     axes.imshow(
         image.image,
-        cmap=cmap or image.cmap,
+        cmap=image.cmap,
         vmin=low,
         vmax=high,
         origin="lower",
@@ -148,29 +140,45 @@ def draw_slice(
         interpolation="nearest",
         aspect="equal",
     )
-    own = {name: mask.image for name, mask in (outlines or {}).items()}
-    for name, mask in (dict(image.outlines) | own).items():
+    for name, mask in image.outlines.items():
         if (top := float(np.max(mask))) > 0:
             x, y = (
-                start + (np.arange(n) + 0.5) * length / n
-                for start, n, length in zip(
-                    image.origin_mm, mask.shape[::-1], image.size_mm, strict=True
+                start + (np.arange(n) + 0.5) * mm
+                for start, n, mm in zip(
+                    image.origin_mm, mask.shape[::-1], image.pixel_mm, strict=True
                 )
             )
-            colour = colours.get(name, "white")
-            axes.contour(x, y, mask.astype(float), levels=[top / 2], colors=[colour],
-                         linewidths=1.5)  # fmt: skip
+            axes.contour(x, y, mask.astype(float), levels=[top / 2], linewidths=1.5,
+                         colors=[colours.get(name, "white")])  # fmt: skip
     axes.set_xlim(left, left + width)
     axes.set_ylim(bottom, bottom + height)
     axes.set_axis_off()
-    if letters:
+    if marked:
         places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98))
         sides = (("left", "center"), ("right", "center"), ("center", "bottom"), ("center", "top"))
         for letter, (x, y), (across, up) in zip(image.letters, places, sides, strict=True):
             axes.text(x, y, letter, color="#F0E442", fontsize=9, fontweight="bold", ha=across,
                       va=up, transform=axes.transAxes, path_effects=DARK_EDGE)  # fmt: skip
-    if bar:
-        scale_bar(axes, width)
+        _scale_bar(axes, width)
+
+
+def _scale_bar(axes: Axes, width_mm: float) -> None:
+    """Draw a bar of 5 to 50 mm at the lower left of axes that are in mm, ``width_mm`` wide."""
+    length = bar_mm(width_mm) or 5
+    x, y = axes.get_xlim()[0] + 0.04 * width_mm, 0.05
+    look: dict[str, Any] = {
+        "color": "white",
+        "transform": axes.get_xaxis_transform(),
+        "path_effects": DARK_EDGE,
+    }
+    axes.plot([x, x + length], [y, y], lw=2.5, solid_capstyle="butt", **look)
+    axes.text(x + length / 2, y + 0.015, f"{length} mm", fontsize=8, ha="center", va="bottom",
+              **look)  # fmt: skip
+
+
+def bar_mm(width_mm: float) -> int:
+    """Return the length of the scale bar of a picture ``width_mm`` wide; 0 if none fits."""
+    return max((n for n in (5, 10, 20, 50) if n <= 0.4 * width_mm), default=0)
 
 
 def image_grid(
@@ -229,11 +237,12 @@ def image_grid(
             axes.set_axis_off()
         else:
             marked = marks != "none" and (first or marks == "all")
-            draw_slice(axes, image, colours=colours, bar=marked, letters=marked)
+            draw_slice(axes, image, colours=colours, marked=marked)
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set_title(title, fontsize=10)
     for axes, name in zip(panels[:, 0], names, strict=False):
-        row_name(axes, name)
+        axes.text(-0.04, 0.5, name, transform=axes.transAxes, rotation=90, ha="right", va="center",
+                  multialignment="center")  # fmt: skip
     if legend and found:
         legend_below(figure, found)
     return figure, panels

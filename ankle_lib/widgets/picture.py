@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from ankle_lib.figures.images import Slice, window
+from ankle_lib.figures.images import Slice, bar_mm, window
 from ankle_lib.geometry import bounding_box
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.browser import PictureCanvas
@@ -270,8 +270,7 @@ def _resized(rows_upward: Pixels, size_px: tuple[int, int]) -> Pixels:
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, width_mm: float, width: int, height: int) -> None:
-    length = max((n for n in (5, 10, 20, 50) if n <= 0.4 * width_mm), default=0)
-    if not length:
+    if not (length := bar_mm(width_mm)):
         return
     left, right, y = 8, 8 + length / width_mm * width, height - 8
     draw.rectangle((left - 1, y - 3, right + 1, y + 1), fill="black")
