@@ -37,11 +37,9 @@ class PictureCanvas(anywidget.AnyWidget):
         const old = address;
         address = URL.createObjectURL(new Blob([model.get("picture")]));
         image.src = address;
-        if (old) URL.revokeObjectURL(old);
-      }
-      function resize() {
         [image.width, image.height] = model.get("size_px");
         image.alt = model.get("text");
+        if (old) URL.revokeObjectURL(old);
       }
       function send(kind, event) {
         const box = image.getBoundingClientRect();
@@ -60,18 +58,13 @@ class PictureCanvas(anywidget.AnyWidget):
       image.addEventListener("mousemove", onMove);
       image.addEventListener("click", onClick);
       image.addEventListener("mouseleave", onLeave);
-      model.on("change:picture", show);
-      model.on("change:size_px", resize);
-      model.on("change:text", resize);
-      resize();
+      model.on("change", show);
       show();
       el.appendChild(image);
       return () => {
         clearTimeout(timer);
-        model.off("change:picture", show);
-        model.off("change:size_px", resize);
-        model.off("change:text", resize);
-        if (address) URL.revokeObjectURL(address);
+        model.off("change", show);
+        URL.revokeObjectURL(address);
       };
     }
 

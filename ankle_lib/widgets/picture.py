@@ -224,36 +224,26 @@ def paint(
     return pixels
 
 
-def annotate(
-    pixels: Pixels,
-    shown: Slice,
-    marks: Sequence[Mark] = (),
-    *,
-    letters: bool = True,
-    bar: bool = True,
-) -> Pixels:
+def annotate(pixels: Pixels, shown: Slice, marks: Sequence[Mark] = ()) -> Pixels:
     """Return a picture with rectangles and lines, the letters of its sides, and a scale bar."""
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     width, height = image.size
     for mark in marks:
-        box = (
-            mark.left * (width - 1),
-            (1 - mark.top) * (height - 1),
-            mark.right * (width - 1),
-            (1 - mark.bottom) * (height - 1),
-        )
-        if mark.left == mark.right or mark.bottom == mark.top:
-            draw.line(box, fill=mark.colour, width=mark.width_px)
+        left, right = (part * (width - 1) for part in (mark.left, mark.right))
+        top, bottom = ((1 - part) * (height - 1) for part in (mark.top, mark.bottom))
+        if left == right or top == bottom:
+            draw.line((left, top, right, bottom), fill=mark.colour, width=mark.width_px)
         else:
-            draw.rectangle(box, outline=mark.colour, width=mark.width_px)
-    if letters:
-        places = ((5, height / 2), (width - 5, height / 2), (width / 2, height - 4), (width / 2, 4))
-        for letter, place, anchor in zip(shown.letters, places, ("lm", "rm", "mb", "mt"),
-                                         strict=True):  # fmt: skip
-            _write(draw, place, letter, anchor, LETTER_COLOUR)
-    if bar:
-        _scale_bar(draw, shown.size_mm[0], width, height)
+            draw.rectangle((left, top, right, bottom), outline=mark.colour, width=mark.width_px)
+    places = ((5, height / 2), (width - 5, height / 2), (width / 2, height - 4), (width / 2, 4))
+    for letter, place, anchor in zip(shown.letters, places, ("lm", "rm", "mb", "mt"), strict=True):
+        _write(draw, place, letter, anchor, LETTER_COLOUR)
+    if length := bar_mm(shown.size_mm[0]):
+        left, right, y = 8, 8 + length / shown.size_mm[0] * width, height - 8
+        draw.rectangle((left - 1, y - 3, right + 1, y + 1), fill="black")
+        draw.rectangle((left, y - 2, right, y), fill="white")
+        _write(draw, ((left + right) / 2, y - 6), f"{length} mm", "mb", "white")
     return np.asarray(image)
 
 
@@ -267,15 +257,6 @@ def encode(pixels: Pixels) -> bytes:
 def _resized(rows_upward: Pixels, size_px: tuple[int, int]) -> Pixels:
     image = Image.fromarray(np.ascontiguousarray(rows_upward[::-1]))
     return np.array(image.resize(size_px, Image.Resampling.BOX))
-
-
-def _scale_bar(draw: ImageDraw.ImageDraw, width_mm: float, width: int, height: int) -> None:
-    if not (length := bar_mm(width_mm)):
-        return
-    left, right, y = 8, 8 + length / width_mm * width, height - 8
-    draw.rectangle((left - 1, y - 3, right + 1, y + 1), fill="black")
-    draw.rectangle((left, y - 2, right, y), fill="white")
-    _write(draw, ((left + right) / 2, y - 6), f"{length} mm", "mb", "white")
 
 
 def _write(

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ankle_lib.figures.charts import log_axis
 from ankle_lib.figures.style import BONE_COLOURS, new_figure
-from ankle_lib.widgets.view import View
+from ankle_lib.widgets.view import View, button
 
 KEPT_CSV = "losses.csv"
 """What `training.train_once` keeps of all steps when a training is finished."""
@@ -23,7 +23,6 @@ POLL_S = 1.0
 SMOOTHED = 20
 """The thick line is a mean over this part (1 / 20) of all steps."""
 DPI = 80
-COUNTED = ("step", "epoch", "stage")
 LOSS_COLOUR = "#0072B2"
 
 
@@ -45,9 +44,8 @@ class TrainingMonitor(View):
         # here, for a notebook without a training shall not depend on its code
         from ankle_lib.learning.loop import EPOCHS_CSV, STEPS_CSV
 
-        self._folder, self._names, self._epochs = Path(folder), (STEPS_CSV, KEPT_CSV), EPOCHS_CSV
+        self._names, self._epochs = (STEPS_CSV, KEPT_CSV), EPOCHS_CSV
         self._known: tuple[Any, ...] = ()
-        self._since = 0  # tables that are older are not looked at
         self._one_at_a_time = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -55,17 +53,14 @@ class TrainingMonitor(View):
         self.image = ipywidgets.Image(format="png")
         self.image.layout.align_self = "flex-start"  # in its own size, or it would be blurred
         self.status = ipywidgets.HTML()
-        self.again = ipywidgets.Button(description="Read again")
-        self.again.on_click(lambda _: self.refresh())
+        self.again = button("Read again", lambda: self.refresh())
         self.show_rows(self.image, ipywidgets.HBox([self.again, self.status]))
-        self.refresh()
+        self._start(Path(folder), 0)
 
     def __enter__(self) -> TrainingMonitor:
         from IPython.display import display  # where there is a notebook, it appears at once
 
-        self._since = max((_written(table) for table in self._tables()), default=0)
-        self._clear()
-        self.refresh()
+        self._start(self._folder, max(map(_written, self._tables()), default=0))
         display(self)
         self.follow()
         return self
@@ -76,10 +71,7 @@ class TrainingMonitor(View):
 
     def look_at(self, folder: Path) -> None:
         """Show the training of another folder, whenever that was."""
-        with self._one_at_a_time:
-            self._folder, self._since = Path(folder), 0
-            self._clear()
-            self.refresh()
+        self._start(Path(folder), 0)
 
     def follow(self, poll_s: float = POLL_S) -> None:
         """Look for news every so many seconds until `stop`."""
@@ -122,7 +114,11 @@ class TrainingMonitor(View):
                 self.message.say(f"{table} is no table of steps and losses.")
             return
         self._known = known
-        self.message.say(_odd_losses(steps))
+        odd = steps.loc[~np.isfinite(steps["loss"]), "step"]
+        self.message.say(
+            f"The loss is no number but NaN or infinite at {len(odd)} of {len(steps)} steps, first "
+            f"at step {int(odd.iloc[0])}: not drawn." if len(odd) else ""
+        )  # fmt: skip
         name = table.parent.relative_to(self._folder).as_posix()
         stream = io.BytesIO()
         figure = training_figure(steps, epochs, "" if name == "." else name)
@@ -135,8 +131,13 @@ class TrainingMonitor(View):
         return [Path(place) / name for place, _, files in os.walk(self._folder)
                 for name in self._names if name in files]  # fmt: skip
 
-    def _clear(self) -> None:
-        self._known, self.image.value, self.status.value = (), b"", ""
+    def _start(self, folder: Path, since: int) -> None:
+        """Look at a folder's tables that were written after ``since``, and forget the others."""
+        with self._one_at_a_time:
+            self._folder, self._since = folder, since
+            self._known = ()
+            self.image.value, self.status.value = b"", ""
+            self.refresh()
 
 
 def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str = "") -> Figure:
@@ -149,9 +150,8 @@ def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str
         changes, the patches grow.
     title : str
     """
-    columns = [] if epochs is None else [str(column) for column in epochs]
-    scores = [column for column in columns if column.startswith("dice_")]
-    scores = scores or [column for column in columns if column == "score"]
+    known = pd.DataFrame(index=range(0)) if epochs is None else epochs
+    scores = list(known.filter(like="dice_")) or list(known.filter(items=["score"]))
     beside = bool(scores) or "learning_rate" in steps
     figure = new_figure(8.6, 3.2)
     panels = figure.subplots(1, 1 + beside, squeeze=False)[0]
@@ -164,13 +164,14 @@ def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str
     panels[0].set_ylabel("loss")
     if loss.min() > 0:  # some losses may fall below 0
         log_axis(panels[0], "y")
-    if epochs is not None and scores:
-        for name, column in ((column.removeprefix("dice_"), column) for column in scores):
+    if scores:
+        for column in scores:
+            name = column.removeprefix("dice_")
             colour = BONE_COLOURS.get(name, "black")
-            panels[1].plot(epochs["step"], epochs[column], "o-", color=colour, label=name)
-        dice = scores[0].startswith("dice_")
-        panels[1].set_ylabel("Dice of validation" if dice else "score of validation")
-        lowest = float(epochs[scores].where(np.isfinite(epochs[scores])).min().min())
+            panels[1].plot(known["step"], known[column], "o-", color=colour, label=name)
+        measure = "score" if scores == ["score"] else "Dice"
+        panels[1].set_ylabel(f"{measure} of validation")
+        lowest = float(known[scores].where(np.isfinite(known[scores])).min().min())
         panels[1].set_ylim(min(0.0, lowest), 1.02)  # 0 where there is none but NaN
         panels[1].legend(frameon=False, loc="lower right")
     elif beside:
@@ -201,17 +202,6 @@ def _in_words(steps: pd.DataFrame, epochs: pd.DataFrame | None) -> str:
     return text
 
 
-def _odd_losses(steps: pd.DataFrame) -> str:
-    """Return a sentence if a loss is NaN or infinite, else an empty one."""
-    odd = steps.loc[~np.isfinite(steps["loss"]), "step"]
-    if odd.empty:
-        return ""
-    return (
-        f"The loss is no number but NaN or infinite at {len(odd)} of {len(steps)} steps, first at "
-        f"step {int(odd.iloc[0])}: not drawn."
-    )
-
-
 def _read(path: Path, columns: set[str]) -> pd.DataFrame | None:
     """Return the columns of numbers; None if a table is missing, empty or of something else.
 
@@ -223,8 +213,7 @@ def _read(path: Path, columns: set[str]) -> pd.DataFrame | None:
         return None
     if not columns <= set(table):
         return None
-    counted = [column for column in COUNTED if column in table]
-    table = table[np.isfinite(table[counted]).all(axis=1)]
+    table = table[np.isfinite(table.filter(["step", "epoch", "stage"])).all(axis=1)]
     return None if table.empty else table
 
 
