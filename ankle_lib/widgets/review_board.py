@@ -185,9 +185,7 @@ class ReviewBoard(View):
             work = self._actions[name[0]] = partial(self.judge, verdict)
             self.verdicts[name] = button(name.capitalize(), work, width=third)
         self.watch(self.sequence, work=self._show_sequence)
-        self.watch(
-            self.frame, work=lambda: self.go_to(*self._key[:2], self.frame.value, self._key[3])
-        )
+        self.watch(self.frame, work=self._show_frame)
         self.watch(self.slice, self.outline, self.zoom)
         self.keyboard.listened_keys = list(self._actions)
         self.keyboard.on_msg(lambda _, content, buffers: self.press(content.get("key", "")))
