@@ -140,25 +140,23 @@ def draw_slice(
         interpolation="nearest",
         aspect="equal",
     )
+    across, up = image.pixel_mm
     for name, mask in image.outlines.items():
         if (top := float(np.max(mask))) > 0:
-            x, y = (
-                start + (np.arange(n) + 0.5) * mm
-                for start, n, mm in zip(
-                    image.origin_mm, mask.shape[::-1], image.pixel_mm, strict=True
-                )
-            )
-            axes.contour(x, y, mask.astype(float), levels=[top / 2], linewidths=1.5,
-                         colors=[colours.get(name, "white")])  # fmt: skip
+            rows, columns = mask.shape
+            axes.contour(left + (np.arange(columns) + 0.5) * across,
+                         bottom + (np.arange(rows) + 0.5) * up, mask.astype(float),
+                         levels=[top / 2], colors=[colours.get(name, "white")],
+                         linewidths=1.5)  # fmt: skip
     axes.set_xlim(left, left + width)
     axes.set_ylim(bottom, bottom + height)
     axes.set_axis_off()
     if marked:
         places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98))
         sides = (("left", "center"), ("right", "center"), ("center", "bottom"), ("center", "top"))
-        for letter, (x, y), (across, up) in zip(image.letters, places, sides, strict=True):
-            axes.text(x, y, letter, color="#F0E442", fontsize=9, fontweight="bold", ha=across,
-                      va=up, transform=axes.transAxes, path_effects=DARK_EDGE)  # fmt: skip
+        for letter, (x, y), (ha, va) in zip(image.letters, places, sides, strict=True):
+            axes.text(x, y, letter, color="#F0E442", fontsize=9, fontweight="bold", ha=ha,
+                      va=va, transform=axes.transAxes, path_effects=DARK_EDGE)  # fmt: skip
         _scale_bar(axes, width)
 
 
