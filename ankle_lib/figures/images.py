@@ -140,12 +140,11 @@ def draw_slice(
         interpolation="nearest",
         aspect="equal",
     )
-    across, up = image.pixel_mm
     for name, mask in image.outlines.items():
         if (top := float(np.max(mask))) > 0:
             rows, columns = mask.shape
-            axes.contour(left + (np.arange(columns) + 0.5) * across,
-                         bottom + (np.arange(rows) + 0.5) * up, mask.astype(float),
+            axes.contour(left + (np.arange(columns) + 0.5) * width / columns,
+                         bottom + (np.arange(rows) + 0.5) * height / rows, mask.astype(float),
                          levels=[top / 2], colors=[colours.get(name, "white")],
                          linewidths=1.5)  # fmt: skip
     axes.set_xlim(left, left + width)

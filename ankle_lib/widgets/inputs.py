@@ -119,10 +119,10 @@ def belonging(
 
 
 def masks_on(
-    like: Volume, masks: Mapping[str, Frames], notes: list[str]
+    like: Volume, masks: Mapping[str, Frames], notes: list[str], missing: str = OUTSIDE
 ) -> dict[str, list[Mask | None]]:
     """Return those masks that belong to an image, by name and frame; see `belonging`."""
-    found = {name: belonging(mask, f"mask of {name}", like, notes, OUTSIDE)
+    found = {name: belonging(mask, f"mask of {name}", like, notes, missing)
              for name, mask in masks.items()}  # fmt: skip
     return {
         name: [None if mask is None else inside(mask.data) for mask in frames]

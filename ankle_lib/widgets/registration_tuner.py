@@ -303,15 +303,12 @@ def _check(
             f"Weights of {list(weights)} and masks of {list(masks)} were given: each bone needs "
             "both."
         )
-    given = {"sequence": sequence, "static scan": static}
-    given |= {f"mask of {bone}": mask for bone, mask in masks.items()}
-    for name, volume in given.items():
-        check_values(volume, name)
+    check_values(sequence, "sequence")
     turned = image_3d(static, "static scan")
-    given |= {f"weights of {bone}": Volume(np.asarray(soft), static.affine)
-              for bone, soft in weights.items()}  # fmt: skip
-    sentences = [not_finite([volume.data], name, NEEDED) for name, volume in given.items()]
-    there = masks_on(turned, masks, sentences)
+    given = {"sequence": sequence.data, "static scan": static.data}
+    given |= {f"weights of {bone}": np.asarray(soft) for bone, soft in weights.items()}
+    sentences = [not_finite([data], name, NEEDED) for name, data in given.items()]
+    there = masks_on(turned, masks, sentences, NEEDED)
     sentences += empty_ones({name: mask[0] for name, mask in there.items() if mask[0] is not None})
     for sentence in filter(None, sentences):
         raise AnkleError(sentence)

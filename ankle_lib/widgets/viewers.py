@@ -77,7 +77,16 @@ class ImageView(View):
         middle = _middle(shape, self._masks_there())
         self.sliders = {plane: slider(plane, 0, shape[axis] - 1, middle[axis], width=268)
                         for plane, axis in AXIS_OF_PLANE.items()}  # fmt: skip
-        self.window = _window_slider(brightness_limits(self._frames[len(self._frames) // 2].data))
+        low, high = brightness_limits(self._frames[len(self._frames) // 2].data)
+        self.window = ipywidgets.FloatRangeSlider(
+            value=(low, high),
+            min=low,
+            max=high + (high - low),
+            step=(high - low) / 200,
+            description="window",
+            readout_format=".0f" if high - low > 20 else ".2f",  # what fits beside the slider
+            layout=ipywidgets.Layout(width="400px"),
+        )
         self.opacity = slider("filling", 0.0, 1.0, filling, step=0.05, width=300)
         self.colours = colours_of(list(self._masks))
         narrow = ipywidgets.Layout(width="auto")
@@ -325,19 +334,3 @@ def _middle(shape: Sequence[int], masks: Mapping[str, Mask]) -> list[int]:
         return [length // 2 for length in shape]
     middles = [[(side.start + side.stop - 1) / 2 for side in box] for box in boxes]
     return [int(middle) for middle in np.rint(np.mean(middles, axis=0))]
-
-
-def _window_slider(limits: tuple[float, float]) -> ipywidgets.FloatRangeSlider:
-    """Return a slider for the intensities shown as black and white, up to twice the white one."""
-    low, high = limits
-    top = high + (high - low)
-    decimals = next((n for n, span in enumerate((40, 4)) if top - low > span), 2)
-    return ipywidgets.FloatRangeSlider(
-        value=limits,
-        min=low,
-        max=top,
-        step=(top - low) / 400,
-        description="window",
-        readout_format=f".{decimals}f",  # what fits beside the slider
-        layout=ipywidgets.Layout(width="400px"),
-    )
