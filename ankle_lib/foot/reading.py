@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, apply, world_to_voxel
+from ankle_lib.geometry import Grid, apply, in_words, world_to_voxel
 from ankle_lib.learning.segmenter import THIN_MM
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, canonical_voxel_size, load, resample, to_orientation
@@ -80,8 +80,8 @@ def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path])
     frames = _frames(dynamic)
     if abs(np.linalg.det(still.affine)) > abs(np.linalg.det(frames.affine)):
         raise AnkleError(
-            f"the static scan {static} has larger voxels ({size_in_words(still)}) than the dynamic "
-            f"one ({size_in_words(frames)}): are the two swapped?"
+            f"the static scan {static} has larger voxels ({in_words(still.voxel_size_mm)}) than "
+            f"the dynamic one ({in_words(frames.voxel_size_mm)}): are the two swapped?"
         )
     canonical = to_orientation(still)
     found = {bone: _mask(bone, path, canonical) for bone, path in masks.items()}
@@ -112,8 +112,9 @@ def read_image(path: Path, thickest_mm: float = THIN_MM) -> Volume:
     *pixel_mm, slice_mm = canonical_voxel_size(scan.affine)
     if max(pixel_mm) > THIN_MM:
         raise AnkleError(
-            f"{path}: voxels of {size_in_words(scan)}: beyond {THIN_MM:g} mm a voxel mixes bone "
-            "with what lies beside it; only from left to right it may: give sagittal slices"
+            f"{path}: voxels of {in_words(scan.voxel_size_mm)}: beyond {THIN_MM:g} mm a voxel "
+            "mixes bone with what lies beside it; only from left to right it may: give sagittal "
+            "slices"
         )
     if slice_mm > thickest_mm:
         instead = "use a network of chapter 07" if thickest_mm <= THIN_MM else "give thinner ones"
@@ -145,7 +146,7 @@ def check_scan(name: Path | str, volume: Volume) -> None:
             f"{name}: shape {volume.shape} is a single slice: give the whole scan, at least "
             f"{FEWEST_SLICES} slices"
         )
-    longest = max(n * size for n, size in zip(volume.shape, volume.voxel_size_mm, strict=True))
+    longest = max(np.multiply(volume.shape, volume.voxel_size_mm))
     if not LARGEST_SIDE_MM[0] <= longest <= LARGEST_SIDE_MM[1]:
         raise AnkleError(
             f"{name}: its longest side is {longest:.3g} mm, expected {LARGEST_SIDE_MM[0]:g} to "
@@ -156,17 +157,11 @@ def check_scan(name: Path | str, volume: Volume) -> None:
     if n_bad:
         raise AnkleError(f"{name}: {n_bad} voxels are NaN or infinite: replace them by 0")
     values = _few_values(data)
-    if values is not None and len(values) == 1:
-        raise AnkleError(f"{name}: every voxel is {values[0]:g}: there is no image in it")
     if values is not None:
-        raise AnkleError(
-            f"{name}: holds only the values {values_in_words(values)}: a mask was given for a scan"
-        )
-
-
-def size_in_words(volume: Volume) -> str:
-    """Return the voxel size, e.g. ``0.28 x 0.28 x 0.8 mm``."""
-    return " x ".join(f"{size:.3g}" for size in volume.voxel_size_mm) + " mm"
+        problem = f"holds only the values {values_in_words(values)}: a mask was given for a scan"
+        if len(values) == 1:
+            problem = f"every voxel is {values[0]:g}: there is no image in it"
+        raise AnkleError(f"{name}: {problem}")
 
 
 def values_in_words(values: NDArray[Any]) -> str:
@@ -190,26 +185,23 @@ def _frames(paths: Sequence[Path]) -> Volume:
     if not paths:
         raise AnkleError("no dynamic scan given: name one 4D file, or one 3D file for each frame")
     volumes = [load(path) for path in paths]
-    if len(volumes) > 1:
-        for path, volume in zip(paths, volumes, strict=True):
-            if volume.n_frames > 1:
-                raise AnkleError(
-                    f"{path}: one of {len(paths)} dynamic files, but it holds {volume.n_frames} "
-                    "frames: give one 4D file alone"
-                )
-            if not _same_grid(volume, volumes[0]):
-                raise AnkleError(
-                    f"{path}: shape {volume.shape} and voxels of {size_in_words(volume)} are not "
-                    f"the grid of {paths[0]} ({volumes[0].shape}, {size_in_words(volumes[0])}): "
-                    "register it by itself"
-                )
-    frames = [volume.frame(n) for volume in volumes for n in range(volume.n_frames)]
-    for number, frame in enumerate(frames):
-        path = paths[number if len(paths) > 1 else 0]
-        check_scan(f"{path}, frame {number}" if len(frames) > 1 else path, frame)
-    if len(volumes) == 1 and volumes[0].data.ndim == 4:
+    for path, volume in zip(paths, volumes, strict=True):
+        if len(paths) > 1 and volume.n_frames > 1:
+            raise AnkleError(
+                f"{path}: one of {len(paths)} dynamic files, but it holds {volume.n_frames} "
+                "frames: give one 4D file alone"
+            )
+        if not _same_grid(volume, volumes[0]):
+            raise AnkleError(
+                f"{path}: {_grid_in_words(volume)} are not the grid of {paths[0]} "
+                f"({_grid_in_words(volumes[0])}): register it by itself"
+            )
+        for number in range(volume.n_frames):
+            name = f"{path}, frame {number}" if volume.n_frames > 1 else path
+            check_scan(name, volume.frame(number))
+    if volumes[0].data.ndim == 4:
         return volumes[0]
-    return Volume(np.stack([frame.data for frame in frames], axis=3), frames[0].affine)
+    return Volume(np.stack([one.data for one in volumes], axis=3), volumes[0].affine)
 
 
 def _mask(bone: str, path: Path, static: Volume) -> tuple[NDArray[np.bool_], str]:
@@ -239,7 +231,7 @@ def _mask(bone: str, path: Path, static: Volume) -> tuple[NDArray[np.bool_], str
             f"{path}: on the static scan's grid the {bone} has {volumes[1] / 1000:.3g} cm3 instead "
             f"of {volumes[0] / 1000:.3g}: is it the mask of another scan?"
         )
-    grid = size_in_words(mask)
+    grid = in_words(mask.voxel_size_mm)
     note = f"the mask of the {bone} was brought from its own grid ({grid}) to the static scan"
     return moved.data, note
 
@@ -282,6 +274,10 @@ def _same_grid(one: Volume, other: Volume) -> bool:
     corners = np.stack(np.meshgrid(*np.stack([0 * last, last], 1), indexing="ij"), -1)
     apart = apply(one.affine, corners) - apply(other.affine, corners)
     return bool(np.abs(apart).max() <= SAME_GRID_VOXELS * min(one.voxel_size_mm))
+
+
+def _grid_in_words(volume: Volume) -> str:
+    return f"shape {volume.shape} and voxels of {in_words(volume.voxel_size_mm)}"
 
 
 def _span(volume: Volume) -> str:

@@ -7,7 +7,6 @@ frames as they are in their files; high-resolution images lie in the frames' wor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,31 +23,11 @@ from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transf
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE
-from ankle_lib.registration.register import Registration, Settings, register
+from ankle_lib.registration.register import register
 from ankle_lib.volume import Volume, resample, save
 
 SLICE_SAMPLES = 9
 """Samples across a slice of the moved static scan; 8 mm of slice are 10 voxels of 0.8 mm."""
-
-
-@dataclass(frozen=True)
-class ScanRegistration:
-    """What `register_scans` found."""
-
-    poses: list[FramePose]
-    """Of the whole foot and every bone in every frame."""
-    masks: dict[str, list[Volume]]
-    """Bone to its moved mask in every frame (bool, on the frames' grid)."""
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Columns frame, bone, correlation, verdict, as in a review sheet; bones only."""
-        rows = [
-            (p.frame, p.bone, p.correlation, "accepted" if p.accepted else "rejected")
-            for p in self.poses
-            if p.bone in self.masks
-        ]
-        return pd.DataFrame(rows, columns=["frame", "bone", "correlation", "verdict"])
 
 
 def register_files(
@@ -90,7 +69,7 @@ def register_files(
         "notes": list(scans.notes),
     }
     with result_folder(out, record) as folder:
-        found = register_scans(
+        poses, moved = register_scans(
             scans,
             folder,
             engine=engine,
@@ -100,11 +79,12 @@ def register_files(
             progress=progress,
         )
         frames = [scans.frames.frame(number) for number in range(scans.frames.n_frames)]
-        sheet = contact_sheet(frames, found.masks, found.table, title=f"{engine}, gate {gate:g}")
+        table = verdicts(poses)
+        sheet = contact_sheet(frames, moved, table, title=f"{engine}, gate {gate:g}")
         sheet.savefig(folder / "contact_sheet.png", dpi=FIGURE_DPI, bbox_inches="tight")
-    none = not found.table["verdict"].eq("accepted").any()
+    none = not table["verdict"].eq("accepted").any()
     problem = f"no registration reached the gate {gate:g}: see {out}/contact_sheet.png"
-    return Outcome([out], _in_words(found), list(scans.notes), problem if none else "")
+    return Outcome([out], _in_words(table), list(scans.notes), problem if none else "")
 
 
 def register_scans(
@@ -115,9 +95,8 @@ def register_scans(
     device: str = "cpu",
     gate: float = BONE_CORRELATION,
     high_resolution: bool = True,
-    settings: Settings | None = None,
     progress: bool = False,
-) -> ScanRegistration:
+) -> tuple[list[FramePose], dict[str, list[Volume]]]:
     """Register the foot and its bones, and write the results into ``folder``.
 
     Files are ``transforms.json``; ``flirt/`` and ``itk/`` with a matrix for each frame and bone;
@@ -130,7 +109,7 @@ def register_scans(
     scans : Scans
         From `read_scans`.
     folder : Path
-    engine, device, settings
+    engine, device
         As in `register`.
     gate : float
         Correlation from which on the registration of a bone is accepted. That of the whole foot
@@ -139,6 +118,13 @@ def register_scans(
         Whether to write ``high_resolution/``.
     progress : bool
         Whether to show a progress bar.
+
+    Returns
+    -------
+    poses : list of FramePose
+        Of the whole foot and every bone in every frame.
+    masks : mapping of bone to list of Volume
+        The bone's moved mask in every frame (bool, on the frames' grid).
 
     Raises
     ------
@@ -155,15 +141,19 @@ def register_scans(
     with tqdm(total=n_fits, disable=not progress, unit="fit") as bar:
         bar.set_description("the whole foot")
         foot = {WHOLE: find_foot(static.data).astype(np.float32)}
-        whole = register(frames, static, foot, engine=engine, device=device, settings=settings)
+        whole = register(frames, static, foot, engine=engine, device=device)
         bar.update(n_frames)
         bar.set_description("its bones")
         start = whole.poses[:, 0]
-        bones = register(
-            frames, static, weights, start=start, engine=engine, device=device, settings=settings
-        )
+        bones = register(frames, static, weights, start=start, engine=engine, device=device)
         bar.update(n_frames * len(scans.masks))
-        poses = [*_frame_poses(whole, REPORT_CORRELATION), *_frame_poses(bones, gate)]
+        poses = [
+            FramePose(frame, region, found.poses[frame, n], float(r), bool(accepted))
+            for found, least in ((whole, REPORT_CORRELATION), (bones, gate))
+            for n, region in enumerate(found.regions)
+            for frame, r in enumerate(found.correlations[:, n])
+            for accepted in [not found.failed[frame, n] and r >= least]
+        ]
         write_transforms(folder / "transforms.json", poses)
         bar.set_description("writing")
         # once for all frames and bones: at the report's grid each would take half a second
@@ -184,40 +174,31 @@ def register_scans(
                 save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
                 masks[pose.bone].append(mask)
                 thick = resample(still, *grid, pose=pose.matrix, slice_samples=SLICE_SAMPLES)
-                _save_image(folder / "moved" / f"{stem}_desc-moved_static.nii.gz", thick)
+                path = folder / "moved" / f"{stem}_desc-moved_static.nii.gz"
+                save(path, thick.data, thick.affine, scale="auto")
                 if high_resolution:
                     fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
                     sharp = resample(still, *fine, pose=pose.matrix)
-                    name = f"{stem}_desc-highres_static.nii.gz"
-                    _save_image(folder / "high_resolution" / name, sharp)
+                    path = folder / "high_resolution" / f"{stem}_desc-highres_static.nii.gz"
+                    save(path, sharp.data, sharp.affine, scale="auto")
                 bar.update()
-    return ScanRegistration(poses, masks)
+    return poses, masks
 
 
-def _save_image(path: Path, image: Volume) -> None:
-    save(path, image.data, image.affine, scale="auto")
-
-
-def _frame_poses(found: Registration, gate: float) -> list[FramePose]:
-    return [
-        FramePose(
-            frame=frame,
-            bone=region,
-            matrix=found.poses[frame, index],
-            correlation=float(found.correlations[frame, index]),
-            accepted=bool(
-                not found.failed[frame, index] and found.correlations[frame, index] >= gate
-            ),
-        )
-        for index, region in enumerate(found.regions)
-        for frame in range(len(found.poses))
+def verdicts(poses: Sequence[FramePose]) -> pd.DataFrame:
+    """Return columns frame, bone, correlation, verdict, as in a review sheet; bones only."""
+    rows = [
+        (p.frame, p.bone, p.correlation, "accepted" if p.accepted else "rejected")
+        for p in poses
+        if p.bone != WHOLE
     ]
+    return pd.DataFrame(rows, columns=["frame", "bone", "correlation", "verdict"])
 
 
-def _in_words(result: ScanRegistration) -> list[str]:
+def _in_words(table: pd.DataFrame) -> list[str]:
     """Return one line for each bone: how many frames were accepted, and which were not."""
     lines = []
-    for bone, rows in result.table.groupby("bone", sort=False):
+    for bone, rows in table.groupby("bone", sort=False):
         rejected = rows.loc[rows["verdict"] == "rejected", "frame"].tolist()
         low, high = rows["correlation"].min(), rows["correlation"].max()
         line = f"{bone}: {len(rows) - len(rejected)} of {len(rows)} frames accepted, "

@@ -20,8 +20,9 @@ from ankle_lib.cleaning.laterality import side_from_bones
 from ankle_lib.figures.labelled_scan import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
-from ankle_lib.foot.reading import read_image, size_in_words
+from ankle_lib.foot.reading import read_image
 from ankle_lib.foot.results import Beside, Outcome, beside, frames_in_words
+from ankle_lib.geometry import in_words
 from ankle_lib.learning.prediction import predict
 from ankle_lib.learning.segmenter import Segmenter, read_segmenter
 from ankle_lib.presets import BONES
@@ -213,10 +214,9 @@ def segment_scan(
             f"the bones are those of a {shape} foot, not of a {side} one: is the image mirrored?"
         )
     if (np.divide(canonical_voxel_size(scan.affine)[:2], segmenter.pixel_mm) > COARSE).any():
-        pixel = " x ".join(f"{size:.3g}" for size in segmenter.pixel_mm)
         notes.append(
-            f"voxels of {size_in_words(scan)} where the network was trained on pixels of "
-            f"{pixel} mm: the outlines are rough"
+            f"voxels of {in_words(scan.voxel_size_mm)} where the network was trained on pixels of "
+            f"{in_words(segmenter.pixel_mm)}: the outlines are rough"
         )
     return Segmentation(series, names, shape, table, tuple(notes))
 

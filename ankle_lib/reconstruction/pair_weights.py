@@ -64,14 +64,8 @@ def flatness(correlation: ArrayLike) -> dict[str, float]:
         (Σg)² / (n Σg²). 1 is flat.
     """
     g = report_g(correlation)
-    low, median, high = np.percentile(g, [5, 50, 95])
-    return {
-        "g_least": float(g.min()),
-        "g_low": float(low),
-        "g_median": float(median),
-        "g_high": float(high),
-        "as_good_as": float(g.sum() ** 2 / (g.size * (g**2).sum())),
-    }
+    found = dict(zip(("g_low", "g_median", "g_high"), np.percentile(g, [5, 50, 95]), strict=True))
+    return {"g_least": g.min(), **found, "as_good_as": g.sum() ** 2 / (g.size * (g**2).sum())}
 
 
 def flat_weights(pairs: Pairs) -> pd.DataFrame:

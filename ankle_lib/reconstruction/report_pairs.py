@@ -6,7 +6,7 @@ frame's grid, in 2020 in the middle of each slice, in chapter 03 averaged throug
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def read_pairs(
     images = [path for one in people["train"] for paths in one.sequences.values() for path in paths]
     side_mm = pixel_mm(images)
     rules = RECONSTRUCTION.rules(side_mm)
-    listed = run_all(partial(_items_of, accepted=chosen), used, progress=False)
+    listed = run_all(partial(patch_items, accepted=chosen), used, progress=False)
     items = {
         part: [item for own in listed for item in own if item.subject in getattr(split, part)]
         for part in PARTS
@@ -138,40 +138,32 @@ def read_pairs(
     return Pairs(source, scored, side_mm, split, decides, folder, device)
 
 
-def _items_of(
-    subject: CleanSubject, accepted: Sequence[RegisteredFrame], target: Target = IN_2020
-) -> list[Item]:
-    return list(patch_items([subject], accepted, target))
-
-
 def _drawn(source: PatchSource, n: int) -> Batch:
     return source.draw(n, torch.Generator(source.device).manual_seed(0))
 
 
 def patch_items(
-    subjects: Sequence[CleanSubject],
-    accepted: Sequence[RegisteredFrame],
-    target: Target = IN_2020,
-) -> Iterator[Item]:
-    """Yield frame and moved static scan of each accepted bone, normalised inside the bone.
+    subject: CleanSubject, accepted: Sequence[RegisteredFrame], target: Target = IN_2020
+) -> list[Item]:
+    """Return frame and moved static scan of each accepted bone, normalised inside the bone.
 
     Averaged and not shifted, the moved scans are chapter 03's own files.
     """
-    for subject in subjects:
-        own = [one for one in accepted if one.subject == subject.code]
-        static = to_orientation(load(subject.static)) if own else None
-        for one in sorted(own, key=lambda one: (one.sequence, one.frame, one.bone)):
-            (item,) = reconstruction_items([subject], [one])
-            if target == Target(averaged=True):
-                yield item
-                continue
-            assert static is not None
-            grid = to_orientation(load(one.mask))
-            pose = one.pose.copy()
-            pose[1, 3] += target.forward_mm
-            samples = SLICE_SAMPLES if target.averaged else 1
-            there = resample(static, *grid.grid, pose=pose, slice_samples=samples).data
-            yield replace(item, target=zscore(there, item.region))
+    own = [one for one in accepted if one.subject == subject.code]
+    own.sort(key=lambda one: (one.sequence, one.frame, one.bone))
+    items = [item for one in own for item in reconstruction_items([subject], [one])]
+    if not own or target == Target(averaged=True):
+        return items
+    static = to_orientation(load(subject.static))
+    samples = SLICE_SAMPLES if target.averaged else 1
+    moved = []
+    for one, item in zip(own, items, strict=True):
+        pose = one.pose.copy()
+        pose[1, 3] += target.forward_mm
+        grid = to_orientation(load(one.mask)).grid
+        there = resample(static, *grid, pose=pose, slice_samples=samples).data
+        moved.append(replace(item, target=zscore(there, item.region)))
+    return moved
 
 
 def unselected_pairs(
@@ -201,7 +193,7 @@ def unselected_pairs(
     """
     person = pairs.split.pick(subjects, "train")[0]
     some = [one for one in accepted if one.subject == person.code][::EVERY]
-    read = partial(_items_of, person, some)
+    read = partial(patch_items, person, some)
     rows = []
     found = run_all(read, list(targets.values()), progress=False)
     for name, items in zip(targets, found, strict=True):

@@ -141,26 +141,19 @@ def read_scenes(
     --------
     >>> scenes = read_scenes(subjects, read_registered(registered), cohort / "truth", most=2)
     """
-    read = partial(
-        _scenes_of,
-        accepted=accepted,
-        truth=truth,
-        most=most,
-        with_guided=with_guided,
-        device=device,
-    )
+    read = partial(_scenes_of, accepted, truth, most, with_guided, device)
     jobs = None if device == "cpu" else 1  # processes would each hold a part of the GPU's memory
     found = run_all(read, subjects, n_jobs=jobs, progress=False)
     return [scene for scenes in found for scene in scenes]
 
 
 def _scenes_of(
-    subject: CleanSubject,
     accepted: Sequence[RegisteredFrame],
     truth: Path,
     most: int | None,
     with_guided: bool,
     device: str,
+    subject: CleanSubject,
 ) -> list[Scene]:
     chosen = list(_sharp_frames(subject, accepted, truth))[:most]
     if not chosen:

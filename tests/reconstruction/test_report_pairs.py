@@ -24,12 +24,11 @@ def test_targets_with_and_without_profile_differ(
 ) -> None:
     subjects, accepted = toy_cohort
     averaged, sampled = (
-        next(iter(patch_items(subjects[:1], accepted[:1], target)))
-        for target in (AVERAGED, SAMPLED)
+        patch_items(subjects[0], accepted[:1], target)[0] for target in (AVERAGED, SAMPLED)
     )
     np.testing.assert_array_equal(averaged.image, sampled.image)
     np.testing.assert_allclose(averaged.target, sampled.target, atol=1e-4)  # same file, same grid
-    moved_on_purpose = next(iter(patch_items(subjects[:1], accepted[:1], Target(forward_mm=0.9))))
+    moved_on_purpose = patch_items(subjects[0], accepted[:1], Target(forward_mm=0.9))[0]
     inside = slice(5, 38), slice(5, 38), slice(None)
     before = slice(6, 39), slice(5, 38), slice(None)
     np.testing.assert_allclose(moved_on_purpose.target[inside], sampled.target[before], atol=0.05)
