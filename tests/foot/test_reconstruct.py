@@ -151,7 +151,7 @@ def test_a_frame_without_poses_is_left_out_and_told(
 
 
 def checkpoint(path: Path, **changes: Any) -> Path:
-    network = build("unet", head="intensity", in_channels=2)
+    network = build("unet", head="intensity", in_channels=2, depth=2, width=2)
     with_input = {
         "voxel_mm": [2.0, 2.0, 2.5],
         "normalisation": "zscore-bones",
