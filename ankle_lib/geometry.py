@@ -9,6 +9,7 @@ image of a registration and the frame the *fixed* one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -202,6 +203,13 @@ def checked_affine(affine: ArrayLike, name: str) -> Matrix:
     if np.abs(matrix[:3, 3]).max() > MAX_OFFSET_MM:
         raise AnkleError(f"{name} lies more than {MAX_OFFSET_MM:g} mm away: [{shown}]")
     return matrix
+
+
+def corner_distance_mm(shape: Sequence[int], first: ArrayLike, second: ArrayLike) -> float:
+    """Return how far apart two affines place the farthest corner of a grid, in mm."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+    apart = apply(first, corners) - apply(second, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def bounding_box(mask: NDArray[Any], margin: ArrayLike = 0) -> Box | None:

@@ -21,9 +21,9 @@ from ankle_lib.cleaning.laterality import (
     masks_fit_image,
     side_from_bones,
 )
-from ankle_lib.cleaning.placing import Foot, best_affine, corner_distance_mm, same_grid
+from ankle_lib.cleaning.placing import Foot, best_affine, same_grid
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, rigid, world_to_voxel
+from ankle_lib.geometry import apply, corner_distance_mm, rigid, world_to_voxel
 from ankle_lib.manifest.layouts import read_clean_cohort
 from ankle_lib.manifest.schema import Cohort, LocalSource, Sequence, Subject
 from ankle_lib.presets import BONES

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.cleaning.checks import Log, Scan, in_mm
-from ankle_lib.geometry import apply, is_rigid, rotation_angle_deg, world_to_voxel
+from ankle_lib.geometry import (
+    apply,
+    corner_distance_mm,
+    is_rigid,
+    rotation_angle_deg,
+    world_to_voxel,
+)
 from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
 from ankle_lib.volume import Header, Volume, to_orientation
 
@@ -206,13 +212,6 @@ def same_grid(shape: tuple[int, int, int], first: NDArray, second: NDArray) -> b
     """Say whether two affines place a grid at the same voxels of the world (to half a voxel)."""
     smallest_voxel = float(np.linalg.norm(first[:3, :3], axis=0).min())
     return corner_distance_mm(shape, first, second) <= SAME_GRID_VOXELS * smallest_voxel
-
-
-def corner_distance_mm(shape: tuple[int, int, int], first: NDArray, second: NDArray) -> float:
-    """Return how far apart two affines place the farthest corner of a grid, in mm."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
-    apart = apply(first, corners) - apply(second, corners)
-    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def best_affine(

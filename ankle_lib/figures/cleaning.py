@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.cleaning.placing import affines_of, corner_distance_mm, time_mean
+from ankle_lib.cleaning.placing import affines_of, time_mean
 from ankle_lib.figures.images import (
     AXIS_OF_PLANE,
     Slice,
@@ -26,6 +26,7 @@ from ankle_lib.figures.images import (
     window,
 )
 from ankle_lib.figures.style import BONE_COLOURS, FOOT_COLOUR, new_figure
+from ankle_lib.geometry import corner_distance_mm
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.manifest.schema import Subject
 from ankle_lib.masking.foot import REPORT_THRESHOLD

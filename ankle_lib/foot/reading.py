@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, apply, in_words, world_to_voxel
+from ankle_lib.geometry import Grid, apply, corner_distance_mm, in_words, world_to_voxel
 from ankle_lib.learning.segmenter import THIN_MM
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, canonical_voxel_size, load, resample, to_orientation
@@ -268,12 +268,10 @@ def _seen_notes(
 
 
 def _same_grid(one: Volume, other: Volume) -> bool:
-    if one.shape != other.shape:
-        return False
-    last = np.asarray(one.shape) - 1
-    corners = np.stack(np.meshgrid(*np.stack([0 * last, last], 1), indexing="ij"), -1)
-    apart = apply(one.affine, corners) - apply(other.affine, corners)
-    return bool(np.abs(apart).max() <= SAME_GRID_VOXELS * min(one.voxel_size_mm))
+    return one.shape == other.shape and (
+        corner_distance_mm(one.shape, one.affine, other.affine)
+        <= SAME_GRID_VOXELS * min(one.voxel_size_mm)
+    )
 
 
 def _grid_in_words(volume: Volume) -> str:
