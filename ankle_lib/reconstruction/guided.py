@@ -169,7 +169,6 @@ def grid_of_bones(
     static: Volume,
     masks: Mapping[str, NDArray[np.bool_]],
     poses: Sequence[Poses],
-    margin_mm: float = MARGIN_MM,
 ) -> Grid:
     """Return the part of the static scan's grid that holds the bones in all frames.
 
@@ -181,7 +180,6 @@ def grid_of_bones(
         On the grid of ``static``.
     poses : sequence of mappings
         One for each frame; bones without pose, or without mask, do not count.
-    margin_mm : float
 
     Returns
     -------
@@ -203,7 +201,7 @@ def grid_of_bones(
         ends += [world_to_voxel(static.affine, points) for points in there]
     if not ends:
         raise AnkleError("no bone has both a mask and a pose: there is nothing to reconstruct")
-    margin = margin_mm / np.asarray(static.voxel_size_mm)
+    margin = MARGIN_MM / np.asarray(static.voxel_size_mm)
     places = np.concatenate(ends)
     low = np.clip(np.floor(places.min(axis=0) - margin), 0, static.shape).astype(int)
     high = np.clip(np.ceil(places.max(axis=0) + margin) + 1, low, static.shape).astype(int)

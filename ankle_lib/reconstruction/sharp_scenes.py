@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ankle_lib.cache import digest
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, bounding_box
+from ankle_lib.geometry import Grid, bounding_box, voxel_size
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.quality.registered import RegisteredFrame
@@ -80,7 +80,7 @@ class Scene:
     @property
     def voxel_size_mm(self) -> tuple[float, float, float]:
         """Distance of voxels along each axis."""
-        return Volume(self.measured, self.affine).voxel_size_mm
+        return voxel_size(self.affine)
 
     @cached_property
     def regions(self) -> dict[str, NDArray[np.bool_]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import slice_direction
+from ankle_lib.geometry import arrival, part_of, slice_direction
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.volume import Volume
 
@@ -211,26 +211,24 @@ class ThickSlices:
         data, frame_affine = _slices_last(frame)
         to_frame = np.linalg.inv(frame_affine) @ sharp
         last = np.array(shape) - 1
-        there = np.array(list(np.ndindex(2, 2, 2))) * last @ to_frame[:3, :3].T + to_frame[:3, 3]
-        low = np.clip(np.floor(there.min(axis=0)), 0, data.shape).astype(int)
-        high = np.clip(np.ceil(there.max(axis=0)) + 1, low, data.shape).astype(int)
-        if (high - low < 2).any():
+        box = arrival((shape, sharp), np.eye(4), (data.shape, frame_affine))
+        size, place = part_of(box, frame_affine)
+        if min(size) < 2:
             raise AnkleError(
                 f"the frame (shape {frame.shape}) and the grid to reconstruct (shape {shape}) "
                 "hardly overlap: are they of one session?"
             )
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        to_frame[:3, 3] -= low
+        to_frame[:3, 3] -= [side.start for side in box]
         to_sharp = np.linalg.inv(to_frame)
         n_samples = max(4, int(np.ceil(np.abs(to_sharp[:3, 2]).max())))
-        points = np.moveaxis(np.indices((*(high - low), n_samples), dtype=np.float64), 0, -1)
+        points = np.moveaxis(np.indices((*size, n_samples), dtype=np.float64), 0, -1)
         points[..., 2] += (points[..., 3] + 0.5) / n_samples - 0.5
         voxels = points[..., :3] @ to_sharp[:3, :3].T + to_sharp[:3, 3]
         where = (2 * voxels / last - 1)[..., ::-1].astype(np.float32)
         # from a place on the sharp grid to one on the frame's part, both from -1 to 1
         middle = np.eye(4)
         middle[:3] = np.column_stack([np.diag(last / 2), last / 2])
-        normal = 2 * (to_frame @ middle)[:3] / (high - low - 1)[:, None]
+        normal = 2 * (to_frame @ middle)[:3] / (np.array(size) - 1)[:, None]
         normal[:, 3] -= 1
         theta = torch.from_numpy(normal[::-1][:, [2, 1, 0, 3]].astype(np.float32)).to(device)
         return cls(
@@ -238,7 +236,7 @@ class ThickSlices:
             scanning,
             np.ascontiguousarray(data[box], dtype=np.float32),
             _slices_last(Volume(find_foot(frame.data), frame.affine))[0][box],
-            np.column_stack([frame_affine[:, :3], frame_affine @ [*low, 1.0]]),
+            place,
             torch.from_numpy(where).to(device),
             functional.affine_grid(theta[None], [1, 1, *shape], align_corners=True)[0],
         )
