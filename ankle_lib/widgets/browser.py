@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import anywidget
 import traitlets
 
-Mouse = Callable[[str, float, float], None]
-"""Takes ``"move"``, ``"click"`` or ``"leave"`` and the place: 0 to 1 from the left and top."""
-
 
 class PictureCanvas(anywidget.AnyWidget):
-    """Shows an encoded picture in a given size; only the picture travels to the browser."""
+    """Shows an encoded picture in a given size; only the picture travels to the browser.
+
+    It sends ``{"kind": …, "x": …, "y": …}``: "move", "click" or "leave", and where the mouse is, 0
+    to 1 from the left and top.
+    """
 
     picture = traitlets.Bytes().tag(sync=True)
     """PNG or JPEG."""
@@ -70,15 +68,6 @@ class PictureCanvas(anywidget.AnyWidget):
 
     export default { render };
     """
-
-    def on_mouse(self, listener: Mouse) -> None:
-        """Call ``listener`` for what the mouse does on the picture."""
-
-        def hear(_: Any, content: dict[str, Any], __: Any) -> None:
-            if content.get("kind") in ("move", "click", "leave"):
-                listener(content["kind"], float(content["x"]), float(content["y"]))
-
-        self.on_msg(hear)
 
 
 BOARD_CLASS = "ankle-board"

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -122,14 +123,14 @@ class Panel(ipywidgets.VBox):
     def on_mouse(self, listener: PanelMouse) -> None:
         """Call ``listener`` with the pixel of the slice that the mouse is on."""
 
-        def hear(kind: str, x: float, y: float) -> None:
-            if self._shown is None:
+        def hear(_: Any, content: dict[str, Any], __: Any) -> None:
+            if self._shown is None or content.get("kind") not in ("move", "click", "leave"):
                 return
             rows, columns = self._shown.image.shape[:2]
-            row, column = int((1 - y) * rows), int(x * columns)
-            listener(kind, min(row, rows - 1), min(column, columns - 1))
+            row, column = int((1 - content["y"]) * rows), int(content["x"] * columns)
+            listener(content["kind"], min(row, rows - 1), min(column, columns - 1))
 
-        self.canvas.on_mouse(hear)
+        self.canvas.on_msg(hear)
 
 
 def fit_size(shown: Slice, side_px: int, longest_mm: float | None = None) -> tuple[int, int]:

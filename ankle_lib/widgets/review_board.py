@@ -116,10 +116,8 @@ class ReviewBoard(View):
 
     def step(self, frames: int) -> None:
         """Show the same bone so many frames later."""
-        options = list(self.frame.options)
-        place = options.index(self.frame.value) + frames
-        if 0 <= place < len(options):
-            self.frame.value = options[place]
+        if 0 <= self.frame.index + frames < len(self.frame.options):
+            self.frame.index += frames
 
     def choose_bone(self, bone: str) -> None:
         """Show another bone in the same frame."""

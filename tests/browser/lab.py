@@ -131,14 +131,14 @@ class Person:
     def run_all(self, seconds: float) -> None:
         """Choose Run All Cells from the menu, and wait until the last cell has its number."""
         self.choose("Run", "Run All Cells")
-        self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(300)
         dialog = self.page.locator(".jp-Dialog")
         assert not dialog.count(), dialog.first.inner_text()
         waiting = self.page.locator(".jp-InputPrompt", has_text="[*]")
         until = time.monotonic() + seconds
         self.wait_until_idle(seconds)
         while waiting.count() and time.monotonic() < until:
-            self.page.wait_for_timeout(300)
+            self.page.wait_for_timeout(100)
         self.wait_until_idle(max(1.0, until - time.monotonic()))
         assert waiting.count() == 0, "cells are still waiting"
 
@@ -175,13 +175,13 @@ class Person:
     def _settle(self, found: Locator) -> None:
         """Scroll until it stays where it is: cells above may still grow, and the page be empty."""
         before = None
-        for _ in range(40):
+        for _ in range(80):
             found.scroll_into_view_if_needed()
             box = found.bounding_box()
             if box is not None and box == before and 0 <= box["y"] < SCREEN["height"]:
                 return
             before = box
-            self.page.wait_for_timeout(250)
+            self.page.wait_for_timeout(120)
 
     def slide(self, control: Locator, key: str, times: int = 1) -> None:
         """Move an ipywidgets slider by keyboard."""
