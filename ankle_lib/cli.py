@@ -117,7 +117,7 @@ def register_command(
     from ankle_lib.foot.register import register_files
     from ankle_lib.foot.results import check_result_folder
     from ankle_lib.running.chapter import resolve_device
-    from ankle_lib.running.lock import one_writer
+    from ankle_lib.running.records import one_writer
 
     masks, chosen = _masks(mask), resolve_device(device)
     check_result_folder(out)  # before a lock is put beside it
@@ -249,7 +249,7 @@ def simulate(
     from ankle_lib.phantom import simulate as phantom
     from ankle_lib.presets import get_preset
     from ankle_lib.running.chapter import resolve_device
-    from ankle_lib.running.lock import one_writer
+    from ankle_lib.running.records import one_writer
 
     sizes, chosen = get_preset(preset), resolve_device(device)
     with one_writer(out):

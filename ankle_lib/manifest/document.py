@@ -139,30 +139,28 @@ def verify(cohort: Cohort) -> list[Finding]:
         Empty if all is well. Broken files are listed, they raise nothing.
     """
     source, root = cohort.source, cohort.root
-    findings: list[Finding] = []
     if root is None:
-        return findings
+        return []
+    problems: list[tuple[str, Path, str | None]] = []
     if isinstance(source, RemoteSource):
         for file in source.files:
-            problem = _checksum_problem(root / file.name, file.sha256)
+            problem = _file_problem(root / file.name, file.sha256)
             if problem == "missing":
                 problem = f"missing: run `ankle data fetch {cohort.name}`"
-            findings += _listed(cohort, "", file.name.as_posix(), problem)
+            problems.append(("", file.name, problem))
     checksums = dict(source.sha256) if isinstance(source, LocalSource) else {}
     for subject in cohort.subjects:
         for role, path in subject.files():
             relative = path.relative_to(root)
-            problem = _image_problem(path, checksums.pop(relative, None))
-            problem = problem or _geometry_problem(cohort.geometry, subject, role, path)
-            findings += _listed(cohort, subject.code, relative.as_posix(), problem)
-    for relative, sha256 in checksums.items():
-        problem = _checksum_problem(root / relative, sha256)
-        findings += _listed(cohort, "", relative.as_posix(), problem)
-    return findings
-
-
-def _listed(cohort: Cohort, subject: str, file: str, problem: str | None) -> list[Finding]:
-    return [Finding(cohort.name, subject, file, problem)] if problem else []
+            problem = _file_problem(path, checksums.pop(relative, None))
+            problem = problem or _image_problem(cohort.geometry, subject, role, path)
+            problems.append((subject.code, relative, problem))
+    problems += [("", path, _file_problem(root / path, sha)) for path, sha in checksums.items()]
+    return [
+        Finding(cohort.name, subject, path.as_posix(), problem)
+        for subject, path, problem in problems
+        if problem
+    ]
 
 
 def _resolved(cohort: Cohort, folder: Path) -> Cohort:
@@ -254,30 +252,24 @@ def _place(location: tuple[int | str, ...], content: Any) -> str:
     return place.removeprefix(".")
 
 
-def _checksum_problem(path: Path, sha256: str) -> str | None:
+def _file_problem(path: Path, sha256: str | None) -> str | None:
     if not path.is_file():
         return "missing"
     try:
-        found = file_digest(path)
+        found = file_digest(path) if sha256 else None
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    return f"checksum {found[:12]}… is not {sha256[:12]}…" if found != sha256 else None
+    if found != sha256:
+        return f"checksum {str(found)[:12]}… is not {str(sha256)[:12]}…"
+    return None
 
 
-def _image_problem(path: Path, sha256: str | None) -> str | None:
-    """Check existence, checksum, and that the whole image can be read."""
-    if not path.is_file():
-        return "missing"
-    if sha256 is not None and (problem := _checksum_problem(path, sha256)):
-        return problem
+def _image_problem(geometry: Geometry, subject: Subject, role: str, path: Path) -> str | None:
+    """Check that the whole image can be read, and its voxels and frames or its mask's shape."""
     try:
         load(path)
     except AnkleError as error:
         return str(error).removeprefix(f"{path}: ")
-    return None
-
-
-def _geometry_problem(geometry: Geometry, subject: Subject, role: str, path: Path) -> str | None:
     header = read_header(path)
     if role in subject.masks:
         return _mask_problem(header, subject)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -66,11 +67,6 @@ class ReviewSheet:
         if not self.path.exists():
             raise AnkleError(f"{self.path}: no such review sheet: run the registration first")
         return parse_sheet(self.path)
-
-    def undecided(self) -> pd.DataFrame:
-        """Return the rows that no person has judged."""
-        table = self.table()
-        return table[table["reviewer"] == AUTOMATIC]
 
     def update(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Merge the automatic verdicts of all registrations of a run; return the new table.
@@ -313,11 +309,9 @@ def check_verdict(verdict: str, place: str) -> None:
 
 def check_unique(keys: list[tuple[Any, ...]], place: str) -> None:
     """Refuse two rows for one registration."""
-    seen: set[tuple[Any, ...]] = set()
-    for key in keys:
-        if key in seen:
+    for key, count in Counter(keys).items():
+        if count > 1:
             raise AnkleError(f"{place}: {', '.join(map(str, key))} appears twice: keep one row")
-        seen.add(key)
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,6 @@ from ankle_lib.manifest.document import load_manifest
 from ankle_lib.manifest.schema import Cohort, PhantomSource
 from ankle_lib.presets import Preset, get_preset
 from ankle_lib.running import kernel_side, records
-from ankle_lib.running.lock import one_writer
 
 MANIFEST = "data_manifest.yaml"
 DEFAULT_COHORT = "phantom"
@@ -120,7 +119,7 @@ class Place:
         if not self.cohort_manifest.exists():
             print(f"simulating the cohort in {folder}", flush=True)
         sizes = get_preset(source.preset) if source.preset else self.preset
-        with one_writer(folder):
+        with records.one_writer(folder):
             records.clear_partial_files(folder)
             simulate(sizes, folder, seed=source.seed, device=self.device)
 
@@ -246,7 +245,7 @@ def open_chapter(
         place.check_finished(name, earlier_chapters(place.root, name))
         if folder not in _written:
             lock = ExitStack()
-            lock.enter_context(one_writer(folder))
+            lock.enter_context(records.one_writer(folder))
             _written[folder] = lock
         place.make_cohort()
         records.start_by_hand(folder)

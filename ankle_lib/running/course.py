@@ -22,7 +22,6 @@ from ankle_lib.running.chapter import (
     earlier_chapters,
     list_chapters,
 )
-from ankle_lib.running.lock import one_writer
 
 COMMON_PARAMETERS = ("preset", "results", "cohort", "device")
 """Every notebook has these."""
@@ -91,7 +90,7 @@ def run(
         place.check_finished(name, [chapter for chapter in asked if chapter not in coming])
 
     runs: list[ChapterRun] = []
-    with one_writer(place.chapters):
+    with records.one_writer(place.chapters):
         place.make_cohort()
         for notebook in notebooks:
             runs.append(ChapterRun(notebook.stem))
@@ -121,7 +120,7 @@ def _run_chapter(
     if not force and records.up_to_date(folder, now):
         run.status = "up to date"
         return
-    with one_writer(folder):
+    with records.one_writer(folder):
         records.prepare_folder(folder, now, afresh=force)
         began = time.perf_counter()
         try:

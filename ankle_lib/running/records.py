@@ -1,4 +1,4 @@
-"""What a chapter was made from: its state, ``run.json``, and whether it is up to date.
+"""A folder of results: its one writer, what it was made from, and whether it is up to date.
 
 A chapter is up to date if its ``run.json`` exists (it is written last), if the fingerprint in it
 (notebook's code, parameters, cohort) is today's, if the modules of ``ankle_lib`` that it imported
@@ -18,18 +18,28 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
+import psutil
+
 import ankle_lib
 from ankle_lib.cache import digest
-from ankle_lib.files import PARTIAL_PREFIX, write_json
+from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_json
 from ankle_lib.manifest.schema import Cohort
-from ankle_lib.running.lock import LOCK_FILES
+
+RUN_VARIABLE = "ANKLE_RUN"
+"""Environment variable by which the processes that a run starts are known as its own."""
+
+LOCK_FILES = (".lock", ".writer.json")
 
 RUN_RECORD = "run.json"
 NOTEBOOK = "notebook.ipynb"
@@ -46,6 +56,43 @@ _PACKAGES = ("ankle-lib", "numpy", "scipy", "pandas", "nibabel", "matplotlib", "
 State = dict[str, Any]
 """``fingerprint`` of notebook, parameters and cohort, and digests of the ``code`` of every module
 of the library and of the results of all earlier chapters (``inputs``)."""
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Be the only one that writes to ``folder``.
+
+    The lock ends with its process, however that ends. But a kernel or a worker that it started
+    may live on for a while and write what it had begun. Such processes carry the run's mark in
+    their environment, and the next writer ends them before it goes on.
+
+    Raises
+    ------
+    AnkleError
+        If another process, which is alive, holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, writer = (folder / name for name in LOCK_FILES)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise AnkleError(
+            f"process {_read(writer).get('pid', 'of another run')} is writing to {folder}: "
+            "wait for it or end it first (a notebook: shut down its kernel)"
+        ) from None
+    mark, outer_mark = uuid.uuid4().hex, os.environ.get(RUN_VARIABLE)
+    try:
+        _end_processes_of(_read(writer).get("mark"))
+        write_json(writer, {"pid": os.getpid(), "mark": mark})
+        os.environ[RUN_VARIABLE] = mark
+        yield
+    finally:
+        os.environ.pop(RUN_VARIABLE, None)
+        if outer_mark is not None:
+            os.environ[RUN_VARIABLE] = outer_mark
+        writer.unlink(missing_ok=True)
+        lock.release()
 
 
 def state_of(
@@ -242,3 +289,22 @@ def _remove(*paths: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _end_processes_of(mark: str | None) -> None:
+    if mark is None:
+        return
+    marked = [process for process in psutil.process_iter() if _mark(process) == mark]
+    for process in marked:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:  # it has just ended by itself
+            continue
+    psutil.wait_procs(marked, timeout=10)
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(RUN_VARIABLE)
+    except (psutil.Error, OSError):  # gone, or another user's
+        return None

@@ -253,7 +253,7 @@ def test_every_broken_file_is_found(tmp_path: Path) -> None:
     }
     assert found["raw/T01/static.nii.gz"] == "missing"
     assert "gzip" in found["raw/T01/active.nii.gz"]
-    assert "too few" in found["raw/T02/talus.nii.gz"]
+    assert "not a NIfTI file" in found["raw/T02/talus.nii.gz"]
     assert found["raw/E01/static.nii.gz"] == "voxels of 1 x 2 x 1.2 mm, expected 1 x 1 x 2 mm"
     assert "mask of shape (6, 5, 3)" in found["raw/E01/tibia.nii.gz"]
     assert found["raw/E02/active.nii.gz"] == "2 frames, expected 3"

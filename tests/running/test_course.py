@@ -18,7 +18,7 @@ import pytest
 from ankle_lib.files import AnkleError
 from ankle_lib.running import course as courses
 from ankle_lib.running.chapter import Place, open_chapter
-from ankle_lib.running.lock import one_writer
+from ankle_lib.running.records import one_writer
 from tests.course import (
     OPEN,
     WRITE_TABLE,

@@ -9,7 +9,7 @@ import nbformat
 import psutil
 import pytest
 
-from ankle_lib.running.execution import Execution, NotebookError, execute_notebook
+from ankle_lib.running.execution import Execution, NotebookError, _Watch, execute_notebook
 from tests.course import write_notebook
 
 # A kernel may, rarely, never answer a request (nbclient#312): only that is tried again.
@@ -176,11 +176,29 @@ def test_a_kernel_that_does_not_answer_is_a_failure(
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
+COMPUTE = """\
+import os
+open("begun", "w").close()
+while not os.path.exists("enough"):
+    sum(range(100_000_000))  # one call in C"""
+
+
 def test_a_cell_may_compute_for_as_long_as_it_wants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ankle_lib.running.execution.ANSWER_S", 4.0)
-    execute(tmp_path, "import time; time.sleep(6)", "sum(range(300_000_000))", "1")  # one call in C
+    silences = [0.0]
+
+    def note(_: _Watch, seconds: float) -> None:
+        silences.append(seconds)
+        if not (tmp_path / "begun").exists():
+            silences.clear()
+        if silences.count(0.0) > 20:  # looks at a cell that computes; a heart stops after 1 s
+            (tmp_path / "enough").touch()
+
+    monkeypatch.setattr("ankle_lib.running.execution.SAMPLE_S", 0.1)
+    counted = property(lambda _: silences[-1] if silences else 0.0, note)
+    monkeypatch.setattr(_Watch, "_silent_s", counted, raising=False)
+    execute(tmp_path, COMPUTE, "1")
 
 
 def test_the_kernel_is_this_interpreter_whatever_is_registered(

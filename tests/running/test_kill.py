@@ -11,7 +11,7 @@ import pytest
 from benchmarks.kill import complete, differences, kill_after, tables
 from tests.course import FINISH, OPEN, READ_TABLE, write_course
 
-KILLS = int(os.environ.get("ANKLE_KILLS", "3"))
+KILLS = int(os.environ.get("ANKLE_KILLS", "2"))
 OPTIONS = ("--preset", "smoke", "--cohort", "toy", "--device", "cpu")
 
 REMEMBER = """\

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from ankle_lib.files import AnkleError
 from ankle_lib.manifest.document import load_manifest
 from ankle_lib.running import records
 from tests.course import two_chapters, write_notebook
@@ -249,3 +253,57 @@ def test_the_commit_is_that_of_the_repository(tmp_path: Path) -> None:
     assert len(commit) == 40
     (tmp_path / "file").write_text("y")
     assert records.versions(tmp_path)["commit"] == f"{commit}-dirty"
+
+
+# --- one writer per folder ---
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process as a run marked ``abc`` would have started it."""
+    environment = {**os.environ, records.RUN_VARIABLE: "abc"}
+    command = [sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize(("mark", "ends"), [("abc", True), ("another", False)])
+def test_only_what_a_dead_run_left_is_ended(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes], mark: str, ends: bool
+) -> None:
+    (tmp_path / ".writer.json").write_text(json.dumps({"pid": 1, "mark": mark}))
+    with records.one_writer(tmp_path):
+        assert (sleeper.poll() is not None) == ends
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+    with (
+        records.one_writer(tmp_path),
+        pytest.raises(AnkleError, match=f"process {os.getpid()} is writing to {tmp_path}"),
+        records.one_writer(tmp_path),
+    ):
+        pass
+    with records.one_writer(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
+
+
+def test_marks_nest_and_end(tmp_path: Path) -> None:
+    with records.one_writer(tmp_path / "outer"):
+        outer = os.environ[records.RUN_VARIABLE]
+        with records.one_writer(tmp_path / "inner"):
+            assert os.environ[records.RUN_VARIABLE] != outer
+        assert os.environ[records.RUN_VARIABLE] == outer
+    assert records.RUN_VARIABLE not in os.environ
+
+
+def test_an_error_frees_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), records.one_writer(tmp_path):
+        raise ZeroDivisionError
+    with records.one_writer(tmp_path):
+        pass
