@@ -26,8 +26,8 @@ from scipy import ndimage
 from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.phantom.simulate import simulate
 from ankle_lib.presets import BONES, get_preset
+from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.regions import weights_of
-from ankle_lib.registration.register import Registration, Settings, register
 from ankle_lib.registration.truth import AXES, bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume, load, to_orientation
 

@@ -136,6 +136,20 @@ def test_imports_run_downward(path: Path) -> None:
         assert FLOOR[parts[1]] <= FLOOR[own], f"{own} imports {name}, which is above it"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_name_has_one_home(path: Path) -> None:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    names = [getattr(t, "id", "") for node in body for t in getattr(node, "targets", [])]
+    assert "__all__" not in names
+    if path.name == "__init__.py" and path.parent.name != "ankle_lib":
+        assert all(isinstance(node, ast.Expr) for node in body), "only a docstring: no re-exports"
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in MODULES if path.name != "__init__.py"]
+    assert sorted(names) == sorted(set(names)), "name modules by their content"
+
+
 def test_what_is_imported_is_declared() -> None:
     providers = packages_distributions()
     wanted = [*requirements(), *requirements("cluster")]

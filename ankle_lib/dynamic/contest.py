@@ -27,9 +27,9 @@ from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import read_transforms
+from ankle_lib.registration.engines import Resolution, Settings, register
 from ankle_lib.registration.every_sequence import sequence_images, transforms_path
 from ankle_lib.registration.regions import weights_of
-from ankle_lib.registration.register import Resolution, Settings, register
 from ankle_lib.registration.truth import rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume
 

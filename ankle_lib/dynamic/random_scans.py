@@ -20,7 +20,7 @@ from scipy.spatial.transform import RigidTransform, Rotation
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Image, Tissues, painted, tissues_of
+from ankle_lib.dynamic.repainting import N_SOFT, Contrast, Image, Tissues, painted, tissues_of
 from ankle_lib.geometry import apply, rigid
 from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.motion_fields import flow_back

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.dynamic.random_scans import ScanRanges, take
-from ankle_lib.dynamic.tissues import JOINT, Contrast, Tissues, bone_depths, joint_space
+from ankle_lib.dynamic.repainting import JOINT, Contrast, Tissues, bone_depths, joint_space
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, load, to_orientation

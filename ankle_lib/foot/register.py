@@ -21,9 +21,9 @@ from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
+from ankle_lib.registration.engines import register
 from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE
-from ankle_lib.registration.register import register
 from ankle_lib.volume import Volume, resample, save
 
 SLICE_SAMPLES = 9

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, nearest_rigid, slice_direction
 from ankle_lib.pose_files import read_flirt, write_flirt
+from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import WHOLE, Fits, cut_region, fit_each
-from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume, save
 
 

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.pyramid import FixedFrames, Level, fixed_frames, moving_region
 from ankle_lib.registration.regions import Fits, Region, cut_region
-from ankle_lib.registration.register import Settings
 from ankle_lib.registration.similarity import Fit, Options, evaluate, select_points
 from ankle_lib.volume import Volume
 

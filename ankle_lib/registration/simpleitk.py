@@ -28,8 +28,8 @@ from ankle_lib.geometry import (
     slice_parts,
     to_itk,
 )
+from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import Fits, Region, agreement, cut_region, fit_each
-from ankle_lib.registration.register import Settings
 from ankle_lib.volume import Volume, resample
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import Slice, middle_slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, compose, is_rigid, part_of, rigid, slice_direction
+from ankle_lib.registration.engines import Settings, register
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import agreement, cut_region
-from ankle_lib.registration.register import Settings, register
 from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, resample, to_orientation
 from ankle_lib.widgets.inputs import check_values, empty_ones, image_3d, masks_on, not_finite
@@ -73,13 +73,13 @@ class RegistrationTuner(View):
     masks : mapping of bone to Volume
         On the static scan's grid.
     weights : mapping of bone to (I, J, K) array
-        For each of these bones, as in `registration.register`.
+        For each of these bones, as in `registration.engines.register`.
     start : (4, 4) or (F, 4, 4) array, optional
         Static world to frame world: what the sliders change; the two worlds agree by default.
     settings : Settings, optional
         Of the search.
     engine, device : str
-        As in `registration.register`.
+        As in `registration.engines.register`.
     truth : mapping of bone to (F, 4, 4) array, optional
         True poses, to tell the error.
 

@@ -40,7 +40,7 @@ COURSE_CELLS = [
 from pathlib import Path
 from ankle_lib.patches.items import Item, zscore
 from ankle_lib.patches.rules import PatchRule
-from ankle_lib.registration.register import Settings
+from ankle_lib.registration.engines import Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.patch_explorer import PatchExplorer
 from ankle_lib.widgets.registration_tuner import RegistrationTuner

@@ -13,7 +13,7 @@ from ankle_lib.dynamic.random_scans import (
     random_scans,
     take,
 )
-from ankle_lib.dynamic.tissues import N_SOFT, Contrast, Tissues, tissues_of
+from ankle_lib.dynamic.repainting import N_SOFT, Contrast, Tissues, tissues_of
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ankle_lib.dynamic.repainting import JOINT, N_SOFT, painted
 from ankle_lib.dynamic.template import (
     draw_frame_contrast,
     dress,
     read_template,
     template_frames,
 )
-from ankle_lib.dynamic.tissues import JOINT, N_SOFT, painted
 from ankle_lib.files import AnkleError
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, save

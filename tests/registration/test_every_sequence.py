@@ -18,6 +18,7 @@ from ankle_lib.quality.gate import fit_gate
 from ankle_lib.quality.registered import frame_path, read_registered
 from ankle_lib.quality.review_sheet import ReviewSheet
 from ankle_lib.registration import every_sequence
+from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.every_sequence import (
     COLUMNS,
     Variant,
@@ -27,7 +28,6 @@ from ankle_lib.registration.every_sequence import (
     sequence_images,
 )
 from ankle_lib.registration.moving import moved_mask
-from ankle_lib.registration.register import Resolution, Settings
 from ankle_lib.registration.truth import TRUE_LABELS, truth_files
 from ankle_lib.volume import Volume, load, save
 from tests.registration.scene import scene, turned
@@ -192,7 +192,7 @@ def test_another_truth_is_measured_again(
 
 
 @pytest.mark.parametrize(
-    "module", ["registration.every_sequence", "registration.register", "registration.truth",
+    "module", ["registration.every_sequence", "registration.engines", "registration.truth",
                "registration.similarity", "masking.bone_weights", "metrics"],
 )  # fmt: skip
 def test_changed_code_is_run_again(

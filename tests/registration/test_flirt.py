@@ -17,7 +17,7 @@ import pytest
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import compose, rigid
 from ankle_lib.registration import flirt
-from ankle_lib.registration.register import Settings, register
+from ankle_lib.registration.engines import Settings, register
 from tests.registration.scene import CENTRE, Scene, scene, turned
 
 STAND_IN = r'''

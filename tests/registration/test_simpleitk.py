@@ -10,7 +10,7 @@ import pytest
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, compose, is_rigid, rigid
 from ankle_lib.registration import simpleitk
-from ankle_lib.registration.register import Settings, register
+from ankle_lib.registration.engines import Settings, register
 from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume
 from tests.registration.scene import CENTRE, FRAME_SHAPE, SHAPE, oblique, scene, turned

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ankle_lib.files import AnkleError
-from ankle_lib.registration.register import Resolution, Settings
+from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.volume import Volume
 from ankle_lib.widgets.registration_tuner import RegistrationTuner
 from tests.registration.scene import FRAME_SHAPE, Scene, scene, turned

@@ -12,15 +12,15 @@ from scipy.spatial.transform import RigidTransform
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import compose, rigid
-from ankle_lib.registration.pyramid import fixed_frames
-from ankle_lib.registration.regions import agreement, cut_region
-from ankle_lib.registration.register import (
+from ankle_lib.registration.engines import (
     Registration,
     Resolution,
     Settings,
     _out_of_line,
     register,
 )
+from ankle_lib.registration.pyramid import fixed_frames
+from ankle_lib.registration.regions import agreement, cut_region
 from ankle_lib.registration.search import levels_of, turn_about
 from ankle_lib.registration.similarity import Options, evaluate, select_points
 from ankle_lib.registration.truth import bone_points, rotation_errors_deg, tre_mm

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ankle_lib.dynamic.tissues import JOINT, N_SOFT, Contrast, painted, tissues_of
+from ankle_lib.dynamic.repainting import JOINT, N_SOFT, Contrast, painted, tissues_of
 from ankle_lib.learning.scans import Scan
 from tests.dynamic.ellipsoid_foot import ELLIPSOIDS, ellipsoid_foot
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ankle_lib.figures.anatomy import VIEWS, _surface, bone_surfaces, page
+from ankle_lib.figures.bone_views import VIEWS, _surface, bone_surfaces, page
 from tests.toy_ankle import ToyAnkle, toy_ankle
 
 
