@@ -238,7 +238,8 @@ def open_chapter(
     >>> chapter = open_chapter("02_masking", preset="smoke")
     >>> subjects = read_clean_cohort(chapter.previous("01_data_cleaning"))
     """
-    _show_figures()
+    if shell := get_ipython():  # show figures that pyplot does not know as pictures, not as text
+        select_figure_formats(shell, {"png"})
     place = Place.find(preset, Path(results), cohort, device)
     folder = place.chapters / name
     if os.environ.get(CHAPTER_VARIABLE) != name:
@@ -259,13 +260,6 @@ def earlier_chapters(root: Path, name: str) -> list[str]:
     notebook = root / "notebooks" / f"{name}.ipynb"
     code = "\n".join(records.notebook_code(notebook)) if notebook.is_file() else ""
     return list(dict.fromkeys(re.findall(r"""\.previous\(\s*["'](\w+)["']""", code)))
-
-
-def _show_figures() -> None:
-    """Let notebooks show figures that pyplot does not know, as pictures and not as text."""
-    shell = get_ipython()
-    if shell is not None:
-        select_figure_formats(shell, {"png"})
 
 
 def list_chapters(root: Path) -> list[Path]:
