@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # rooms from the ground up: a module imports from its own floor or from those below
 FLOORS = (
-    ("files", "parallel", "presets", "resume", "cache"),
+    ("files", "parallel", "presets", "cache"),
     (
         "geometry",
         "volume",

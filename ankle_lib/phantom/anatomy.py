@@ -129,10 +129,12 @@ class Anatomy:
     @cached_property
     def group_distances(self) -> Field:
         """Distance in mm (zero inside) to each group of bones, one channel each."""
-        grid = Field.empty(self.soft.low, self.soft.high, 2.0, len(GROUPS), torch.device("cpu"))
+        grid = Field.empty(
+            self.soft.origin_mm, self.soft.high, 2.0, len(GROUPS), torch.device("cpu")
+        )
         points = grid.points()
         for bone in self.bones.values():
-            block = grid.block(bone.distance.low, bone.distance.high)
+            block = grid.block(bone.distance.origin_mm, bone.distance.high)
             inside = bone.distance.sample(points[block].to(bone.distance.values.device)) < 0
             channel = GROUPS.index(bone.group)
             grid.values[channel][block] += inside[0].cpu()
@@ -245,8 +247,6 @@ def _open_joints(distances: dict[str, Field], poses: Sequence[Pose]) -> None:
         for pose in poses if groups[0] != groups[1] else poses[:1]:
             to_carver = np.linalg.inv(pose.matrix(groups[0])) @ pose.matrix(groups[1])
             block = carved.block(*_moved_box(carver, np.linalg.inv(to_carver).astype(np.float64)))
-            if any(s.start >= s.stop for s in block):
-                continue
             matrix = _tensor(to_carver, carved.values.device)
             points = carved.points(block) @ matrix[:3, :3].T + matrix[:3, 3]
             sampled = carver.sample(points, outside="border")[0]
@@ -299,8 +299,8 @@ def _nearest_other(name: str, distances: dict[str, Field]) -> Tensor:
     grid = distances[name]
     nearest = torch.full(grid.shape, FAR_MM, device=grid.values.device)
     for other, field in distances.items():
-        block = grid.block(field.low, field.high)
-        if other != name and all(s.start < s.stop for s in block):
+        block = grid.block(field.origin_mm, field.high)
+        if other != name:
             distance = field.sample(grid.points(block), outside="border")[0]
             nearest[block] = torch.minimum(nearest[block], distance)
     return nearest
@@ -371,7 +371,7 @@ def _skin_distance(grid: Field, child: Child, warp: _Warp, distances: dict[str, 
     thickness = child.fat_mm - MEAN_CHILD.fat_mm
     skin = warp.distance(points, drawn.SKIN, blend_mm=5.0) - thickness
     for field in distances.values():
-        block = grid.block(field.low, field.high)
+        block = grid.block(field.origin_mm, field.high)
         covered = field.sample(points[block], outside="border")[0] - (child.fat_mm + 1.5)
         skin[block] = -torch.logaddexp(-skin[block] / 2.0, -covered / 2.0) * 2.0
     return skin
@@ -402,8 +402,6 @@ def _paint_cord(soft: Field, cord: Cord, warp: _Warp, tissue: str) -> None:
     for start, end in itertools.pairwise(cord.points):
         ends = torch.tensor([start, end])
         block = soft.block((ends.amin(0) - reach) * scale, (ends.amax(0) + reach) * scale)
-        if any(s.start >= s.stop for s in block):
-            continue
         squeeze = torch.tensor([1 / cord.flatness, 1.0, 1.0], device=soft.values.device)
         points = soft.points(block) / warp.scale * squeeze
         first, last = ends.to(points) * squeeze
@@ -416,9 +414,9 @@ def _paint_cord(soft: Field, cord: Cord, warp: _Warp, tissue: str) -> None:
 def _paint_joint_spaces(soft: Field, distances: dict[str, Field]) -> None:
     """Joint fluid where two bones face each other."""
     for (_, one), (_, two) in itertools.combinations(distances.items(), 2):
-        block = soft.block(torch.maximum(one.low, two.low), torch.minimum(one.high, two.high))
-        if any(s.start >= s.stop for s in block):
-            continue
+        block = soft.block(
+            torch.maximum(one.origin_mm, two.origin_mm), torch.minimum(one.high, two.high)
+        )
         points = soft.points(block)
         width = one.sample(points, outside="border") + two.sample(points, outside="border")
         _paint(soft, block, _coverage(width[0] - 4.5, soft.spacing_mm), "joint_fluid")
@@ -430,7 +428,7 @@ def _coverage(distance: Tensor, voxel_mm: float) -> Tensor:
 
 
 def _moved_box(field: Field, matrix: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    corners = np.array(list(itertools.product(*zip(field.low, field.high, strict=True))))
+    corners = np.array(list(itertools.product(*zip(field.origin_mm, field.high, strict=True))))
     moved = corners @ matrix[:3, :3].T + matrix[:3, 3]
     return torch.from_numpy(moved.min(0)).float(), torch.from_numpy(moved.max(0)).float()
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform, Rotation
-
-Bytes = Callable[[bytes], bytes]
 
 
 @dataclass
@@ -30,7 +28,7 @@ class RawImage:
     qform: NDArray[np.float64] | None = None
     """If it differs from ``affine``, which is then the sform alone."""
     frame_seconds: float = 1.0
-    damage: list[Bytes] = field(default_factory=list)
+    damage: Callable[[bytes], bytes] | None = None
 
 
 @dataclass
@@ -48,11 +46,39 @@ class RawImages:
 
 @dataclass(frozen=True)
 class Fault:
-    """A named way to spoil a subject's files."""
+    """A named way to spoil a subject's files.
+
+    Attributes
+    ----------
+    note : str
+        For the manifest.
+    kinds : tuple of str
+        Which images it changes, in this order: fields of `RawImages`. Of the sequences, only the
+        last one is spoilt.
+    change : callable
+        Changes one of them.
+    change_all : callable
+        What concerns more than one image at a time.
+    """
 
     note: str
-    apply: Callable[[RawImages, np.random.Generator], None]
-    spoils_last_sequence: bool = False
+    kinds: tuple[str, ...] = ()
+    change: Callable[[RawImage, np.random.Generator], None] | None = None
+    change_all: Callable[[RawImages, np.random.Generator], None] | None = None
+
+    @property
+    def spoils_last_sequence(self) -> bool:
+        """Whether a study could not use the subject's last sequence."""
+        return "sequences" in self.kinds
+
+    def apply(self, images: RawImages, generator: np.random.Generator) -> None:
+        """Spoil a subject's images."""
+        if self.change_all is not None:
+            self.change_all(images, generator)
+        for kind in self.kinds if self.change is not None else ():
+            found = list(getattr(images, kind).values())
+            for image in found[-1:] if kind == "sequences" else found:
+                self.change(image, generator)
 
 
 def to_bytes(image: RawImage) -> bytes:
@@ -69,105 +95,21 @@ def to_bytes(image: RawImage) -> bytes:
     header["vox_offset"], header["magic"] = 352, b"n+1"
     content = header.binaryblock + bytes(4) + image.data.tobytes(order="F")
     packed = gzip.compress(content, 1, mtime=0)
-    for damage in image.damage:
-        packed = damage(packed)
-    return packed
+    return packed if image.damage is None else image.damage(packed)
 
 
-def _only(images: Mapping[str, RawImage]) -> RawImage:
-    (image,) = images.values()
-    return image
-
-
-def _mirrored(image: RawImage) -> None:
+def _mirrored(image: RawImage, _: np.random.Generator) -> None:
     image.data = np.ascontiguousarray(image.data[:, :, ::-1])
-
-
-def _mirror_static(images: RawImages, _: np.random.Generator) -> None:
-    _mirrored(_only(images.static))
-
-
-def _mirror_masks(images: RawImages, _: np.random.Generator) -> None:
-    for mask in images.masks.values():
-        _mirrored(mask)
-
-
-def _mirror_both(images: RawImages, generator: np.random.Generator) -> None:
-    _mirror_static(images, generator)
-    _mirror_masks(images, generator)
 
 
 def _without_masks(images: RawImages, _: np.random.Generator) -> None:
     images.masks.clear()
 
 
-def _second_static(images: RawImages, generator: np.random.Generator) -> None:
-    (name, scan), *_rest = images.static.items()
+def _second_static(images: RawImages, _: np.random.Generator) -> None:
+    ((name, scan),) = images.static.items()
     again = np.roll(scan.data, (3, -2, 1), axis=(0, 1, 2))
     images.static[name.replace(".nii.gz", "_run-02.nii.gz")] = RawImage(again, scan.affine)
-
-
-def _unreadable_header(images: RawImages, _: np.random.Generator) -> None:
-    def scramble(packed: bytes) -> bytes:
-        content = bytearray(gzip.decompress(packed))
-        content[0:4] = struct.pack("<i", 1_480_610_380)
-        content[40:56] = struct.pack("<8h", *[-1] * 8)
-        content[344:348] = bytes(4)
-        return gzip.compress(bytes(content), 1, mtime=0)
-
-    _only(images.static).damage.append(scramble)
-
-
-def _truncated(images: RawImages, _: np.random.Generator) -> None:
-    _only(images.static).damage.append(lambda packed: packed[: int(0.61 * len(packed))])
-
-
-def _one_frame_short(images: RawImages, _: np.random.Generator) -> None:
-    last = list(images.sequences.values())[-1]
-    last.data = np.ascontiguousarray(last.data[..., :-1])
-
-
-def _frame_of_zeros(images: RawImages, _: np.random.Generator) -> None:
-    last = list(images.sequences.values())[-1]
-    last.data[..., last.data.shape[3] // 3] = 0
-
-
-def _coarse_static(images: RawImages, _: np.random.Generator) -> None:
-    """Every third slice of scan and masks only, as from a protocol with thick slices."""
-    thin = np.diag([1.0, 1.0, 3.0, 1.0])
-    for image in (*images.static.values(), *images.masks.values()):
-        image.data = np.ascontiguousarray(image.data[:, :, ::3])
-        image.affine = image.affine @ thin
-
-
-def _many_nan(images: RawImages, _: np.random.Generator) -> None:
-    scan = _only(images.static)
-    scan.data = scan.data.astype(np.float32)
-    n = scan.data.shape[2]
-    scan.data[:, :, n // 2 : n // 2 + max(2, n // 12)] = np.nan
-
-
-def _few_nan(images: RawImages, generator: np.random.Generator) -> None:
-    scan = _only(images.static)
-    scan.data = scan.data.astype(np.float32)
-    spots = generator.integers(0, scan.data.size, 40)
-    scan.data.reshape(-1)[spots] = np.nan
-
-
-def _mask_255(images: RawImages, _: np.random.Generator) -> None:
-    for mask in images.masks.values():
-        mask.data = mask.data * np.uint8(255)
-
-
-def _soft_masks(images: RawImages, _: np.random.Generator) -> None:
-    """Masks as an interpolating program leaves them: between 0 and 1 at the edges."""
-    for mask in images.masks.values():
-        soft = mask.data.astype(np.float32)
-        for axis in (0, 1):
-            soft = 0.25 * np.roll(soft, 1, axis) + 0.5 * soft + 0.25 * np.roll(soft, -1, axis)
-        # Rounded to either side of the threshold, the voxel stays what the reader drew.
-        mask.data = np.where(mask.data > 0, np.maximum(soft, 0.51), np.minimum(soft, 0.49))
-        mask.data = mask.data.astype(np.float32)
 
 
 def _other_world(images: RawImages, generator: np.random.Generator) -> None:
@@ -179,45 +121,98 @@ def _other_world(images: RawImages, generator: np.random.Generator) -> None:
         image.affine = world @ image.affine
 
 
+def _unreadable_header(scan: RawImage, _: np.random.Generator) -> None:
+    def scramble(packed: bytes) -> bytes:
+        content = bytearray(gzip.decompress(packed))
+        content[0:4] = struct.pack("<i", 1_480_610_380)
+        content[40:56] = struct.pack("<8h", *[-1] * 8)
+        content[344:348] = bytes(4)
+        return gzip.compress(bytes(content), 1, mtime=0)
+
+    scan.damage = scramble
+
+
+def _truncated(scan: RawImage, _: np.random.Generator) -> None:
+    scan.damage = lambda packed: packed[: int(0.61 * len(packed))]
+
+
+def _one_frame_short(series: RawImage, _: np.random.Generator) -> None:
+    series.data = np.ascontiguousarray(series.data[..., :-1])
+
+
+def _frame_of_zeros(series: RawImage, _: np.random.Generator) -> None:
+    series.data[..., series.data.shape[3] // 3] = 0
+
+
+def _coarse(image: RawImage, _: np.random.Generator) -> None:
+    """Every third slice only, as from a protocol with thick slices."""
+    image.data = np.ascontiguousarray(image.data[:, :, ::3])
+    image.affine = image.affine @ np.diag([1.0, 1.0, 3.0, 1.0])
+
+
+def _many_nan(scan: RawImage, _: np.random.Generator) -> None:
+    scan.data = scan.data.astype(np.float32)
+    n = scan.data.shape[2]
+    scan.data[:, :, n // 2 : n // 2 + max(2, n // 12)] = np.nan
+
+
+def _few_nan(scan: RawImage, generator: np.random.Generator) -> None:
+    scan.data = scan.data.astype(np.float32)
+    scan.data.reshape(-1)[generator.integers(0, scan.data.size, 40)] = np.nan
+
+
+def _mask_255(mask: RawImage, _: np.random.Generator) -> None:
+    mask.data = mask.data * np.uint8(255)
+
+
+def _soft(mask: RawImage, _: np.random.Generator) -> None:
+    """A mask as an interpolating program leaves it: between 0 and 1 at the edges."""
+    soft = mask.data.astype(np.float32)
+    for axis in (0, 1):
+        soft = 0.25 * np.roll(soft, 1, axis) + 0.5 * soft + 0.25 * np.roll(soft, -1, axis)
+    # Rounded to either side of the threshold, the voxel stays what the reader drew.
+    mask.data = np.where(mask.data > 0, np.maximum(soft, 0.51), np.minimum(soft, 0.49))
+    mask.data = mask.data.astype(np.float32)
+
+
 def _talus_cut_off(images: RawImages, _: np.random.Generator) -> None:
-    for name, mask in images.masks.items():
-        if "talus" in name:
-            mask.data = np.zeros_like(mask.data)
+    (talus,) = (mask for name, mask in images.masks.items() if "talus" in name)
+    talus.data = np.zeros_like(talus.data)
 
 
-def _qform_elsewhere(images: RawImages, _: np.random.Generator) -> None:
-    scan = _only(images.static)
+def _qform_elsewhere(scan: RawImage, _: np.random.Generator) -> None:
     wrong = scan.affine.copy()
     wrong[:3, 3] += (35.0, -50.0, 20.0)
     scan.qform, scan.affine = scan.affine, wrong
 
 
+_STATIC, _MASKS, _LAST = ("static",), ("masks",), ("sequences",)
+_ELSEWHERE = Fault("masks and sequences are in another reference frame", change_all=_other_world)
+
 FAULTS: dict[str, Fault] = {
-    "T01": Fault("the static scan is flipped left to right", _mirror_static),
-    "T02": Fault("the masks hold 0 and 255", _mask_255),
-    "T04": Fault("masks and sequences are in another reference frame", _other_world),
-    "T05": Fault("the masks are flipped left to right", _mirror_masks),
-    "T06": Fault("the static scan has slices three times too thick", _coarse_static),
-    "T07": Fault(
-        "the last sequence has a frame of zeros", _frame_of_zeros, spoils_last_sequence=True
+    "T01": Fault("the static scan is flipped left to right", _STATIC, _mirrored),
+    "T02": Fault("the masks hold 0 and 255", _MASKS, _mask_255),
+    "T04": _ELSEWHERE,
+    "T05": Fault("the masks are flipped left to right", _MASKS, _mirrored),
+    "T06": Fault("the static scan has slices three times too thick", _STATIC + _MASKS, _coarse),
+    "T07": Fault("the last sequence has a frame of zeros", _LAST, _frame_of_zeros),
+    "T08": Fault("the static scan's file is cut short", _STATIC, _truncated),
+    "T10": Fault(
+        "the talus is not in the field of view: its mask is empty", change_all=_talus_cut_off
     ),
-    "T08": Fault("the static scan's file is cut short", _truncated),
-    "T10": Fault("the talus is not in the field of view: its mask is empty", _talus_cut_off),
-    "E01": Fault("static scan and masks are flipped left to right", _mirror_both),
-    "E03": Fault(
-        "the last sequence is one frame short", _one_frame_short, spoils_last_sequence=True
-    ),
-    "E04": Fault("the masks are soft: numbers between 0 and 1", _soft_masks),
-    "E05": Fault("masks and sequences are in another reference frame", _other_world),
-    "E06": Fault("the only sequence is one frame short", _one_frame_short),
+    "E01": Fault("static scan and masks are flipped left to right", _STATIC + _MASKS, _mirrored),
+    "E03": Fault("the last sequence is one frame short", _LAST, _one_frame_short),
+    "E04": Fault("the masks are soft: numbers between 0 and 1", _MASKS, _soft),
+    "E05": _ELSEWHERE,
+    "E06": Fault("the only sequence is one frame short", _LAST, _one_frame_short),
     "E07": Fault(
-        "qform and sform of the static scan disagree; the qform is right", _qform_elsewhere
+        "qform and sform of the static scan disagree; the qform is right", _STATIC, _qform_elsewhere
     ),
-    "E08": Fault("forty voxels of the static scan are not numbers", _few_nan),
-    "E09": Fault("the static scan's header is unreadable", _unreadable_header),
-    "E10": Fault("the only sequence has a frame of zeros", _frame_of_zeros),
-    "E11": Fault("there are no masks", _without_masks),
-    "E12": Fault("there are two static scans", _second_static),
-    "E13": Fault("a block of the static scan is not numbers", _many_nan),
+    "E08": Fault("forty voxels of the static scan are not numbers", _STATIC, _few_nan),
+    "E09": Fault("the static scan's header is unreadable", _STATIC, _unreadable_header),
+    "E10": Fault("the only sequence has a frame of zeros", _LAST, _frame_of_zeros),
+    "E11": Fault("there are no masks", change_all=_without_masks),
+    "E12": Fault("there are two static scans", change_all=_second_static),
+    "E13": Fault("a block of the static scan is not numbers", _STATIC, _many_nan),
 }
 """By subject."""

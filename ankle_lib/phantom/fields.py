@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Distance = Callable[[Tensor], Tensor]
-"""Maps points (..., 3) in mm to signed distances (...) in mm, negative inside."""
+from ankle_lib.geometry import Box, bounding_box
+
+INTERPOLATION_GAIN = 1.5**1.5
+"""Restores the variance that trilinear interpolation takes: 2/3 along each axis on average."""
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Field:
     ----------
     values : Tensor (C, X, Y, Z)
     origin_mm : Tensor (3,), on the CPU
-        Centre of the first voxel in the reference frame.
+        Centre of the first voxel in the reference frame: the grid's smallest coordinates.
     spacing_mm : float
     """
 
@@ -46,31 +47,26 @@ class Field:
         return x, y, z
 
     @property
-    def low(self) -> Tensor:
-        """Smallest coordinates (3,) in mm."""
-        return self.origin_mm
-
-    @property
     def high(self) -> Tensor:
         """Largest coordinates (3,) in mm."""
         return self.origin_mm + self.spacing_mm * (torch.tensor(self.shape) - 1)
 
-    def points(self, block: tuple[slice, slice, slice] | None = None) -> Tensor:
+    def points(self, block: Box | None = None) -> Tensor:
         """Coordinates (X, Y, Z, 3) in mm of all voxels, or of a block of them."""
-        ranges = [range(n) for n in self.shape]
-        if block is not None:
-            ranges = [r[s] for r, s in zip(ranges, block, strict=True)]
-        start = self.origin_mm + self.spacing_mm * torch.tensor([float(r.start) for r in ranges])
-        shape = (len(ranges[0]), len(ranges[1]), len(ranges[2]))
-        return grid_points(start, self.spacing_mm, shape, self.values.device)
+        i, j, k = block or [slice(0, n) for n in self.shape]
+        start = self.origin_mm + self.spacing_mm * torch.tensor([i.start, j.start, k.start])
+        axes = [
+            first + self.spacing_mm * torch.arange(s.stop - s.start, device=self.values.device)
+            for first, s in zip(start.tolist(), (i, j, k), strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
-    def block(self, low: Tensor, high: Tensor) -> tuple[slice, slice, slice]:
+    def block(self, low: Tensor, high: Tensor) -> Box:
         """Slices of the voxels inside the box ``low`` to ``high`` (3,) in mm; may be empty."""
-        first = torch.ceil((low - self.origin_mm) / self.spacing_mm).long().tolist()
+        first = torch.ceil((low - self.origin_mm) / self.spacing_mm).long().clamp(min=0).tolist()
         last = torch.floor((high - self.origin_mm) / self.spacing_mm).long().tolist()
         i, j, k = (
-            slice(max(a, 0), max(min(b + 1, n), max(a, 0)))
-            for a, b, n in zip(first, last, self.shape, strict=True)
+            slice(a, max(min(b + 1, n), a)) for a, b, n in zip(first, last, self.shape, strict=True)
         )
         return i, j, k
 
@@ -101,8 +97,20 @@ class Field:
         )[0]
 
     def noise(self, grain_mm: tuple[float, float, float], generator: torch.Generator) -> Tensor:
-        """Smooth noise (X, Y, Z) on this grid: see :func:`smooth_noise`."""
-        return smooth_noise(self.shape, self.spacing_mm, grain_mm, generator, self.values.device)
+        """Smooth noise (X, Y, Z) of about unit variance on this grid.
+
+        White noise on a lattice of about ``grain_mm``, interpolated between; the lattice is drawn
+        on the CPU, so that every device sees the same noise.
+        """
+        size = [
+            max(2, round(n * self.spacing_mm / g) + 1)
+            for n, g in zip(self.shape, grain_mm, strict=True)
+        ]
+        lattice = torch.randn(1, 1, *size, generator=generator).to(self.values.device)
+        noise = functional.interpolate(
+            lattice, size=self.shape, mode="trilinear", align_corners=True
+        )
+        return noise[0, 0] * INTERPOLATION_GAIN
 
     def picked(self, channels: slice) -> Field:
         """Some of the channels, sharing memory."""
@@ -110,51 +118,14 @@ class Field:
 
     def cropped(self, keep: Tensor) -> Field:
         """The part of the grid that holds all of ``keep`` (X, Y, Z), and a voxel around it."""
-        block = []
-        for axis in range(3):
-            others = tuple(n for n in range(3) if n != axis)
-            used = keep.any(dim=others[1]).any(dim=others[0]).nonzero()
-            last = self.shape[axis]
-            block.append(slice(max(int(used.min()) - 1, 0), min(int(used.max()) + 2, last)))
-        start = torch.tensor([float(s.start) for s in block])
-        values = self.values[:, block[0], block[1], block[2]].contiguous()
+        box = bounding_box(keep.cpu().numpy(), 1)
+        assert box is not None
+        start = torch.tensor([float(s.start) for s in box])
+        values = self.values[:, *box].contiguous()
         return Field(values, self.origin_mm + self.spacing_mm * start, self.spacing_mm)
 
     def resampled(self, spacing_mm: float) -> Field:
         """The same box on another spacing (trilinear)."""
-        target = Field.empty(self.low, self.high, spacing_mm, 0, self.values.device)
+        target = Field.empty(self.origin_mm, self.high, spacing_mm, 0, self.values.device)
         values = self.sample(target.points(), outside="border")
         return Field(values, target.origin_mm, spacing_mm)
-
-
-def grid_points(
-    start_mm: Tensor, spacing_mm: float, shape: tuple[int, int, int], device: torch.device
-) -> Tensor:
-    """Points (X, Y, Z, 3) in mm of a grid that starts at ``start_mm`` (3,)."""
-    axes = [
-        float(s) + spacing_mm * torch.arange(n, device=device, dtype=torch.float32)
-        for s, n in zip(start_mm, shape, strict=True)
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-
-
-def smooth_noise(
-    shape: tuple[int, int, int],
-    spacing_mm: float,
-    grain_mm: tuple[float, float, float],
-    generator: torch.Generator,
-    device: torch.device,
-) -> Tensor:
-    """Smooth noise of about unit variance on a grid.
-
-    White noise on a lattice of about ``grain_mm``, interpolated between; the lattice is drawn on
-    the CPU, so that every device sees the same noise.
-    """
-    size = [max(2, round(n * spacing_mm / g) + 1) for n, g in zip(shape, grain_mm, strict=True)]
-    lattice = torch.randn(1, 1, *size, generator=generator).to(device)
-    noise = functional.interpolate(lattice, size=shape, mode="trilinear", align_corners=True)
-    return noise[0, 0] * INTERPOLATION_GAIN
-
-
-INTERPOLATION_GAIN = 1.5**1.5
-"""Restores the variance that trilinear interpolation takes: 2/3 along each axis on average."""

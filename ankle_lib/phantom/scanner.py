@@ -7,7 +7,7 @@ the middle of k-space is measured, the rest is filled with zeros, which correlat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ankle_lib.geometry import Box
 from ankle_lib.motion_fields import jacobian_determinant
-from ankle_lib.phantom.anatomy import Anatomy, Bone
+from ankle_lib.phantom.anatomy import Anatomy
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, flow_to_reference
 
@@ -61,7 +62,7 @@ class Scanner:
     rescale_slope: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Coil:
     """Sensitivity of the receiver coil in one scan: it falls off around one point.
 
@@ -132,19 +133,31 @@ def render(
     contrast : "static" or "dynamic"
     """
     shape, affine = grid
-    planes = max(2, MAX_VOXELS // (shape[0] * shape[1]))
-    parts = []
+    device = anatomy.soft.values.device
+    values = torch.zeros(2 + len(BONE_LABELS), *shape, device=device)
+    # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
+    channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
+    planes, smallest = max(2, MAX_VOXELS // (shape[0] * shape[1])), np.inf
     for first in range(0, shape[2], planes):
         offset = np.eye(4)
         offset[2, 3] = first
         to_reference = np.linalg.inv(placement) @ (affine @ offset)
-        part = (shape[0], shape[1], min(planes, shape[2] - first))
-        parts.append(_render_part(anatomy, pose, to_reference, part, contrast))
-    signal, inside, bones = (
-        torch.cat([getattr(part, name) for part in parts], dim=-1)
-        for name in ("signal", "inside", "bones")
-    )
-    return Rendering(signal, inside, bones, min(part.smallest_jacobian for part in parts))
+        inside, signal, *bones = values[..., first : first + planes]
+        coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, signal.shape)
+        smallest = min(smallest, jacobian)
+        soft = anatomy.soft.picked(channels).sample_normalised(coordinates)
+        inside.copy_(soft[0])
+        signal.copy_(soft[1])
+        del coordinates, soft
+        for bone in anatomy.bones.values():
+            to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
+            block, coordinates = _bone_coordinates(bone.look, to_bone, signal.shape)
+            coverage, look = bone.look.picked(channels).sample_normalised(coordinates)
+            signal[block] = signal[block] * (1 - coverage) + look
+            inside[block] = torch.maximum(inside[block], coverage)
+            if bone.name in BONE_LABELS:
+                _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
+    return Rendering(values[1], values[0], values[2:], smallest)
 
 
 def mark(
@@ -177,11 +190,8 @@ def image_static(
     scanner = STATIC_SCANNER
     coil = draw_coil(rendering.inside, voxel_mm, scanner, generator)
     signal = rendering.signal * coil.sensitivity(_axes_mm(rendering.inside, voxel_mm))
-    image = torch.empty_like(signal)
-    for k in range(signal.shape[2]):
-        spectrum = torch.fft.fft2(signal[:, :, k])
-        image[:, :, k] = _reconstruct(spectrum, scanner, generator)
-    return _store(image, scanner)
+    planes = (torch.fft.fft2(plane) for plane in signal.unbind(-1))
+    return _store(_reconstruct(planes, scanner, generator), scanner)
 
 
 def image_frames(
@@ -212,14 +222,8 @@ def image_frames(
             torch.fft.fft2(r.signal * shading, dim=(0, 1))
             for r in renderings[2 * frame : 2 * frame + 3]
         )
-        spectrum = _lines_in_time(before, centre, after)
-        image = torch.stack(
-            [
-                _reconstruct(float(gain) * spectrum[:, :, k], scanner, generator)
-                for k in range(spectrum.shape[2])
-            ],
-            dim=-1,
-        )
+        spectrum = float(gain) * _lines_in_time(before, centre, after)
+        image = _reconstruct(spectrum.unbind(-1), scanner, generator)
         frames.append(image * _near_foot(renderings[2 * frame + 1].inside, voxel_mm))
     return _store(torch.stack(frames, dim=-1), scanner)
 
@@ -274,9 +278,9 @@ def draw_coil(
     centre = (45.0 + float(jitter[0]), -55.0 + float(jitter[1]), float(jitter[2]))
     coil = Coil(centre, scanner.shading, 1.0)
     body = inside > 0.5
-    if not bool(body.any()):
-        return coil
-    return Coil(centre, scanner.shading, coil.sensitivity(_axes_mm(inside, voxel_mm))[body].mean())
+    if bool(body.any()):
+        coil.mean = coil.sensitivity(_axes_mm(inside, voxel_mm))[body].mean()
+    return coil
 
 
 def slice_planes(grid: Grid, samples_per_slice: int) -> Grid:
@@ -294,27 +298,6 @@ def labels(rendering: Rendering) -> NDArray[np.uint8]:
         label[bone >= 0.5] = value
     array: NDArray[np.uint8] = label.to(torch.uint8).cpu().numpy()
     return array
-
-
-def _render_part(
-    anatomy: Anatomy,
-    pose: Pose,
-    to_reference: NDArray[np.float64],
-    shape: tuple[int, int, int],
-    contrast: str,
-) -> Rendering:
-    coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, shape)
-    # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
-    channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
-    inside, signal = anatomy.soft.picked(channels).sample_normalised(coordinates)
-    del coordinates
-    bones = torch.zeros(len(BONE_LABELS), *shape, device=signal.device)
-    for bone in anatomy.bones.values():
-        to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
-        _lay_bone(bone, to_bone, channels, signal, inside)
-        if bone.name in BONE_LABELS:
-            _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
-    return Rendering(signal, inside, bones, jacobian)
 
 
 def _soft_coordinates(
@@ -344,47 +327,31 @@ def _soft_coordinates(
     return full[0].permute(1, 2, 3, 0), float(jacobian.min())
 
 
-def _lay_bone(
-    bone: Bone, to_bone: NDArray[np.float64], channels: slice, signal: Tensor, inside: Tensor
-) -> None:
-    block, coordinates = _bone_coordinates(bone.look, to_bone, signal.shape)
-    if block is None:
-        return
-    coverage, bone_signal = bone.look.picked(channels).sample_normalised(coordinates)
-    signal[block] = signal[block] * (1 - coverage) + bone_signal
-    inside[block] = torch.maximum(inside[block], coverage)
-
-
 def _mark(distance: Field, to_bone: NDArray[np.float64], mask: Tensor) -> None:
     block, coordinates = _bone_coordinates(distance, to_bone, mask.shape)
-    if block is not None:
-        sampled = distance.sample_normalised(coordinates, outside="border")[0]
-        mask[block] = (sampled < 0).to(mask)
+    sampled = distance.sample_normalised(coordinates, outside="border")[0]
+    mask[block] = (sampled < 0).to(mask)
 
 
 def _bone_coordinates(
     field: Field, to_bone: NDArray[np.float64], shape: Sequence[int]
-) -> tuple[tuple[slice, slice, slice] | None, Tensor]:
+) -> tuple[Box, Tensor]:
     """Block of voxels that a bone's box can touch, and their ``grid_sample`` coordinates."""
-    low, high = field.low.double().numpy(), field.high.double().numpy()
+    low, high = field.origin_mm.double().numpy(), field.high.double().numpy()
     corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
     inverse = np.linalg.inv(to_bone)
     voxels = inverse[:3, :3] @ corners + inverse[:3, 3:]
-    first = np.maximum(np.floor(voxels.min(1)), 0).astype(int)
-    last = np.minimum(np.ceil(voxels.max(1)) + 1, shape).astype(int)
-    if np.any(first >= last):
-        return None, torch.empty(0)
-    matrix = field.normalising().numpy() @ to_bone
-    i, j, k = (torch.arange(a, b, dtype=torch.float64) for a, b in zip(first, last, strict=True))
-    columns = torch.from_numpy(matrix).to(torch.float64)
+    first = np.clip(np.floor(voxels.min(1)), 0, shape).astype(int)
+    last = np.clip(np.ceil(voxels.max(1)) + 1, first, shape).astype(int)
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    matrix = torch.from_numpy(field.normalising().numpy() @ to_bone)
     device = field.values.device
-    along = [(axis[:, None] * columns[:, n]).float().to(device) for n, axis in enumerate((i, j, k))]
-    offset = columns[:, 3].float().to(device)
-    coordinates = (
-        along[0][:, None, None] + along[1][None, :, None] + (along[2] + offset)[None, None]
+    x, y, z = (
+        (torch.arange(s.start, s.stop, dtype=torch.float64)[:, None] * matrix[:, axis]).float()
+        for axis, s in enumerate((i, j, k))
     )
-    block = tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    return (block[0], block[1], block[2]), coordinates
+    x, y, z = x.to(device), y.to(device), (z + matrix[:, 3].float()).to(device)
+    return (i, j, k), x[:, None, None] + y[None, :, None] + z[None, None]
 
 
 def _lines_in_time(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
@@ -398,18 +365,18 @@ def _lines_in_time(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
     return torch.where(early, before, torch.where(late, after, centre))
 
 
-def _reconstruct(spectrum: Tensor, scanner: Scanner, generator: torch.Generator) -> Tensor:
-    """Magnitude image (X, Y) from a k-space of which only the middle is measured."""
-    shape = spectrum.shape
-    kept = [torch.fft.fftfreq(n).abs() <= 0.5 * scanner.measured for n in shape]
-    mask = (kept[0][:, None] & kept[1][None, :]).to(spectrum.device)
-    measured = int(mask.sum())
-    # The noise of the image adds up from the measured lines alone.
-    sd = scanner.noise_sd * shape[0] * shape[1] / measured**0.5
-    noise = torch.randn(2, *shape, generator=generator).to(spectrum.device) * sd
-    noisy = (spectrum + torch.complex(noise[0], noise[1])) * mask
-    image: Tensor = torch.fft.ifft2(noisy).abs()
-    return image
+def _reconstruct(spectra: Iterable[Tensor], scanner: Scanner, generator: torch.Generator) -> Tensor:
+    """Magnitude image (X, Y, Z) from k-spaces (X, Y) of which only the middle is measured."""
+    planes = []
+    for spectrum in spectra:
+        shape = spectrum.shape
+        seen = [torch.fft.fftfreq(n).abs() <= 0.5 * scanner.measured for n in shape]
+        mask = (seen[0][:, None] & seen[1][None, :]).to(spectrum.device)
+        # The noise of the image adds up from the measured lines alone.
+        sd = scanner.noise_sd * shape[0] * shape[1] / int(mask.sum()) ** 0.5
+        noise = torch.randn(2, *shape, generator=generator).to(spectrum.device) * sd
+        planes.append(torch.fft.ifft2((spectrum + torch.complex(*noise)) * mask).abs())
+    return torch.stack(planes, dim=-1)
 
 
 def _axes_mm(image: Tensor, voxel_mm: Sequence[float]) -> list[Tensor]:

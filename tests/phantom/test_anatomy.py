@@ -40,7 +40,7 @@ def gap_mm(anatomy: Anatomy, surface: Surface, pose: Pose, one: str, two: str) -
     between = np.linalg.inv(pose.matrix(fixed.group)) @ pose.matrix(moving.group)
     matrix = torch.from_numpy(between).float()
     carried = surface[0] @ matrix[:3, :3].T + matrix[:3, 3]
-    inside = ((carried > fixed.distance.low) & (carried < fixed.distance.high)).all(-1)
+    inside = ((carried > fixed.distance.origin_mm) & (carried < fixed.distance.high)).all(-1)
     if not inside.any():
         return float("inf")
     # A point outside the second bone lies between the two: what it is off counts.
@@ -68,7 +68,7 @@ def test_every_bone_lies_inside_the_skin(subject):
     _, anatomy = subject
     for bone in anatomy.bones.values():
         points = bone.distance.points()[bone.distance.values[0] < 0]
-        inside = ((points > anatomy.soft.low) & (points < anatomy.soft.high)).all(-1)
+        inside = ((points > anatomy.soft.origin_mm) & (points < anatomy.soft.high)).all(-1)
         assert anatomy.soft.sample(points[inside])[0].min() > 0.99, bone.name
 
 
