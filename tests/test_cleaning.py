@@ -21,7 +21,7 @@ from ankle_lib.cleaning.laterality import (
     masks_fit_image,
     side_from_bones,
 )
-from ankle_lib.cleaning.placing import Foot, best_affine, same_grid
+from ankle_lib.cleaning.placing import best_affine, coarse, same_grid
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, corner_distance_mm, rigid, world_to_voxel
 from ankle_lib.manifest.layouts import read_clean_cohort
@@ -69,8 +69,8 @@ def flipped_masks(ankle: ToyAnkle) -> dict[str, Volume]:
 def test_a_good_subject_is_left_as_it_is(ankle: ToyAnkle, tmp_path: Path) -> None:
     cleaned = clean(ankle, tmp_path)
     assert cleaned.included
-    assert cleaned.corrections == ()
-    assert cleaned.notes == ()
+    assert cleaned.corrections == []
+    assert cleaned.notes == []
     assert cleaned.static is not None
     assert np.array_equal(cleaned.static.volume.data, ankle.static.data)
     for bone in BONES:
@@ -413,7 +413,7 @@ def test_side_that_is_not_documented_is_taken_from_the_bones(
 ) -> None:
     cleaned = clean(ankle, tmp_path, side=None)
     assert cleaned.side == "left"
-    assert cleaned.notes == ("no side is documented: left, from the bones",)
+    assert cleaned.notes == ["no side is documented: left, from the bones"]
 
 
 # --- small parts ---------------------------------------------------------------------------------
@@ -458,7 +458,7 @@ def test_same_grid_is_half_a_voxel(ankle: ToyAnkle) -> None:
 def test_best_affine_prefers_the_first_when_nothing_differs(ankle: ToyAnkle) -> None:
     own = ankle.sequence.affine
     name, overlaps = best_affine(
-        ankle.sequence.frame(0), Foot.of(ankle.static), {"own": own, "same": own.copy()}
+        ankle.sequence.frame(0), coarse(ankle.static), {"own": own, "same": own.copy()}
     )
     assert name == "own"
     assert overlaps["own"] == overlaps["same"] > 0.9

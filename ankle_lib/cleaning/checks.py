@@ -1,6 +1,6 @@
 """Each file and each bone of a subject for itself: it is what it should be, is repaired, or is not.
 
-What is found goes into a `Log`: reasons why the subject cannot be used, corrections, notes.
+What is found goes into `Findings`: reasons why the subject cannot be used, corrections, notes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.manifest.schema import Geometry, Sequence, Subject
+from ankle_lib.manifest.schema import Geometry, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Header, Volume, canonical_voxel_size, load, read_header
 
@@ -56,8 +56,8 @@ class Correction:
 
 
 @dataclass
-class Log:
-    """Collects the findings about one subject."""
+class Findings:
+    """What was found out about one subject."""
 
     reasons: list[Reason] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
@@ -71,6 +71,10 @@ class Log:
         """Add a change of one file."""
         self.corrections.append(Correction(path.name, kind, text))
 
+    def drop(self, sequence: Path, text: str) -> None:
+        """Say why a sequence is not used."""
+        self.correct(sequence, "sequence dropped", f"dropped: {text}")
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -81,13 +85,23 @@ class Scan:
     header: Header
     volume: Volume
 
+    @property
+    def scale(self) -> float | None:
+        """Slope with which it is stored as int16 without loss; None to store it as it is.
+
+        Where a scanner's integers were scaled, the same slope stores them again.
+        """
+        header = self.header
+        fits = header.dtype == np.int16 and header.intercept == 0 and header.slope > 0
+        return header.slope if fits and self.volume.data.dtype.kind == "f" else None
+
     def with_image(self, data: NDArray, affine: NDArray | None = None) -> Scan:
         """Return the same scan with a corrected image, in the same place unless told otherwise."""
         place = self.volume.affine if affine is None else affine
         return replace(self, volume=Volume(data, place))
 
 
-def read_static(subject: Subject, geometry: Geometry, log: Log) -> Scan | None:
+def read_static(subject: Subject, geometry: Geometry, log: Findings) -> Scan | None:
     """Return the one static scan, or None with the reasons in the log."""
     if len(subject.static) != 1:
         kind = "several static scans" if subject.static else "no static scan"
@@ -118,7 +132,7 @@ def read_static(subject: Subject, geometry: Geometry, log: Log) -> Scan | None:
     return filled
 
 
-def read_masks(subject: Subject, log: Log) -> dict[str, Scan]:
+def read_masks(subject: Subject, log: Findings) -> dict[str, Scan]:
     """Return the readable masks, made binary; reasons for the others are in the log."""
     missing = [bone for bone in BONES if bone not in subject.masks]
     if missing:
@@ -128,25 +142,49 @@ def read_masks(subject: Subject, log: Log) -> dict[str, Scan]:
     for bone in (bone for bone in BONES if bone in subject.masks):
         path = subject.masks[bone]
         try:
-            masks[bone] = _binary(Scan(bone, path, read_header(path), load(path)), log)
+            scan = Scan(bone, path, read_header(path), load(path))
+            if scan.volume.n_frames != 1:
+                raise AnkleError(f"has {scan.volume.n_frames} frames, expected one")
+            scan, problem = _filled(scan, log)
+            if problem:
+                raise AnkleError(problem)
+            mask, correction = binarise(scan.volume.data)
+            masks[bone] = scan.with_image(mask)
+            if correction:
+                log.correct(path, "binarised", correction)
         except AnkleError as error:
             log.exclude("mask unusable", f"{bone} mask: {_without_folder(error, path)}")
     return masks
 
 
-def read_sequences(subject: Subject, geometry: Geometry, log: Log) -> list[Scan]:
+def read_sequences(subject: Subject, geometry: Geometry, log: Findings) -> list[Scan]:
     """Return the usable sequences; say of every other why it is dropped."""
     usable = []
     for sequence in subject.sequences:
-        scan, problems = _read_sequence(sequence, geometry, log)
-        if problems or scan is None:
-            log.correct(sequence.path, "sequence dropped", "dropped: " + ", ".join(problems))
+        path, problems = sequence.path, []
+        try:
+            header = read_header(path)
+            wrong_size = _wrong_voxel_size(header, geometry.dynamic_voxel_mm, geometry.tolerance)
+            problems += [wrong_size] if wrong_size else []
+            if header.n_frames != geometry.n_frames:
+                problems.append(f"{header.n_frames} frames, expected {geometry.n_frames}")
+            scan, problem = _filled(Scan(sequence.name, path, header, load(path)), log)
+        except AnkleError as error:
+            log.drop(path, ", ".join([*problems, _without_folder(error, path)]))
+            continue
+        problems += [problem] if problem else []
+        volume = scan.volume
+        empty = [str(i) for i in range(volume.n_frames) if not volume.frame(i).data.any()]
+        if empty:
+            problems.append(f"only 0 in frame{'s' if len(empty) > 1 else ''} {', '.join(empty)}")
+        if problems:
+            log.drop(path, ", ".join(problems))
         else:
             usable.append(scan)
     return usable
 
 
-def check_bones(static: Scan, masks: dict[str, Volume], log: Log) -> None:
+def check_bones(static: Scan, masks: dict[str, Volume], log: Findings) -> None:
     """See that each bone is there: of a plausible volume, not cut off, inside the image."""
     voxel_cm3 = float(np.prod(static.volume.voxel_size_mm)) / 1000.0
     for bone, mask in masks.items():
@@ -230,42 +268,7 @@ def in_mm(sizes: Iterable[float]) -> str:
     return " x ".join(f"{size:.3g}" for size in sizes) + " mm"
 
 
-def _binary(scan: Scan, log: Log) -> Scan:
-    if scan.volume.n_frames != 1:
-        raise AnkleError(f"has {scan.volume.n_frames} frames, expected one")
-    filled, problem = _filled(scan, log)
-    if problem:
-        raise AnkleError(problem)
-    mask, correction = binarise(filled.volume.data)
-    if correction:
-        log.correct(scan.path, "binarised", correction)
-    return scan.with_image(mask)
-
-
-def _read_sequence(
-    sequence: Sequence, geometry: Geometry, log: Log
-) -> tuple[Scan | None, list[str]]:
-    problems = []
-    try:
-        header = read_header(sequence.path)
-        wrong_size = _wrong_voxel_size(header, geometry.dynamic_voxel_mm, geometry.tolerance)
-        if wrong_size:
-            problems.append(wrong_size)
-        if header.n_frames != geometry.n_frames:
-            problems.append(f"{header.n_frames} frames, expected {geometry.n_frames}")
-        volume = load(sequence.path)
-    except AnkleError as error:
-        return None, [*problems, _without_folder(error, sequence.path)]
-    scan, problem = _filled(Scan(sequence.name, sequence.path, header, volume), log)
-    if problem:
-        problems.append(problem)
-    empty = [str(i) for i in range(volume.n_frames) if not volume.frame(i).data.any()]
-    if empty:
-        problems.append(f"only 0 in frame{'s' if len(empty) > 1 else ''} {', '.join(empty)}")
-    return scan, problems
-
-
-def _filled(scan: Scan, log: Log) -> tuple[Scan, str | None]:
+def _filled(scan: Scan, log: Findings) -> tuple[Scan, str | None]:
     """Fill a few missing voxels; return a problem if there are too many."""
     data = scan.volume.data
     n_missing = int(data.size - np.count_nonzero(np.isfinite(data)))

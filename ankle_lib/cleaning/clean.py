@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 import pandas as pd
 
 from ankle_lib.cache import remembered
 from ankle_lib.cleaning.checks import (
-    Correction,
-    Log,
-    Reason,
+    Findings,
     Scan,
     check_bones,
     read_masks,
@@ -35,29 +32,18 @@ MAX_JOBS = 8
 """Subjects at a time; each takes about 0.6 GB at the report's grid."""
 
 
-@dataclass(frozen=True)
-class CleanScan:
-    """An image in the common frame of reference, axes posterior, superior, right."""
+@dataclass
+class Cleaned(Findings):
+    """Everything that was found out about one subject, and its clean images.
 
-    volume: Volume
-    scale: float | None
-    """Slope with which it can be stored as int16 without loss; None to store it as it is."""
+    Images are in the common frame of reference, axes posterior, superior, right; None or empty if
+    the subject is not included.
+    """
 
-
-@dataclass(frozen=True)
-class Cleaned:
-    """Everything that was found out about one subject, and its clean images."""
-
-    code: str
-    group: str
-    side: str | None
-    reasons: tuple[Reason, ...]
-    corrections: tuple[Correction, ...]
-    notes: tuple[str, ...]
-    static: CleanScan | None = None
-    """Images are None or empty if the subject is not included."""
+    side: str | None = None
+    static: Scan | None = None
     masks: dict[str, Volume] = field(default_factory=dict)
-    sequences: dict[str, CleanScan] = field(default_factory=dict)
+    sequences: dict[str, Scan] = field(default_factory=dict)
     """4D scans by name, e.g. ``"active_run-01"``."""
 
     @property
@@ -90,34 +76,28 @@ def clean_subject(subject: Subject, geometry: Geometry) -> Cleaned:
     >>> cleaned = clean_subject(cohort.subject("T01"), cohort.geometry)
     >>> cleaned.included, [correction.text for correction in cleaned.corrections]
     """
-    log = Log()
-    static = read_static(subject, geometry, log)
-    masks = read_masks(subject, log)
-    sequences = read_sequences(subject, geometry, log)
-    side: str | None = subject.side
+    cleaned = Cleaned(side=subject.side)
+    static = read_static(subject, geometry, cleaned)
+    masks = read_masks(subject, cleaned)
+    sequences = read_sequences(subject, geometry, cleaned)
     if static is not None:
-        static = choose_static_affine(static, masks, sequences, log)
-        on_grid, carries = masks_on_static(static, masks, log)
+        static = choose_static_affine(static, masks, sequences, cleaned)
+        on_grid, carries = masks_on_static(static, masks, cleaned)
         if len(on_grid) == len(BONES):
-            static, on_grid, side = fix_left_right(static, on_grid, subject, log)
-        check_bones(static, on_grid, log)
-        sequences = sequences_in_frame(static, sequences, carries, log)
+            static, on_grid, cleaned.side = fix_left_right(static, on_grid, subject, cleaned)
+        check_bones(static, on_grid, cleaned)
+        sequences = sequences_in_frame(static, sequences, carries, cleaned)
     if not sequences:
-        dropped = [f"{c.file} {c.text}" for c in log.corrections if c.kind == "sequence dropped"]
-        detail = "; ".join(dropped) if dropped else "there is none"
-        log.exclude("no usable sequence", f"no usable sequence: {detail}")
-    known = subject.code, subject.group, side
-    if log.reasons or static is None:
-        return Cleaned(*known, tuple(log.reasons), (), tuple(log.notes))
-    return Cleaned(
-        *known,
-        (),
-        tuple(log.corrections),
-        tuple(log.notes),
-        _canonical(static),
-        {bone: to_orientation(mask) for bone, mask in on_grid.items()},
-        {sequence.name: _canonical(sequence) for sequence in sequences},
-    )
+        dropped = [c for c in cleaned.corrections if c.kind == "sequence dropped"]
+        detail = "; ".join(f"{c.file} {c.text}" for c in dropped) or "there is none"
+        cleaned.exclude("no usable sequence", f"no usable sequence: {detail}")
+    if cleaned.reasons or static is None:
+        cleaned.corrections.clear()
+        return cleaned
+    cleaned.static = _canonical(static)
+    cleaned.masks = {bone: to_orientation(mask) for bone, mask in on_grid.items()}
+    cleaned.sequences = {sequence.name: _canonical(sequence) for sequence in sequences}
+    return cleaned
 
 
 def clean_cohort(
@@ -190,7 +170,7 @@ def _cleaned_row(subject: Subject, geometry: Geometry, folder: Path) -> dict[str
     shutil.rmtree(folder, ignore_errors=True)
     cleaned = clean_subject(subject, geometry)
     if cleaned.included:
-        _write_images(cleaned, folder)
+        _write_images(cleaned, folder, f"sub-{subject.code}")
     kinds = {sequence.name: sequence.kind for sequence in subject.sequences}
     used = [kinds[name] for name in cleaned.sequences]
     return {
@@ -207,25 +187,19 @@ def _cleaned_row(subject: Subject, geometry: Geometry, folder: Path) -> dict[str
     }
 
 
-def _write_images(cleaned: Cleaned, folder: Path) -> None:
-    name = f"sub-{cleaned.code}"
+def _write_images(cleaned: Cleaned, folder: Path, name: str) -> None:
     assert cleaned.static is not None
-    _save(folder / f"{name}_static.nii.gz", cleaned.static.volume, cleaned.static.scale)
-    for bone, mask in cleaned.masks.items():
-        _save(folder / f"{name}_static_label-{bone}_mask.nii.gz", mask, None)
+    static = cleaned.static
+    images = {"static": (static.volume, static.scale)}
+    images |= {f"static_label-{bone}_mask": (mask, None) for bone, mask in cleaned.masks.items()}
     for sequence, scan in cleaned.sequences.items():
         for index in range(scan.volume.n_frames):
-            file = folder / f"{name}_task-{sequence}_frame-{index:02d}.nii.gz"
-            _save(file, scan.volume.frame(index), scan.scale)
+            frame = scan.volume.frame(index)
+            images[f"task-{sequence}_frame-{index:02d}"] = (frame, scan.scale)
+    for image, (volume, scale) in images.items():
+        save(folder / f"{name}_{image}.nii.gz", volume.data, volume.affine, scale=scale)
 
 
-def _save(path: Path, volume: Volume, scale: float | None) -> None:
-    save(path, volume.data, volume.affine, scale=scale)
-
-
-def _canonical(scan: Scan) -> CleanScan:
-    header, data = scan.header, scan.volume.data
-    # Where a scanner's integers were scaled, the same slope stores them again without loss.
-    fits = header.dtype == np.int16 and header.intercept == 0 and header.slope > 0
-    scale = header.slope if fits and data.dtype.kind == "f" else None
-    return CleanScan(to_orientation(scan.volume), scale)
+def _canonical(scan: Scan) -> Scan:
+    volume = to_orientation(scan.volume)
+    return scan.with_image(volume.data, volume.affine)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.cleaning.checks import Log, Scan
+from ankle_lib.cleaning.checks import Findings, Scan
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
 from ankle_lib.manifest.schema import Subject
@@ -77,7 +77,7 @@ class Flip:
 
 
 def fix_left_right(
-    static: Scan, masks: dict[str, Volume], subject: Subject, log: Log
+    static: Scan, masks: dict[str, Volume], subject: Subject, log: Findings
 ) -> tuple[Scan, dict[str, Volume], str | None]:
     """Mirror image and masks where needed; return them and the side of the foot."""
     if not all(mask.data.any() for mask in masks.values()):

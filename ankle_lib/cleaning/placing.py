@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.cleaning.checks import Log, Scan, in_mm
+from ankle_lib.cleaning.checks import Findings, Scan, in_mm
 from ankle_lib.geometry import (
     apply,
     corner_distance_mm,
@@ -36,31 +35,23 @@ CLEAR_FRAME = 0.05
 """Least difference of foot overlap by which a sequence tells qform from sform."""
 
 
-@dataclass(frozen=True)
-class Foot:
-    """A coarse static foot that sequences are laid onto."""
-
-    mask: Volume
-    image: Volume
-
-    @classmethod
-    def of(cls, static: Volume) -> Foot:
-        """Threshold a static scan and keep every few voxels of it."""
-        steps = tuple(max(1, round(COARSE_MM / size)) for size in static.voxel_size_mm)
-        averaged = ndimage.uniform_filter(static.data.astype(np.float32), steps)
-        image = _every(Volume(averaged, static.affine), steps)
-        return cls(Volume(foot_mask(image.data, REPORT_THRESHOLD), image.affine), image)
+def coarse(volume: Volume) -> Volume:
+    """Average a 3D scan over about 3 mm and keep every few voxels of it."""
+    steps = tuple(max(1, round(COARSE_MM / size)) for size in volume.voxel_size_mm)
+    averaged = ndimage.uniform_filter(volume.data.astype(np.float32), steps)
+    i, j, k = (slice(None, None, step) for step in steps)
+    return Volume(averaged[i, j, k], volume.affine @ np.diag([*steps, 1.0]))
 
 
 def choose_static_affine(
-    static: Scan, masks: dict[str, Scan], sequences: list[Scan], log: Log
+    static: Scan, masks: dict[str, Scan], sequences: list[Scan], log: Findings
 ) -> Scan:
     """Settle a qform and an sform that disagree by what agrees with the other files."""
     affines = affines_of(static.header)
     shape = static.volume.shape
     if len(affines) < 2 or same_grid(shape, affines["sform"], affines["qform"]):
         return static
-    apart = corner_distance_mm(shape, affines["sform"], affines["qform"])
+    apart = f"{corner_distance_mm(shape, affines['sform'], affines['qform']):.1f} mm apart"
     votes = {
         name: sum(_placed_by(mask, static, affine) for mask in masks.values())
         for name, affine in affines.items()
@@ -70,19 +61,16 @@ def choose_static_affine(
         witness = "the sequences"
         votes = _votes_of_sequences(static, affines, sequences)
     if votes["sform"] == votes["qform"]:
+        sform, qform = (affines[name][:3].round(3).tolist() for name in ("sform", "qform"))
         log.exclude(
             "reference frame unclear",
-            f"static scan: qform {_rounded(affines['qform'])} and sform "
-            f"{_rounded(affines['sform'])} are {apart:.1f} mm apart, and neither masks nor "
+            f"static scan: qform {qform} and sform {sform} are {apart}, and neither masks nor "
             "sequences tell which is right",
         )
         return static
     chosen = max(votes, key=lambda name: votes[name])
-    log.correct(
-        static.path,
-        "qform and sform disagree",
-        f"qform and sform are {apart:.1f} mm apart: {chosen} kept, it agrees with {witness}",
-    )
+    text = f"qform and sform are {apart}: {chosen} kept, it agrees with {witness}"
+    log.correct(static.path, "qform and sform disagree", text)
     return static.with_image(static.volume.data, affines[chosen])
 
 
@@ -97,7 +85,7 @@ def _votes_of_sequences(
     static: Scan, affines: dict[str, NDArray], sequences: list[Scan]
 ) -> dict[str, int]:
     votes = dict.fromkeys(affines, 0)
-    foot = Foot.of(Volume(static.volume.data, affines["sform"]))
+    foot = coarse(Volume(static.volume.data, affines["sform"]))
     # Moving the foot to the qform and moving the sequence the other way are the same.
     back = affines["sform"] @ np.linalg.inv(affines["qform"])
     for sequence in sequences:
@@ -111,7 +99,7 @@ def _votes_of_sequences(
 
 
 def masks_on_static(
-    static: Scan, masks: dict[str, Scan], log: Log
+    static: Scan, masks: dict[str, Scan], log: Findings
 ) -> tuple[dict[str, Volume], list[NDArray]]:
     """Give the masks the static scan's affine.
 
@@ -123,54 +111,45 @@ def masks_on_static(
         Rigid world transforms from other frames of reference, in which masks were found, to the
         static one.
     """
-    on_grid: dict[str, Volume] = {}
+    target, on_grid = static.volume, {}
     carries: list[NDArray] = []
     for bone, mask in masks.items():
-        placed, carry = _onto_static(static, mask, log)
-        if placed is not None:
-            on_grid[bone] = placed
-        shape, affine = static.volume.shape, static.volume.affine
-        known = any(
-            carry is not None and same_grid(shape, carry @ affine, other @ affine)
-            for other in carries
-        )
-        if carry is not None and not known:
-            carries.append(carry)
+        found = mask.volume
+        turned = to_orientation(found, "".join(target.axis_codes))
+        if _placed_by(mask, static, target.affine):
+            on_grid[bone] = Volume(found.data, target.affine)
+        elif turned.shape == target.shape and same_grid(target.shape, target.affine, turned.affine):
+            log.correct(mask.path, "axes reordered", "axes reordered to those of the static scan")
+            on_grid[bone] = Volume(turned.data, target.affine)
+        elif found.shape != target.shape:
+            text = f"{bone} mask: {found.shape} voxels, static scan {target.shape}"
+            log.exclude("mask on another grid", text)
+        else:
+            carry = target.affine @ np.linalg.inv(found.affine)
+            if not is_rigid(carry, tolerance=1e-2):
+                sizes = (
+                    f"{''.join(one.axis_codes)} voxels of {in_mm(one.voxel_size_mm)}"
+                    for one in (found, target)
+                )
+                text = f"{bone} mask: {{}}, static scan {{}}".format(*sizes)
+                log.exclude(
+                    "mask on another grid", f"{text}: no rigid motion leads from one to the other"
+                )
+                continue
+            text = f"given the static header: {_moved(carry)}"
+            log.correct(mask.path, "another reference frame", text)
+            on_grid[bone] = Volume(found.data, target.affine)
+            places = (carry @ target.affine, *(other @ target.affine for other in carries))
+            if not any(same_grid(target.shape, places[0], other) for other in places[1:]):
+                carries.append(carry)
     return on_grid, carries
 
 
-def _onto_static(static: Scan, mask: Scan, log: Log) -> tuple[Volume | None, NDArray | None]:
-    target = static.volume
-    if _placed_by(mask, static, target.affine):
-        return Volume(mask.volume.data, target.affine), None
-    turned = to_orientation(mask.volume, "".join(target.axis_codes))
-    if turned.shape == target.shape and same_grid(target.shape, target.affine, turned.affine):
-        log.correct(mask.path, "axes reordered", "axes reordered to those of the static scan")
-        return Volume(turned.data, target.affine), None
-    if mask.volume.shape != target.shape:
-        log.exclude(
-            "mask on another grid",
-            f"{mask.name} mask: {mask.volume.shape} voxels, static scan {target.shape}",
-        )
-        return None, None
-    carry = target.affine @ np.linalg.inv(mask.volume.affine)
-    if not is_rigid(carry, tolerance=1e-2):
-        log.exclude(
-            "mask on another grid",
-            f"{mask.name} mask: {''.join(mask.volume.axis_codes)} voxels of "
-            f"{in_mm(mask.volume.voxel_size_mm)}, static scan {''.join(target.axis_codes)} of "
-            f"{in_mm(target.voxel_size_mm)}: no rigid motion leads from one to the other",
-        )
-        return None, None
-    log.correct(mask.path, "another reference frame", f"given the static header: {_moved(carry)}")
-    return Volume(mask.volume.data, target.affine), carry
-
-
 def sequences_in_frame(
-    static: Scan, sequences: list[Scan], carries: list[NDArray], log: Log
+    static: Scan, sequences: list[Scan], carries: list[NDArray], log: Findings
 ) -> list[Scan]:
     """Give each sequence the affine that lays its foot onto the static foot."""
-    foot = Foot.of(static.volume)
+    foot = coarse(static.volume)
     placed = []
     for sequence in sequences:
         own = affines_of(sequence.header)
@@ -179,11 +158,8 @@ def sequences_in_frame(
             candidates |= {f"carried {number} {name}": carry @ own[name] for name in own}
         name, overlaps = best_affine(time_mean(sequence.volume), foot, candidates)
         if overlaps[name] < MIN_FOOT_OVERLAP:
-            log.correct(
-                sequence.path,
-                "sequence dropped",
-                f"dropped: its foot overlaps the static one by {overlaps[name]:.2f} (Dice) only",
-            )
+            text = f"its foot overlaps the static one by {overlaps[name]:.2f} (Dice) only"
+            log.drop(sequence.path, text)
             continue
         chosen = candidates[name]
         if not same_grid(sequence.volume.shape, sequence.volume.affine, chosen):
@@ -200,11 +176,15 @@ def sequences_in_frame(
 
 def affines_of(header: Header) -> dict[str, NDArray[np.float64]]:
     """Return the usable affines of a header by name (sform first): one, or two that may differ."""
-    found = {}
-    if header.sform_code > 0 and _usable(header.sform):
-        found["sform"] = header.sform
-    if header.qform_code > 0 and _usable(header.qform):
-        found["qform"] = header.qform
+    forms = {
+        "sform": (header.sform_code, header.sform),
+        "qform": (header.qform_code, header.qform),
+    }
+    found = {
+        name: affine
+        for name, (code, affine) in forms.items()
+        if code > 0 and np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9
+    }
     return found or {header.affine_source: header.affine}
 
 
@@ -215,7 +195,7 @@ def same_grid(shape: tuple[int, int, int], first: NDArray, second: NDArray) -> b
 
 
 def best_affine(
-    frame: Volume, foot: Foot, candidates: Mapping[str, NDArray[np.float64]]
+    frame: Volume, foot: Volume, candidates: Mapping[str, NDArray[np.float64]]
 ) -> tuple[str, dict[str, float]]:
     """Return the name of the affine that lays a dynamic frame best onto the static foot.
 
@@ -226,8 +206,8 @@ def best_affine(
     ----------
     frame : Volume
         One frame of a sequence; its own affine is not used.
-    foot : Foot
-        The static foot.
+    foot : Volume
+        The `coarse` static scan.
     candidates : mapping of name to (4, 4) array
         Affines to try, voxel to world RAS mm, the preferred one first.
 
@@ -236,45 +216,29 @@ def best_affine(
     name : str
     overlaps : dict of name to Dice
     """
-    steps = tuple(max(1, round(COARSE_MM / size)) for size in frame.voxel_size_mm)
-    data = ndimage.uniform_filter(frame.data.astype(np.float32), steps)
     overlaps, correlations = {}, {}
     for name, affine in candidates.items():
-        coarse = _every(Volume(data, affine), steps)
-        overlaps[name], correlations[name] = _agreement(coarse, foot)
+        overlaps[name], correlations[name] = _agreement(coarse(Volume(frame.data, affine)), foot)
     best = max(overlaps.values())
     close = [name for name, overlap in overlaps.items() if overlap >= best - CLEAR_OVERLAP]
     return max(close, key=lambda name: correlations[name]), overlaps
 
 
-def _every(volume: Volume, steps: tuple[int, ...]) -> Volume:
-    return Volume(
-        volume.data[:: steps[0], :: steps[1], :: steps[2]],
-        volume.affine @ np.diag([*steps, 1.0]),
-    )
-
-
-def _usable(affine: NDArray) -> bool:
-    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine[:3, :3])) > 1e-9
-
-
-def _agreement(frame: Volume, foot: Foot) -> tuple[float, float]:
+def _agreement(frame: Volume, foot: Volume) -> tuple[float, float]:
     """Return Dice and correlation of a coarse frame with the static foot, on the frame's grid."""
     voxels = np.indices(frame.shape).reshape(3, -1).T
-    where = world_to_voxel(foot.mask.affine, apply(frame.affine, voxels)).T
-    static_foot = ndimage.map_coordinates(foot.mask.data.astype(np.float32), where, order=1) > 0.5
+    where = world_to_voxel(foot.affine, apply(frame.affine, voxels)).T
+    mask = foot_mask(foot.data, REPORT_THRESHOLD).astype(np.float32)
+    static_foot = ndimage.map_coordinates(mask, where, order=1) > 0.5
     dynamic_foot = foot_mask(frame.data, REPORT_THRESHOLD).ravel()
     total = static_foot.sum() + dynamic_foot.sum()
     overlap = 2.0 * float((static_foot & dynamic_foot).sum()) / float(total) if total else 0.0
     either = static_foot | dynamic_foot
-    static_values = ndimage.map_coordinates(foot.image.data, where, order=1)[either]
-    return overlap, _correlation(static_values, frame.data.ravel()[either])
-
-
-def _correlation(first: NDArray, second: NDArray) -> float:
+    first = ndimage.map_coordinates(foot.data, where, order=1)[either]
+    second = frame.data.ravel()[either]
     if len(first) < 2 or first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
+        return overlap, 0.0
+    return overlap, float(np.corrcoef(first, second)[0, 1])
 
 
 def time_mean(series: Volume) -> Volume:
@@ -286,7 +250,3 @@ def time_mean(series: Volume) -> Volume:
 def _moved(carry: NDArray) -> str:
     shift = float(np.linalg.norm(carry[:3, 3]))
     return f"turned by {rotation_angle_deg(carry):.1f} degrees and shifted by {shift:.1f} mm"
-
-
-def _rounded(affine: NDArray) -> str:
-    return str(np.round(affine[:3], 3).tolist())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ankle_lib.phantom import shapes as drawn
 from ankle_lib.phantom.fields import Field
-from ankle_lib.phantom.motion import GROUPS, Joints, Pose
+from ankle_lib.phantom.motion import GROUPS, Pose
 from ankle_lib.phantom.shapes import (
     GROUP_OF_BONE,
     SKELETON,
@@ -104,7 +104,6 @@ class Bone:
         the dynamic contrast, both multiplied by the coverage.
     """
 
-    name: str
     group: str
     distance: Field
     look: Field
@@ -112,7 +111,7 @@ class Bone:
 
 @dataclass
 class Anatomy:
-    """Bones, soft tissue and joints of one child, in the reference frame.
+    """Bones and soft tissue of one child, in the reference frame.
 
     Attributes
     ----------
@@ -121,8 +120,6 @@ class Anatomy:
         contrast. It goes on under the bones, which are laid over it.
     """
 
-    child: Child
-    joints: Joints
     bones: dict[str, Bone]
     soft: Field
 
@@ -172,16 +169,17 @@ class _Warp:
 
     def box(self, shapes: Sequence[Ellipsoid], margin_mm: float) -> tuple[Tensor, Tensor]:
         """Corners (3,) of a box in the child around shapes of the mean child."""
-        corners = [_extent(shape) for shape in shapes]
-        low = torch.stack([low for low, _ in corners]).amin(0)
-        high = torch.stack([high for _, high in corners]).amax(0)
+        centres = torch.tensor([shape.centre_mm for shape in shapes])
+        turns = [rotation_matrix(torch.tensor(shape.rotation_deg)) for shape in shapes]
+        radii = [torch.tensor(shape.radii_mm) for shape in shapes]
+        reach = torch.stack([(a * r).norm(dim=1) for a, r in zip(turns, radii, strict=True)])
+        low, high = (centres - reach).amin(0), (centres + reach).amax(0)
         scale = self.scale.cpu()
         return low * scale - margin_mm, high * scale + margin_mm
 
 
 def build(
     child: Child,
-    joints: Joints,
     poses: Sequence[Pose],
     *,
     soft_voxel_mm: float,
@@ -191,8 +189,8 @@ def build(
 
     Parameters
     ----------
-    child, joints
-        Who it is, and its hinges (in the child's own reference frame).
+    child
+        Who it is.
     poses
         The poses between which no two bones may touch.
     soft_voxel_mm
@@ -203,17 +201,11 @@ def build(
     device = torch.device(device)
     distances = bone_distances(child, poses, max(DISTANCE_SPACING_MM, soft_voxel_mm), device)
     warp = _Warp(child, device)
-    bones = {
-        name: Bone(
-            name,
-            GROUP_OF_BONE[name],
-            distance,
-            _bone_look(name, distances, child, warp, soft_voxel_mm / 2),
-        )
-        for name, distance in distances.items()
-    }
-    soft = _soft_tissue(child, warp, distances, soft_voxel_mm, device)
-    return Anatomy(child, joints, bones, soft)
+    bones = {}
+    for name, distance in distances.items():
+        look = _bone_look(name, distances, child, warp, soft_voxel_mm / 2)
+        bones[name] = Bone(GROUP_OF_BONE[name], distance, look)
+    return Anatomy(bones, _soft_tissue(child, warp, distances, soft_voxel_mm, device))
 
 
 def bone_distances(
@@ -230,7 +222,7 @@ def bone_distances(
     fields = {}
     for name, shapes in SKELETON.items():
         thicker = 1 + child.bone_radius * float(np.clip(generator.normal(), -2, 2))
-        shapes = tuple(_with_radii(shape, thicker) for shape in shapes)
+        shapes = tuple(shape.thicker(thicker) for shape in shapes)
         low, high = warp.box(shapes, margin)
         field = Field.empty(low, high, spacing_mm, 1, device)
         field.values[0] = warp.distance(field.points(), shapes, blend_mm=1.0)
@@ -258,17 +250,14 @@ def _bone_look(
     name: str, distances: dict[str, Field], child: Child, warp: _Warp, voxel_mm: float
 ) -> Field:
     known = distances[name]
-    partner = _nearest_other(name, distances)
-    plate_offset = _growth_plate_offset(name, warp, known)
-    distance = (
-        Field(
-            torch.stack([known.values[0], partner, plate_offset]), known.origin_mm, known.spacing_mm
-        )
-        .cropped(known.values[0] < CARTILAGE_MM + voxel_mm)
-        .resampled(voxel_mm)
-    )
+    levels = (known.values[0], _nearest_other(name, distances), _plate_offset(name, warp, known))
+    distance = Field(torch.stack(levels), known.origin_mm, known.spacing_mm)
+    distance = distance.cropped(known.values[0] < CARTILAGE_MM + voxel_mm).resampled(voxel_mm)
     surface, partner, plate_offset = distance.values
-    plate = _openness(name, child.age_years) * _coverage(plate_offset, voxel_mm)
+    # The distal plates of tibia and fibula are open at all ages of the cohort; that of the
+    # calcaneus closes between eleven and thirteen.
+    openness = min(max((13.0 - child.age_years) / 2.0, 0.0), 1.0) if name == "calcaneus" else 1.0
+    plate = openness * _coverage(plate_offset, voxel_mm)
     generator = torch.Generator().manual_seed(child.seed * 100 + list(distances).index(name))
 
     near_mm, far_mm = ARTICULAR_REACH_MM
@@ -306,7 +295,7 @@ def _nearest_other(name: str, distances: dict[str, Field]) -> Tensor:
     return nearest
 
 
-def _growth_plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
+def _plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
     """Signed distance (X, Y, Z) in mm to the growth plate's surface; large if there is none."""
     if name not in ("tibia", "fibula", "calcaneus"):
         return torch.full(grid.shape, FAR_MM, device=grid.values.device)
@@ -321,15 +310,6 @@ def _growth_plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
     return offset.abs() * warp.mean_scale - PLATE_HALF_WIDTH_MM
 
 
-def _openness(name: str, age_years: float) -> float:
-    """1 for an open plate, 0 for a closed one.
-
-    The distal plates of tibia and fibula are open at all ages of the cohort; that of the
-    calcaneus closes between eleven and thirteen.
-    """
-    return min(max((13.0 - age_years) / 2.0, 0.0), 1.0) if name == "calcaneus" else 1.0
-
-
 def _soft_tissue(
     child: Child, warp: _Warp, distances: dict[str, Field], voxel_mm: float, device: torch.device
 ) -> Field:
@@ -339,9 +319,11 @@ def _soft_tissue(
     generator = torch.Generator().manual_seed(child.seed * 100 + 99)
     coarse = Field.empty(low, high, COARSE_SPACING_MM, 2, device)
     coarse.values[0] = _skin_distance(coarse, child, warp, distances)
-    coarse.values[1] = _muscle_distance(coarse, coarse.values[0], child, warp)
+    # Muscles are kept a fat's depth under the skin.
+    muscle = warp.distance(coarse.points(), drawn.MUSCLES, blend_mm=1.0)
+    coarse.values[1] = torch.maximum(muscle, coarse.values[0] + child.fat_mm)
     skin, muscle = coarse.sample(soft.points(), outside="border")
-    whole = tuple(slice(0, n) for n in soft.shape)
+    whole = (slice(None),) * 3
     soft.values[0] = _coverage(skin, voxel_mm)
     fat = 1 + 0.08 * soft.noise((4.0, 4.0, 4.0), generator)
     _paint(soft, whole, _coverage(skin, voxel_mm), "skin")
@@ -354,12 +336,10 @@ def _soft_tissue(
     _paint(soft, whole, belly * (bundles.abs() < 0.10), "septum")
     del fibres, bundles, belly, skin, muscle
 
-    for tissue, cords in (
-        ("tendon", (*drawn.TENDONS, *drawn.LIGAMENTS, drawn.FASCIA)),
-        ("vessel", drawn.VESSELS),
-    ):
-        for cord in cords:
-            _paint_cord(soft, cord, warp, tissue)
+    for cord in drawn.TENDONS:
+        _paint_cord(soft, cord, warp, "tendon")
+    for cord in drawn.VESSELS:
+        _paint_cord(soft, cord, warp, "vessel")
     _paint_joint_spaces(soft, distances)
     soft.values[1:] *= soft.values[:1] > 0
     return soft
@@ -375,12 +355,6 @@ def _skin_distance(grid: Field, child: Child, warp: _Warp, distances: dict[str, 
         covered = field.sample(points[block], outside="border")[0] - (child.fat_mm + 1.5)
         skin[block] = -torch.logaddexp(-skin[block] / 2.0, -covered / 2.0) * 2.0
     return skin
-
-
-def _muscle_distance(grid: Field, skin: Tensor, child: Child, warp: _Warp) -> Tensor:
-    """Muscles, kept a fat's depth under the skin."""
-    muscle = warp.distance(grid.points(), drawn.MUSCLES, blend_mm=1.0)
-    return torch.maximum(muscle, skin + child.fat_mm)
 
 
 def _paint(
@@ -431,18 +405,6 @@ def _moved_box(field: Field, matrix: NDArray[np.float64]) -> tuple[Tensor, Tenso
     corners = np.array(list(itertools.product(*zip(field.origin_mm, field.high, strict=True))))
     moved = corners @ matrix[:3, :3].T + matrix[:3, 3]
     return torch.from_numpy(moved.min(0)).float(), torch.from_numpy(moved.max(0)).float()
-
-
-def _extent(shape: Ellipsoid) -> tuple[Tensor, Tensor]:
-    centre = torch.tensor(shape.centre_mm)
-    turned = rotation_matrix(torch.tensor(shape.rotation_deg)) * torch.tensor(shape.radii_mm)
-    reach = turned.norm(dim=1)
-    return centre - reach, centre + reach
-
-
-def _with_radii(shape: Ellipsoid, factor: float) -> Ellipsoid:
-    x, y, z = shape.radii_mm
-    return Ellipsoid(shape.centre_mm, (x * factor, y * factor, z * factor), shape.rotation_deg)
 
 
 def _tensor(array: NDArray[np.float64], device: torch.device) -> Tensor:

@@ -75,10 +75,11 @@ class Fault:
         """Spoil a subject's images."""
         if self.change_all is not None:
             self.change_all(images, generator)
-        for kind in self.kinds if self.change is not None else ():
-            found = list(getattr(images, kind).values())
-            for image in found[-1:] if kind == "sequences" else found:
-                self.change(image, generator)
+        if self.change is not None:
+            for kind in self.kinds:
+                found = list(getattr(images, kind).values())
+                for image in found[-1:] if kind == "sequences" else found:
+                    self.change(image, generator)
 
 
 def to_bytes(image: RawImage) -> bytes:

@@ -149,14 +149,14 @@ def render(
         inside.copy_(soft[0])
         signal.copy_(soft[1])
         del coordinates, soft
-        for bone in anatomy.bones.values():
+        for name, bone in anatomy.bones.items():
             to_bone = np.linalg.inv(pose.matrix(bone.group)) @ to_reference
             block, coordinates = _bone_coordinates(bone.look, to_bone, signal.shape)
             coverage, look = bone.look.picked(channels).sample_normalised(coordinates)
             signal[block] = signal[block] * (1 - coverage) + look
             inside[block] = torch.maximum(inside[block], coverage)
-            if bone.name in BONE_LABELS:
-                _mark(bone.distance, to_bone, bones[BONE_LABELS[bone.name] - 1])
+            if name in BONE_LABELS:
+                _mark(bone.distance, to_bone, bones[BONE_LABELS[name] - 1])
     return Rendering(values[1], values[0], values[2:], smallest)
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -52,6 +52,11 @@ class Ellipsoid:
     """Semi-axes, along the ellipsoid's own x, y and z."""
     rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Rotation vector (axis times angle) that turns the ellipsoid's own axes into the frame's."""
+
+    def thicker(self, factor: float) -> Ellipsoid:
+        """Return the ellipsoid with other radii."""
+        x, y, z = self.radii_mm
+        return replace(self, radii_mm=(x * factor, y * factor, z * factor))
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,22 @@ def smooth_union(
     torch.Tensor
         ``(...)`` signed distances in mm, negative inside, of the type and device of ``points``.
     """
-    parameters = [_tensors(ellipsoid, points) for ellipsoid in ellipsoids]
+    parameters = [
+        [
+            points.new_tensor(ellipsoid.centre_mm),
+            points.new_tensor(ellipsoid.radii_mm),
+            rotation_matrix(torch.tensor(ellipsoid.rotation_deg, dtype=torch.float64)).to(points),
+        ]
+        for ellipsoid in ellipsoids
+    ]
     flat = points.reshape(-1, 3)
     distance = flat.new_empty(len(flat))
     size = CHUNK_POINTS if points.device.type == "cpu" else len(flat)
     for start in range(0, len(flat), max(size, 1)):
         chunk = flat[start : start + size].T.contiguous()
         exponent = chunk.new_full(chunk.shape[1:], -torch.inf)
-        for centre, radii, rotation in parameters:
-            one = ellipsoid_distance(chunk, centre, radii, rotation)
+        for ellipsoid in parameters:
+            one = ellipsoid_distance(chunk, *ellipsoid)
             exponent = torch.logaddexp(exponent, one / -blend_mm)
         distance[start : start + size] = exponent * -blend_mm
     return distance.reshape(points.shape[:-1])
@@ -138,18 +150,6 @@ def rotation_matrix(rotation_deg: torch.Tensor) -> torch.Tensor:
     return torch.linalg.matrix_exp(skew)
 
 
-def _tensors(
-    ellipsoid: Ellipsoid, like: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return centre, radii and rotation matrix with the type and device of ``like``."""
-    rotation = rotation_matrix(torch.tensor(ellipsoid.rotation_deg, dtype=torch.float64))
-    return (
-        like.new_tensor(ellipsoid.centre_mm),
-        like.new_tensor(ellipsoid.radii_mm),
-        rotation.to(like),
-    )
-
-
 def foot_point(x: float, a: float, d: float) -> Millimetres:
     """Foot coordinates in mm → reference frame (x medial, y anterior, z superior) in mm."""
     pitch = math.radians(REFERENCE_DORSIFLEXION_DEG)
@@ -166,25 +166,20 @@ def rod(start: Millimetres, end: Millimetres, radius_mm: float) -> Ellipsoid:
     """A long ellipsoid in the reference frame from ``start`` to ``end``."""
     axis = [b - a for a, b in zip(start, end, strict=True)]
     length = math.hypot(*axis)
-    centre = _between(start, end, 0.5)
+    x, y, z = (a + 0.5 * (b - a) for a, b in zip(start, end, strict=True))
     # Rotation vector that turns z onto the axis: about z × axis.
     angle = math.degrees(math.acos(axis[2] / length))
     norm = math.hypot(axis[0], axis[1]) or 1.0
     rotation = (-axis[1] / norm * angle, axis[0] / norm * angle, 0.0)
-    return Ellipsoid(centre, (radius_mm, radius_mm, 0.55 * length), rotation)
-
-
-def _between(start: Millimetres, end: Millimetres, share: float) -> Millimetres:
-    x, y, z = (a + share * (b - a) for a, b in zip(start, end, strict=True))
-    return (x, y, z)
+    return Ellipsoid((x, y, z), (radius_mm, radius_mm, 0.55 * length), rotation)
 
 
 def _metatarsal(base: Millimetres, head: Millimetres, width_mm: float) -> tuple[Ellipsoid, ...]:
-    third = _between(base, head, 1 / 3)
+    x, y, z = (a + 1 / 3 * (b - a) for a, b in zip(base, head, strict=True))
     return (
         foot_ellipsoid(base, (0.95 * width_mm, 1.3 * width_mm, 1.2 * width_mm)),
         rod(foot_point(*base), foot_point(*head), 0.75 * width_mm),
-        rod(foot_point(*third), foot_point(*head), 0.7 * width_mm),
+        rod(foot_point(x, y, z), foot_point(*head), 0.7 * width_mm),
         foot_ellipsoid(head, (width_mm, 1.15 * width_mm, 1.1 * width_mm)),
     )
 
@@ -256,34 +251,27 @@ TIBIA: tuple[Ellipsoid, ...] = (
 )
 """The distal tibia with plafond and medial malleolus; the last two rows are mostly shaft."""
 
-FIBULA = (
-    Ellipsoid((-25.5, -5.0, -12.0), (5.5, 8.0, 15.0), (0.0, -4.0, 0.0)),
-    Ellipsoid((-24.0, -7.0, 4.0), (6.0, 7.5, 15.0), (0.0, 8.0, 0.0)),
-    rod((-22.5, -8.5, 5.0), (-17.0, -10.0, 62.0), 5.4),
-    rod((-18.5, -10.0, 40.0), (-14.0, -11.0, 135.0), 5.2),
-)
-NAVICULAR = (
-    foot_ellipsoid((7.0, 43.0, -17.0), (15.0, 6.5, 11.0)),
-    foot_ellipsoid((17.0, 42.0, -20.0), (6.5, 6.0, 7.5)),
-)
-CUBOID = (
-    foot_ellipsoid((-14.0, 37.0, -32.5), (11.0, 12.0, 10.0)),
-    foot_ellipsoid((-12.0, 43.0, -30.0), (9.5, 9.0, 9.5)),
-)
-MEDIAL_CUNEIFORM = (foot_ellipsoid((17.5, 59.0, -22.0), (7.0, 11.0, 12.5)),)
-INTERMEDIATE_CUNEIFORM = (foot_ellipsoid((6.0, 56.5, -14.5), (6.5, 8.0, 9.5)),)
-LATERAL_CUNEIFORM = (foot_ellipsoid((-4.5, 58.0, -18.0), (6.3, 10.0, 9.5)),)
-
 SKELETON: dict[str, tuple[Ellipsoid, ...]] = {
     "talus": TALUS,
     "tibia": TIBIA,
     "calcaneus": CALCANEUS,
-    "fibula": FIBULA,
-    "navicular": NAVICULAR,
-    "cuboid": CUBOID,
-    "medial_cuneiform": MEDIAL_CUNEIFORM,
-    "intermediate_cuneiform": INTERMEDIATE_CUNEIFORM,
-    "lateral_cuneiform": LATERAL_CUNEIFORM,
+    "fibula": (
+        Ellipsoid((-25.5, -5.0, -12.0), (5.5, 8.0, 15.0), (0.0, -4.0, 0.0)),
+        Ellipsoid((-24.0, -7.0, 4.0), (6.0, 7.5, 15.0), (0.0, 8.0, 0.0)),
+        rod((-22.5, -8.5, 5.0), (-17.0, -10.0, 62.0), 5.4),
+        rod((-18.5, -10.0, 40.0), (-14.0, -11.0, 135.0), 5.2),
+    ),
+    "navicular": (
+        foot_ellipsoid((7.0, 43.0, -17.0), (15.0, 6.5, 11.0)),
+        foot_ellipsoid((17.0, 42.0, -20.0), (6.5, 6.0, 7.5)),
+    ),
+    "cuboid": (
+        foot_ellipsoid((-14.0, 37.0, -32.5), (11.0, 12.0, 10.0)),
+        foot_ellipsoid((-12.0, 43.0, -30.0), (9.5, 9.0, 9.5)),
+    ),
+    "medial_cuneiform": (foot_ellipsoid((17.5, 59.0, -22.0), (7.0, 11.0, 12.5)),),
+    "intermediate_cuneiform": (foot_ellipsoid((6.0, 56.5, -14.5), (6.5, 8.0, 9.5)),),
+    "lateral_cuneiform": (foot_ellipsoid((-4.5, 58.0, -18.0), (6.3, 10.0, 9.5)),),
     "metatarsal_1": _metatarsal((19.5, 77.0, -25.0), (24.0, 120.0, -43.0), 7.6),
     "metatarsal_2": _metatarsal((8.0, 73.0, -17.0), (13.0, 126.0, -41.0), 5.4),
     "metatarsal_3": _metatarsal((-3.5, 75.0, -21.0), (2.0, 121.0, -42.0), 5.2),
@@ -292,11 +280,11 @@ SKELETON: dict[str, tuple[Ellipsoid, ...]] = {
 }
 """Every bone, each giving way to the ones before it where two come too close."""
 
-GROUP_OF_BONE = {
-    bone: {"talus": "talus", "tibia": "tibia", "fibula": "tibia", "calcaneus": "calcaneus"}.get(
-        bone, "forefoot"
-    )
-    for bone in SKELETON
+GROUP_OF_BONE = dict.fromkeys(SKELETON, "forefoot") | {
+    "talus": "talus",
+    "tibia": "tibia",
+    "fibula": "tibia",
+    "calcaneus": "calcaneus",
 }
 """Which group of :data:`ankle_lib.phantom.motion.GROUPS` each bone moves with."""
 
@@ -344,26 +332,21 @@ TENDONS = (
     Cord(((10.0, -20.0, 60.0), (18.0, -20.0, 6.0), (22.0, -10.0, -20.0), (20.0, 10.0, -42.0)), 2.0),
     Cord(((0.0, -20.0, 50.0), (4.0, -21.0, 0.0), (9.0, -17.0, -20.0), (14.0, 2.0, -35.0),
           (15.0, 32.0, -58.0)), 2.4),
-)  # fmt: skip
-"""Achilles, tibialis anterior, long extensors of the great toe and of the toes, peroneals,
-tibialis posterior, long flexor of the toes, long flexor of the great toe."""
-
-LIGAMENTS = (
+    # Deltoid, anterior talofibular, calcaneofibular, spring, interosseous talocalcaneal and long
+    # plantar ligament; the plantar fascia.
     Cord(((22.0, 3.0, -8.0), (17.0, -8.0, -19.0)), 1.8, 1.5),
     Cord(((-24.0, 2.0, -18.0), (-15.0, 14.0, -24.0)), 1.4),
     Cord(((-25.0, -7.0, -24.0), (-20.0, -15.0, -36.0)), 1.4),
     Cord(((14.0, 0.0, -28.0), (16.0, 28.0, -40.0)), 2.0),
     Cord(((0.0, 3.0, -27.0), (-3.0, 6.0, -36.0)), 2.2),
     Cord(((-5.0, -22.0, -50.0), (-12.0, 24.0, -56.0)), 1.8, 3.0),
-)
-"""Deltoid, anterior talofibular, calcaneofibular, spring, interosseous talocalcaneal and long
-plantar."""
+    Cord(tuple(foot_point(*p) for p in ((0.0, -18.0, -63.0), (1.0, 35.0, -66.0),
+         (3.0, 108.0, -55.0))), 1.3, 7.0),
+)  # fmt: skip
+"""Achilles, tibialis anterior, long extensors of the great toe and of the toes, peroneals,
+tibialis posterior, long flexor of the toes, long flexor of the great toe; then ligaments and the
+plantar fascia, which look the same."""
 
-FASCIA = Cord(
-    tuple(foot_point(*p) for p in ((0.0, -18.0, -63.0), (1.0, 35.0, -66.0), (3.0, 108.0, -55.0))),
-    1.3,
-    7.0,
-)
 VESSELS = (
     Cord(((10.0, -24.0, 120.0), (15.0, -23.0, 50.0), (20.0, -22.0, 4.0), (20.0, -12.0, -26.0),
           (13.0, 12.0, -50.0)), 1.8),

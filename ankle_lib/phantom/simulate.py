@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import Tensor
 from ankle_lib.cache import remembered
 from ankle_lib.files import PARTIAL_PREFIX, write_csv, write_json
 from ankle_lib.manifest.document import Manifest, save_manifest
-from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Sequence, Subject
+from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Subject
 from ankle_lib.parallel import run_all
 from ankle_lib.phantom import scanner
 from ankle_lib.phantom.anatomy import build
@@ -126,7 +128,7 @@ def simulate(
         unit="subject",
         progress=progress and not all(_record(out, code).exists() for code in codes),
     )
-    return _write_manifest(out, preset, dict(zip(codes, records, strict=True)))
+    return _write_manifest(out, preset, records)
 
 
 def telling_frames(angles_deg: NDArray[np.float64], static_deg: float) -> tuple[int, ...]:
@@ -159,13 +161,12 @@ def _remembered_subject(
     preset: Preset, out: Path, seed: int, device: str, code: str
 ) -> dict[str, Any]:
     """Simulate a subject unless it is there; return what the manifest says of it."""
-    record, raw = _record(out, code), out / "raw" / code
     work = partial(_simulate_subject, preset, out, seed, device, code)
-    answer = remembered(record, work, settings=[preset, seed])
-    if not all((raw / name).is_file() for name in answer["sha256"]):
-        record.unlink()
-        answer = remembered(record, work, settings=[preset, seed])
-    return answer
+    answer = remembered(_record(out, code), work, settings=[preset, seed])
+    if all((out / name).is_file() for name in answer["sha256"]):
+        return answer
+    _record(out, code).unlink()
+    return remembered(_record(out, code), work, settings=[preset, seed])
 
 
 def _simulate_subject(
@@ -187,28 +188,31 @@ def _simulate_subject(
     images = RawImages(
         {f"{code}_static_3DT1.nii.gz": scan},
         {f"{code}_static_3DT1_segment_{bone}.nii.gz": mask for bone, mask in masks.items()},
-        {_sequence_file(code, name): image for name, (image, _) in taken.items()},
+        {f"{code}_MovieClear_{name}.nii.gz": image for name, (image, _) in taken.items()},
     )
-    write_csv(
-        truth / "motion.csv", pd.DataFrame([row for _, rows in taken.values() for row in rows])
-    )
+    write_csv(truth / "motion.csv", pd.concat([rows for _, rows in taken.values()]))
     if code in FAULTS:
         FAULTS[code].apply(images, np.random.default_rng(recipe.seed + 3))
     checksums = {}
     for name, image in images.files().items():
         content = to_bytes(image)
-        checksums[name] = hashlib.sha256(content).hexdigest()
+        checksums[f"raw/{code}/{name}"] = hashlib.sha256(content).hexdigest()
         (raw / name).write_bytes(content)
     for folder, final in zip((raw, truth), finals, strict=True):
         folder.replace(final)
-    return {
-        "sha256": checksums,
-        "static": list(images.static),
-        "masks": {bone: n for n in images.masks for bone in BONES if bone in n},
-        "sequences": {name: _sequence_file(code, name) for name in taken},
+    subject = {
+        "code": code,
         "group": recipe.group,
         "side": recipe.side,
+        "static": [f"raw/{code}/{name}" for name in images.static],
+        "masks": {bone: f"raw/{code}/{n}" for n in images.masks for bone in BONES if bone in n},
+        "sequences": [
+            {"name": name, "kind": name.split("_")[0], "path": f"raw/{code}/{file}"}
+            for name, file in zip(taken, images.sequences, strict=True)
+        ],
+        "notes": [f"injected: {FAULTS[code].note}"] if code in FAULTS else [],
     }
+    return {"sha256": checksums, "subject": subject}
 
 
 class _Examination:
@@ -220,7 +224,6 @@ class _Examination:
         self.noise = torch.Generator().manual_seed(recipe.seed + 2)
         self.anatomy = build(
             recipe.child,
-            recipe.joints,
             ideal_poses(recipe),
             soft_voxel_mm=preset.anatomy_voxel_mm,
             device=device,
@@ -234,67 +237,66 @@ class _Examination:
         _, affine = self.static_grid = self._grid(
             preset.static_shape, preset.static_voxel_mm, STATIC_CENTRE_MM, STATIC_OBLIQUITY_DEG
         )
-        rendering = self._render(self.static_pose, self.static_grid, "static")
+        rendering = scanner.render(
+            self.anatomy, self.static_pose, self.placement, self.static_grid, "static"
+        )
         save(truth / "static_dseg.nii.gz", scanner.labels(rendering), affine)
         stored = scanner.image_static(rendering, preset.static_voxel_mm, self.noise)
         masks = {bone: RawImage(self._read(bone), affine) for bone in BONES}
         return RawImage(stored.cpu().numpy(), affine), masks
 
-    def sequence(self, name: str, truth: Path) -> tuple[RawImage, list[dict[str, Any]]]:
+    def sequence(self, name: str, truth: Path) -> tuple[RawImage, pd.DataFrame]:
         """Make a sequence and a row of the table of motion for each frame; write its truth."""
         preset, voxel_mm = self.preset, self.preset.dynamic_voxel_mm
-        _, affine = grid = self._grid(
+        self.frame_grid = self._grid(
             preset.dynamic_shape, voxel_mm, DYNAMIC_CENTRE_MM, DYNAMIC_OBLIQUITY_DEG
         )
-        samples = preset.slice_samples
+        samples, affine = preset.slice_samples, self.frame_grid[1]
         poses = self._cycle(active=name.startswith("active"))
         renderings = [
             # Between the frames' centres, where only the outer lines of k-space are seen, half
             # as many planes do.
-            self._thick_slices(pose, grid, samples if step % 2 else max(samples // 2, 2))
+            self._thick_slices(pose, samples if step % 2 else max(samples // 2, 2))
             for step, pose in enumerate(poses)
         ]
-        frames = poses[1::2]
+        frames, centres = poses[1::2], renderings[1::2]
         angles = np.array([pose.dorsiflexion_deg for pose in frames])
         gains = 1 - GAIN_LOSS * (angles - angles.min()) / max(float(np.ptp(angles)), 1.0)
         middle = renderings[len(renderings) // 2].inside
         coil = scanner.draw_coil(middle, voxel_mm, scanner.DYNAMIC_SCANNER, self.noise)
         stored = scanner.image_frames(renderings, voxel_mm, gains, coil, self.noise)
-        labels = np.stack([scanner.labels(one) for one in renderings[1::2]], axis=-1)
+        labels = np.stack([scanner.labels(one) for one in centres], axis=-1)
         save(truth / f"{name}_dseg.nii.gz", labels, affine)
         write_json(truth / f"{name}.json", self._poses(frames))
         if name in usable_sequences(self.recipe.code):
             telling = telling_frames(angles, self.static_pose.dorsiflexion_deg)
             for n in telling:
                 file = truth / f"{name}_frame-{n:02d}_sharp.nii.gz"
-                self._write_sharp(file, frames[n], grid, coil, float(gains[n]))
-            last = telling[-1]
-            around = renderings[2 * last : 2 * last + 3]
-            for look, image in self._looks(name, frames[last], grid, around, coil, gains[last]):
+                self._write_sharp(file, frames[n], coil, float(gains[n]))
+            n = telling[-1]
+            around = renderings[2 * n : 2 * n + 3]
+            for look, image in self._looks(name, frames[n], around, coil, gains[n]):
                 step_size = scanner.DYNAMIC_SCANNER.rescale_slope
                 values = step_size * image.cpu().numpy().astype(np.float32)
-                save(truth / look_name(name, last, look), values, affine, scale=step_size)
-        motion = [
+                save(truth / look_name(name, n, look), values, affine, scale=step_size)
+        motion = pd.DataFrame(
             {
                 "sequence": name,
-                "frame": frame,
-                "dorsiflexion_deg": pose.dorsiflexion_deg,
-                "eversion_deg": pose.eversion_deg,
-                "gain": gains[frame],
-                "smallest_jacobian": renderings[2 * frame + 1].smallest_jacobian,
+                "frame": range(len(frames)),
+                "dorsiflexion_deg": angles,
+                "eversion_deg": [pose.eversion_deg for pose in frames],
+                "gain": gains,
+                "smallest_jacobian": [one.smallest_jacobian for one in centres],
             }
-            for frame, pose in enumerate(frames)
-        ]
+        )
         slope, seconds = scanner.DYNAMIC_SCANNER.rescale_slope, 18.0 / preset.n_frames
         return RawImage(stored.cpu().numpy(), affine, slope, frame_seconds=seconds), motion
 
-    def _render(self, pose: Pose, grid: Grid, contrast: str) -> scanner.Rendering:
-        return scanner.render(self.anatomy, pose, self.placement, grid, contrast)
-
     def _thick_slices(
-        self, pose: Pose, grid: Grid, samples: int, contrast: str = "dynamic"
+        self, pose: Pose, samples: int, contrast: str = "dynamic"
     ) -> scanner.Rendering:
-        fine = self._render(pose, scanner.slice_planes(grid, samples), contrast)
+        planes = scanner.slice_planes(self.frame_grid, samples)
+        fine = scanner.render(self.anatomy, pose, self.placement, planes, contrast)
         return scanner.thick(fine, samples)
 
     def _read(self, bone: str) -> NDArray[np.uint8]:
@@ -305,9 +307,7 @@ class _Examination:
         mask = scanner.mark(drawn, bone, self.static_pose, self.placement, self.static_grid)
         return mask.cpu().numpy().astype(np.uint8)
 
-    def _write_sharp(
-        self, file: Path, pose: Pose, frame_grid: Grid, coil: scanner.Coil, gain: float
-    ) -> None:
+    def _write_sharp(self, file: Path, pose: Pose, coil: scanner.Coil, gain: float) -> None:
         """Write one frame without noise on the static grid, cut to the bones."""
         shape, affine = self.static_grid
         i, j, k = (-(-n // SHARP_SEARCH) for n in shape)
@@ -322,72 +322,65 @@ class _Examination:
         i, j, k = (int(n) for n in np.minimum(found.max(axis=0) + margin + 1, shape) - low)
         around = affine.copy()
         around[:3, 3] += affine[:3, :3] @ low
-        rendering = self._render(pose, ((i, j, k), around), "dynamic")
-        sharp = scanner.image_sharp(rendering, around, frame_grid, coil, gain)
+        part = (i, j, k), around
+        rendering = scanner.render(self.anatomy, pose, self.placement, part, "dynamic")
+        sharp = scanner.image_sharp(rendering, around, self.frame_grid, coil, gain)
         save(file, sharp.cpu().numpy(), around, scale=SHARP_STEP)
 
     def _looks(
         self,
         name: str,
         pose: Pose,
-        grid: Grid,
         around: list[scanner.Rendering],
         coil: scanner.Coil,
         gain: float,
-    ) -> list[tuple[str, Tensor]]:
+    ) -> Iterator[tuple[str, Tensor]]:
         """Stored integers (X, Y, Z) of one frame taken in other ways.
 
         ``around`` are its renderings before, at and after its centre; under another contrast the
         foot holds still. Signals are means across a slice, so what holds for points, that fat
         suppression takes away a part of the T1 contrast, holds for slices too.
         """
-        code, usual = self.recipe.code, scanner.DYNAMIC_SCANNER
         # noise of its own, so that no other file changes with the looks
-        own = self.recipe.seed + 10 + sequences_of(code).index(name)
+        own = self.recipe.seed + 10 + sequences_of(self.recipe.code).index(name)
         noise = torch.Generator().manual_seed(own)
-        centre = around[1]
+        usual = scanner.DYNAMIC_SCANNER
         marrow = [signal(TISSUES["marrow"], contrast) for contrast in (FFE, STATIC_T1)]
-        static = self._thick_slices(pose, grid, self.preset.slice_samples, "static").signal
-        t1 = static * (marrow[0] / marrow[1])
-        ways = {
-            "fat-suppressed": ([centre.signal - FAT_SUPPRESSION * t1] * 3, usual),
-            "noisy": (
-                [one.signal for one in around],
-                replace(usual, noise_sd=NOISY * usual.noise_sd),
-            ),
-            "t1": ([t1] * 3, usual),
-        }
-        looks = []
-        for look, (signals, used) in ways.items():
-            steps = [replace(centre, signal=one) for one in signals]
+        static = self._thick_slices(pose, self.preset.slice_samples, "static").signal
+        t1 = replace(around[1], signal=static * (marrow[0] / marrow[1]))
+        suppressed = replace(t1, signal=around[1].signal - FAT_SUPPRESSION * t1.signal)
+        for look, renderings, used in (
+            ("fat-suppressed", [suppressed] * 3, usual),
+            ("noisy", around, replace(usual, noise_sd=NOISY * usual.noise_sd)),
+            ("t1", [t1] * 3, usual),
+        ):
             size, gains = self.preset.dynamic_voxel_mm, np.array([gain])
-            image = scanner.image_frames(steps, size, gains, coil, noise, used)
-            looks.append((look, image[..., 0]))
-        return looks
+            image = scanner.image_frames(renderings, size, gains, coil, noise, used)
+            yield look, image[..., 0]
 
     def _cycle(self, *, active: bool) -> list[Pose]:
         """Poses at half-frame steps, from before the first frame's centre to after the last's."""
-        recipe, draw, n = self.recipe, self.draw, self.preset.n_frames
+        draw, n = self.draw, self.preset.n_frames
         times = np.clip((np.arange(2 * n + 1) - 1) / (2 * (n - 1)), 0, 1)
-        angles = cycle(
-            times,
-            lowest_deg=recipe.lowest_deg,
-            highest_deg=recipe.highest_deg,
-            active=active,
-            generator=draw,
-        )
-        # The child has moved between the scans; the fixation gives during one, and trembles.
+        lowest, highest = self.recipe.lowest_deg, self.recipe.highest_deg
+        angles = cycle(times, lowest_deg=lowest, highest_deg=highest, active=active, generator=draw)
+        # Degrees about, and mm along, x, y and z: the child has moved between the scans; the
+        # fixation gives during one; and the whole leg trembles.
         offset = np.concatenate([draw.normal(0, 2.0, 3), np.clip(draw.normal(0, 2.0, 3), -4, 4)])
         give = draw.normal(0, 1.0 if active else 0.4, 6)
         course = (angles - angles.min()) / max(float(np.ptp(angles)), 1.0)
-        movement = offset + course[:, None] * give + _tremble(times, draw)
+        tremble = np.zeros((len(times), 6))
+        for axis, cycles in itertools.product(range(6), (3, 5, 7)):
+            phase = draw.uniform(0, 2 * np.pi)
+            tremble[:, axis] += TREMBLE * np.sin(2 * np.pi * cycles * times + phase)
+        movement = offset + course[:, None] * give + tremble
         pivot = np.array([0.0, 0.0, 30.0])
         poses = []
         for angle, moved in zip(angles, movement, strict=True):
             rotation = Rotation.from_rotvec(moved[:3], degrees=True)
             shift = pivot - rotation.apply(pivot) + moved[3:]
             tibia = RigidTransform.from_components(shift, rotation)
-            poses.append(recipe.pose(float(angle), tibia))
+            poses.append(self.recipe.pose(float(angle), tibia))
         return poses
 
     def _poses(self, frames: list[Pose]) -> dict[str, Any]:
@@ -429,16 +422,6 @@ class _Examination:
         return shape, affine
 
 
-def _tremble(times: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
-    """Small movements of the whole leg (N, 6): degrees about, and mm along, x, y and z."""
-    movement = np.zeros((len(times), 6))
-    for axis in range(6):
-        for cycles in (3, 5, 7):
-            phase = draw.uniform(0, 2 * np.pi)
-            movement[:, axis] += TREMBLE * np.sin(2 * np.pi * cycles * times + phase)
-    return movement
-
-
 def _placement(recipe: Recipe, draw: np.random.Generator) -> NDArray[np.float64]:
     """Reference frame → world RAS (4, 4): how the leg lies; a right foot is a mirrored left one."""
     matrix = np.eye(4)
@@ -447,41 +430,18 @@ def _placement(recipe: Recipe, draw: np.random.Generator) -> NDArray[np.float64]
     return matrix @ np.diag([1.0 if recipe.side == "left" else -1.0, 1.0, 1.0, 1.0])
 
 
-def _sequence_file(code: str, name: str) -> str:
-    return f"{code}_MovieClear_{name}.nii.gz"
-
-
-def _write_manifest(out: Path, preset: Preset, records: dict[str, dict[str, Any]]) -> Path:
-    subjects = []
-    checksums: dict[Path, str] = {}
-    for code, record in records.items():
-        folder = Path("raw") / code
-        checksums |= {folder / name: digest for name, digest in record["sha256"].items()}
-        subjects.append(
-            Subject(
-                code=code,
-                group=record["group"],
-                side=record["side"],
-                static=[folder / name for name in record["static"]],
-                masks={bone: folder / name for bone, name in record["masks"].items()},
-                sequences=[
-                    Sequence(name=name, kind=name.split("_")[0], path=folder / file)
-                    for name, file in record["sequences"].items()
-                ],
-                notes=[f"injected: {FAULTS[code].note}"] if code in FAULTS else [],
-            )
-        )
-    geometry = Geometry(
-        static_voxel_mm=preset.static_voxel_mm,
-        dynamic_voxel_mm=preset.dynamic_voxel_mm,
-        n_frames=preset.n_frames,
-    )
+def _write_manifest(out: Path, preset: Preset, records: list[dict[str, Any]]) -> Path:
+    checksums = {Path(file): digest for one in records for file, digest in one["sha256"].items()}
     cohort = Cohort(
         name="phantom",
         description=f"Simulated children's ankles, preset {preset.name}",
         licence="MIT",
         source=LocalSource(type="local", root=".", sha256=checksums),
-        geometry=geometry,
-        subjects=subjects,
+        geometry=Geometry(
+            static_voxel_mm=preset.static_voxel_mm,
+            dynamic_voxel_mm=preset.dynamic_voxel_mm,
+            n_frames=preset.n_frames,
+        ),
+        subjects=[Subject.model_validate(one["subject"]) for one in records],
     )
     return save_manifest(out / "manifest.yaml", Manifest(version=1, cohorts=[cohort]))

@@ -18,7 +18,7 @@ SHAPE, VOXEL_MM = (64, 64, 5), (1.6, 1.6, 8.0)
 @pytest.fixture(scope="module")
 def subject() -> tuple[Recipe, Anatomy]:
     recipe = draw_recipe("T09", 2020)
-    return recipe, build(recipe.child, recipe.joints, [recipe.pose(-5)], soft_voxel_mm=2.0)
+    return recipe, build(recipe.child, [recipe.pose(-5)], soft_voxel_mm=2.0)
 
 
 def image_grid() -> np.ndarray:
