@@ -21,7 +21,6 @@ CONVENTION = "world RAS mm, static to frame"
 MAX_BYTES = 64 * 1024**2
 """A pose takes about 500 bytes, so this is more than 100 000 of them."""
 
-_ITK_TYPES = ("AffineTransform_double_3_3", "MatrixOffsetTransformBase_double_3_3")
 _SMALLEST_DETERMINANT = 1e-6
 
 
@@ -138,38 +137,10 @@ def write_itk(path: str | os.PathLike[str], matrix: ArrayLike) -> Path:
     return write_text(
         path,
         "#Insight Transform File V1.0\n#Transform 0\n"
-        f"Transform: {_ITK_TYPES[0]}\n"
+        "Transform: AffineTransform_double_3_3\n"
         f"Parameters: {' '.join(repr(float(x)) for x in parameters)}\n"
         "FixedParameters: 0 0 0\n",
     )
-
-
-def read_itk(path: str | os.PathLike[str]) -> Matrix:
-    """Read an affine ITK ``.tfm`` (text) into a world matrix, moving to fixed."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        fields = [line.split(":", 1) for line in lines if ":" in line]
-        values = {key: np.array(text.split(), dtype=np.float64) for key, text in fields[1:]}
-        kind, parameters, centre = (
-            fields[0][1].strip(),
-            values["Parameters"],
-            values["FixedParameters"],
-        )
-    except OSError as error:
-        raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, KeyError, IndexError):
-        raise AnkleError(f"{path}: not a text file with one ITK transform (.tfm)") from None
-    known = kind in _ITK_TYPES and parameters.shape == (12,) and centre.shape == (3,)
-    if not (known and len(fields) == 3 and np.isfinite([*parameters, *centre]).all()):
-        raise AnkleError(
-            f"{path}: {kind} is not one affine transform in 3D: save it as {_ITK_TYPES[0]}"
-        )
-    lps = np.eye(4)
-    lps[:3, :3] = parameters[:9].reshape(3, 3)
-    lps[:3, 3] = parameters[9:] + centre - lps[:3, :3] @ centre
-    if abs(np.linalg.det(lps)) < _SMALLEST_DETERMINANT:
-        raise AnkleError(f"{path}: the transform cannot be inverted")
-    return to_itk(lps)
 
 
 def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:

@@ -44,6 +44,9 @@ CORRELATION_BINS = 40
 MAX_JOBS = 4
 """Subjects at a time; each takes about 1.5 GB at the report's grid."""
 
+Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""Of the two tables of `Extraction`."""
+
 
 @dataclass(frozen=True)
 class Extraction:
@@ -102,7 +105,10 @@ def count_cohort(
         unit="subject",
         progress=progress,
     )
-    return _joined(parts)
+    counted = _tables([rows for subject in parts for rows in subject])
+    # a few rows per subject instead of thousands
+    sums = counted.correlations.groupby(["subject", "bone", "correlation"], sort=False)
+    return Extraction(counted.images, sums["n_patches"].sum().reset_index())
 
 
 def count_patches(
@@ -125,6 +131,10 @@ def count_patches(
         An item counts for each bone whose label is known there, or for the bone that its patches
         show.
     """
+    return _tables([_rows(task, items, rules, device)])
+
+
+def _rows(task: str, items: Iterable[Item], rules: Rules, device: torch.device | str) -> Rows:
     images: list[dict[str, Any]] = []
     correlations: list[dict[str, Any]] = []
     for item in items:
@@ -150,6 +160,11 @@ def count_patches(
             "variance": float((expected * (1 - expected / rule.tries)).sum()),
         }
         images += [row | {"bone": bone} for bone in ([item.bone] if item.bone else item.labels)]
+    return images, correlations
+
+
+def _tables(parts: Sequence[Rows]) -> Extraction:
+    images, correlations = ([row for part in parts for row in part[table]] for table in (0, 1))
     columns = ["task", "subject", "image", "bone", "n_slices", "n_tries", "n_in_region"]
     return Extraction(
         pd.DataFrame(images, columns=[*columns, "n_patches", "variance"]),
@@ -194,30 +209,18 @@ def _count_subject(
     static_mm: float,
     dynamic_mm: float | None,
     device: torch.device | str,
-) -> Extraction:
+) -> list[Rows]:
     one = [subject]
     task = STATIC_SEGMENTATION
-    parts = [count_patches(task.name, static_items(one, masked), task.rule(static_mm), device)]
+    parts = [_rows(task.name, static_items(one, masked), task.rule(static_mm), device)]
     if dynamic_mm is not None:
         task = RECONSTRUCTION
         pairs = reconstruction_items(one, accepted)
-        parts.append(count_patches(task.name, pairs, task.rules(dynamic_mm), device))
+        parts.append(_rows(task.name, pairs, task.rules(dynamic_mm), device))
         task = DYNAMIC_SEGMENTATION
         frames = dynamic_items(one, masked, accepted)
-        parts.append(count_patches(task.name, frames, task.rule(dynamic_mm), device))
-    extraction = _joined(parts)
-    # a few rows per subject instead of thousands
-    sums = extraction.correlations.groupby(["subject", "bone", "correlation"], sort=False)
-    return Extraction(extraction.images, sums["n_patches"].sum().reset_index())
-
-
-def _joined(parts: Sequence[Extraction]) -> Extraction:
-    """Return the rows of all parts that have any."""
-    joined = []
-    for tables in ([part.images for part in parts], [part.correlations for part in parts]):
-        filled = [table for table in tables if len(table)]
-        joined.append(pd.concat(filled, ignore_index=True) if filled else tables[0])
-    return Extraction(*joined)
+        parts.append(_rows(task.name, frames, task.rule(dynamic_mm), device))
+    return parts
 
 
 def _histogram(item: Item, values: Tensor, share: float) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import bounding_box
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.rules import PatchRule, admissible_positions
 from ankle_lib.presets import BONES
@@ -143,7 +145,9 @@ def as_slices(
     missing = [max(0, rule.size[axis] - item.image.shape[axis]) for axis in (0, 1)]
     full = [item.image.shape[axis] + missing[axis] for axis in (0, 1)]
     n_positions = (full[0] - height + 1) * (full[1] - width + 1)
-    rows, columns = _surroundings(item.region, rule)
+    reach = [side + side // 2 for side in rule.size]
+    box = bounding_box(item.region, (*reach, 0)) if rule.min_fraction > 0 else None
+    rows, columns, _ = box or (slice(0, length) for length in item.image.shape)
     before = (missing[0] // 2, missing[1] // 2)
 
     def laid_out(array: NDArray, fill: float, dtype: torch.dtype) -> Tensor:
@@ -177,21 +181,6 @@ def _check_labels(item: Item, labels: Sequence[str]) -> None:
     unknown = [label for label in item.labels if label not in labels]
     if unknown:
         raise AnkleError(f"{item}: label {unknown[0]!r} is none of {', '.join(labels)}")
-
-
-def _surroundings(region: NDArray[np.bool_], rule: PatchRule) -> tuple[slice, slice]:
-    """Return rows and columns that hold every patch with a part of the region, and some more."""
-    whole = slice(0, region.shape[0]), slice(0, region.shape[1])
-    if rule.min_fraction == 0 or not region.any():
-        return whole
-    found = []
-    for axis, others in ((0, (1, 2)), (1, (0, 2))):
-        filled = np.flatnonzero(region.any(axis=others))
-        reach = rule.size[axis] + rule.size[axis] // 2
-        low = max(int(filled[0]) - reach, 0)
-        high = min(int(filled[-1]) + 1 + reach, region.shape[axis])
-        found.append(slice(low, high))
-    return found[0], found[1]
 
 
 def zscore(data: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -333,10 +322,9 @@ def _by_frame(
 ) -> dict[tuple[str, int], list[RegisteredFrame]]:
     """Return the subject's registrations, frame by frame in order."""
     own = [one for one in accepted if one.subject == subject.code]
-    frames: dict[tuple[str, int], list[RegisteredFrame]] = {}
-    for one in sorted(own, key=lambda one: (one.sequence, one.frame, one.bone)):
-        frames.setdefault((one.sequence, one.frame), []).append(one)
-    return frames
+    own.sort(key=lambda one: (one.sequence, one.frame, one.bone))
+    frames = itertools.groupby(own, key=lambda one: (one.sequence, one.frame))
+    return {frame: list(bones) for frame, bones in frames}
 
 
 def _frame_path(subject: CleanSubject, sequence: str, frame: int) -> Path:

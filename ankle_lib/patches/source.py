@@ -8,7 +8,6 @@ storage.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -108,16 +107,24 @@ class PatchSource:
         self.size = (0, 0)
         kinds: set[bool] = set()
         contexts: set[int] = set()
-        parts: list[_Part] = []
+        parts: list[dict[str, Tensor]] = []
+        self._names: list[tuple[str, int, tuple[int, int]]] = []
+        subjects: list[str] = []
         for item in items:
             rule = rule_of(item, rules)
-            if parts and rule.size != self.size:
+            if kinds and rule.size != self.size:
                 raise AnkleError(f"patches of {rule.size} and {self.size} pixels: use two sources")
             self.size = rule.size
             kinds.add(item.target is None)
             contexts.add(len(item.context))
-            parts.append(_Part.of(item, as_slices(item, rule, labels, device), labels, dtype))
-        parts = [part for part in parts if part.widths]
+            slices = as_slices(item, rule, labels, device)
+            part = _parts_of(item, slices, labels, dtype)
+            if len(part["counts"]):
+                part["shown"] = part["shown"] + len(self._names)
+                parts.append(part)
+                subjects.append(item.subject)
+                name = f"{item.subject} {item.name}" + (f" {item.bone}" if item.bone else "")
+                self._names += [(name, k, slices.corner) for k in part["number"].tolist()]
         if len(kinds) > 1:
             raise AnkleError("some items have labels and others a target: use two sources")
         if len(contexts) > 1:
@@ -127,7 +134,26 @@ class PatchSource:
                 f"no patch of {self.size} pixels obeys {rules}: check the masks, or lower the "
                 "fraction"
             )
-        self._keep(parts)
+        self.subjects = tuple(dict.fromkeys(subjects))
+        self.of_labels = kinds == {True}
+
+        def joined(name: str) -> Tensor:
+            """Lay the parts of all items one after the other."""
+            return torch.cat([part.pop(name) for part in parts]).to(self.device)
+
+        expected = joined("expected")
+        self.expected = float(expected.sum())
+        self._shares = expected.cumsum(0) / expected.sum()
+        self._images, self._targets = joined("images"), joined("targets")
+        self._positions, self._counts = joined("positions"), joined("counts")
+        self._widths, self._heights = joined("widths"), joined("heights")
+        self._black, self._valid, self._shown = joined("black"), joined("valid"), joined("shown")
+        self._firsts = self._counts.cumsum(0) - self._counts
+        sizes = self._widths * self._heights
+        self._bases = sizes.cumsum(0) - sizes
+        self._bits = torch.arange(len(self.labels), dtype=torch.uint8, device=self.device)
+        self._rows = torch.arange(self.size[0], device=self.device)[:, None]
+        self._columns = torch.arange(self.size[1], device=self.device)
 
     @property
     def n_positions(self) -> int:
@@ -211,35 +237,6 @@ class PatchSource:
         row, column = int(where[1]) + top, int(where[2]) + left
         return f"{name}, slice {k}, row {row}, column {column}"
 
-    def _keep(self, parts: list[_Part]) -> None:
-        """Lay all slices one after the other."""
-        self._names = [name for part in parts for name in part.names]
-        self.subjects = tuple(dict.fromkeys(part.subject for part in parts))
-        self._images = torch.cat([part.images for part in parts])
-        self._targets = torch.cat([part.targets for part in parts])
-        self._positions = torch.cat([part.positions for part in parts])
-        self.of_labels = self._targets.dtype == torch.uint8
-        expected = torch.cat([part.expected for part in parts])
-        self.expected = float(expected.sum())
-        self._shares = (expected.cumsum(0) / expected.sum()).to(self.device)
-
-        def table(name: str, dtype: torch.dtype = torch.int64) -> Tensor:
-            values = [value for part in parts for value in getattr(part, name)]
-            return torch.tensor(values, dtype=dtype, device=self.device)
-
-        self._widths, self._heights = table("widths"), table("heights")
-        self._counts, self._black = table("counts"), table("black", torch.float32)
-        self._valid = table("valid", torch.bool)
-        self._firsts = self._counts.cumsum(0) - self._counts
-        firsts = itertools.accumulate((len(part.counts) for part in parts[:-1]), initial=0)
-        shown = [part.shown + first for part, first in zip(parts, firsts, strict=True)]
-        self._shown = torch.cat(shown).to(self.device)
-        sizes = self._widths * self._heights
-        self._bases = sizes.cumsum(0) - sizes
-        self._bits = torch.arange(len(self.labels), dtype=torch.uint8, device=self.device)
-        self._rows = torch.arange(self.size[0], device=self.device)[:, None]
-        self._columns = torch.arange(self.size[1], device=self.device)
-
     def _channels(self, where: Tensor) -> Iterator[Tensor]:
         """Yield the same places on the slice of each channel."""
         for slices in self._shown[where[:, 0]].unbind(1):
@@ -299,55 +296,35 @@ class PatchSource:
         return rows * widths + columns, inside
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The slices of one item that have an admissible position; lists have one entry per slice."""
-
-    subject: str
-    names: list[tuple[str, int, tuple[int, int]]]
-    images: Tensor
-    targets: Tensor
-    positions: Tensor
-    expected: Tensor
-    widths: list[int]
-    heights: list[int]
-    counts: list[int]
-    black: list[float]
-    shown: Tensor
-    """(slices, channels) int64: the slice that each channel shows."""
-    valid: list[list[bool]]
-
-    @classmethod
-    def of(cls, item: Item, slices: Slices, labels: Sequence[str], dtype: torch.dtype) -> _Part:
-        """Keep what drawing needs of an item."""
-        counts = slices.kept.flatten(1).sum(1)
-        used = _with_context(torch.nonzero(counts).flatten().cpu(), item)
-        images = slices.image[used].to(dtype)
-        if not bool(torch.isfinite(images).all()):
-            raise AnkleError(f"{item}: values too large for {dtype}: normalise with zscore first")
-        targets = slices.target[used]
-        if item.target is not None:
-            targets = targets.to(dtype)
-        _, row, column = torch.nonzero(slices.kept, as_tuple=True)
-        beside = used[:, None] + torch.tensor(item.context) if len(used) else used[:, None]
-        height, width = slices.image.shape[1:]
-        known = [True] if item.target is not None else [label in item.labels for label in labels]
-        n = len(used)
-        name = f"{item.subject} {item.name}" + (f" {item.bone}" if item.bone else "")
-        return cls(
-            subject=item.subject,
-            names=[(name, k, slices.corner) for k in used.tolist()],
-            images=images.flatten(),
-            targets=targets.flatten(),
-            positions=(row * width + column).int(),
-            expected=slices.expected[used],
-            widths=[width] * n,
-            heights=[height] * n,
-            counts=counts[used].tolist(),
-            black=[slices.black] * n,
-            shown=torch.searchsorted(used, beside.clamp(used[:1], used[-1:]).contiguous()),
-            valid=[known] * n,
-        )
+def _parts_of(
+    item: Item, slices: Slices, labels: Sequence[str], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Return what drawing needs of an item: pixels, positions, and tables with a row per slice."""
+    counts = slices.kept.flatten(1).sum(1)
+    used = _with_context(torch.nonzero(counts).flatten().cpu(), item)
+    images = slices.image[used].to(dtype)
+    if not bool(torch.isfinite(images).all()):
+        raise AnkleError(f"{item}: values too large for {dtype}: normalise with zscore first")
+    targets = slices.target[used]
+    _, row, column = torch.nonzero(slices.kept, as_tuple=True)
+    beside = used[:, None] + torch.tensor(item.context) if len(used) else used[:, None]
+    height, width = slices.image.shape[1:]
+    known = [True] if item.target is not None else [label in item.labels for label in labels]
+    n = len(used)
+    return {
+        "images": images.flatten(),
+        "targets": targets.flatten().to(targets.dtype if item.target is None else dtype),
+        "positions": (row * width + column).int(),
+        "expected": slices.expected[used],
+        "number": used,
+        "widths": torch.full((n,), width),
+        "heights": torch.full((n,), height),
+        "counts": counts[used],
+        "black": torch.full((n,), slices.black, dtype=torch.float32),
+        "valid": torch.tensor(known).expand(n, -1),
+        # the slice that each channel shows, counted from the item's first
+        "shown": torch.searchsorted(used, beside.clamp(used[:1], used[-1:]).contiguous()),
+    }
 
 
 def _with_context(used: Tensor, item: Item) -> Tensor:

@@ -16,7 +16,7 @@ from ankle_lib.foot.register import (
     verdicts,
 )
 from ankle_lib.geometry import apply, compose, rigid
-from ankle_lib.pose_files import FramePose, read_flirt, read_itk, read_transforms, write_transforms
+from ankle_lib.pose_files import FramePose, read_flirt, read_transforms, write_transforms
 from ankle_lib.registration.moving import bone_grid
 from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, load, resample, save, to_orientation
@@ -117,7 +117,9 @@ def test_other_programs_get_the_same_poses_for_the_files_as_given(scans: Scans, 
         stem = f"frame-0{pose.frame}_label-{pose.bone}"
         flirt = read_flirt(folder / "flirt" / f"{stem}.mat", scans.static_grid, frame_grid)
         np.testing.assert_allclose(flirt, pose.matrix, atol=1e-6)
-        np.testing.assert_allclose(read_itk(folder / "itk" / f"{stem}.tfm"), pose.matrix, atol=1e-9)
+        itk = sitk.ReadTransform(str(folder / "itk" / f"{stem}.tfm"))
+        there = np.array(itk.TransformPoint((10.0, -20.0, 30.0))) * [-1, -1, 1]
+        np.testing.assert_allclose(apply(pose.matrix, there), [-10, 20, 30], atol=1e-9)
 
 
 def test_high_resolution_images_are_sharp_and_in_the_frames_world(scans: Scans, done: Done) -> None:
