@@ -182,11 +182,6 @@ def _check(fixed: Volume, moving: Volume, weights: Mapping[str, NDArray[Any]]) -
                 f"the {name} has shape {volume.shape}: a single slice cannot say where a bone is "
                 "in 3D, at least 2 along each axis are needed"
             )
-    for name, soft in weights.items():
-        if soft.shape != moving.shape:
-            raise AnkleError(
-                f"weights of {name} have shape {soft.shape}, the static scan has {moving.shape}"
-            )
 
 
 def _start_poses(start: ArrayLike | None, n_frames: int, n_regions: int) -> NDArray[np.float64]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,14 @@ from ankle_lib.geometry import (
 from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import Fits, Region, agreement, cut_region, fit_each
 from ankle_lib.volume import Volume, resample
+
+try:
+    import SimpleITK as sitk
+except ImportError:
+    raise AnkleError(
+        "engine 'simpleitk' needs the package SimpleITK: pip install SimpleITK, or choose engine "
+        "'torch'"
+    ) from None
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
 """From coarse to fine: pixel size within the slices in mm (0: the frame's own), and the length of
@@ -69,13 +76,7 @@ def fit(
         Static world to frame world, RAS mm.
     settings : Settings
         ``start_angles_deg``, ``retry``, ``largest_cost``, ``slice_model`` and ``n_jobs`` count.
-
-    Raises
-    ------
-    AnkleError
-        If SimpleITK is not installed.
     """
-    sitk = _simpleitk()
     thickness_mm = slice_direction(fixed.affine).thickness_mm
     regions = [cut_region(moving, array, name, thickness_mm) for name, array in weights.items()]
     averages: dict[tuple[int, tuple[float, ...]], Volume] = {}
@@ -84,7 +85,7 @@ def fit(
         across = _across_mm(fixed, pose) if settings.slice_model else (0.0, 0.0, 0.0)
         if (index, across) not in averages:
             averages[index, across] = _averaged(regions[index].image, across)
-        return _register(sitk, frame, averages[index, across], regions[index], pose)
+        return _register(frame, averages[index, across], regions[index], pose)
 
     def fit_one(number: int, index: int) -> tuple[Matrix, float]:
         begun = time.thread_time()
@@ -98,24 +99,12 @@ def fit(
         _, best = min(tried, key=lambda pair: pair[0])
         return best, time.thread_time() - begun
 
-    with _quiet_thread(sitk):
+    with _quiet_thread():
         return fit_each(fixed, regions, fit_one, settings.n_jobs)
 
 
-def _simpleitk() -> ModuleType:
-    """Import SimpleITK only when it is used: no other engine needs it."""
-    try:
-        import SimpleITK
-    except ImportError:
-        raise AnkleError(
-            "engine 'simpleitk' needs the package SimpleITK: pip install SimpleITK, or choose "
-            "engine 'torch'"
-        ) from None
-    return SimpleITK
-
-
 @contextmanager
-def _quiet_thread(sitk: ModuleType) -> Iterator[None]:
+def _quiet_thread() -> Iterator[None]:
     """Let ITK work in the calling thread, so that CPU time is counted and runs do not differ."""
     process = sitk.ProcessObject
     before = process.GetGlobalDefaultNumberOfThreads(), process.GetGlobalWarningDisplay()
@@ -153,28 +142,26 @@ def _averaged(image: Volume, across_mm: tuple[float, ...]) -> Volume:
     return Volume(sum(shifted) / len(parts), image.affine)
 
 
-def _register(
-    sitk: ModuleType, frame: Volume, averaged: Volume, region: Region, start: Matrix
-) -> Matrix:
+def _register(frame: Volume, averaged: Volume, region: Region, start: Matrix) -> Matrix:
     """Fit one region to one frame; the start comes back if ITK cannot compare the two."""
-    fixed, moving = _itk_image(sitk, frame), _itk_image(sitk, averaged)
-    transform = _itk_transform(sitk, start, apply(start, region.centre))
+    fixed, moving = _itk_image(frame), _itk_image(averaged)
+    transform = _itk_transform(start, apply(start, region.centre))
     for spacing_mm, last_step_mm in LEVELS:
         # A start that is 10 degrees off would leave half of a talus outside of its mask.
-        mask = _mask(sitk, frame, region, _pose(transform))
+        mask = _mask(frame, region, _pose(transform))
         if mask is None:
             return start
-        method = _method(sitk, transform, mask, _radius_mm(region), last_step_mm)
-        method.Execute(_coarser(sitk, fixed, spacing_mm), _smoothed(sitk, moving, spacing_mm))
+        method = _method(transform, mask, _radius_mm(region), last_step_mm)
+        method.Execute(_coarser(fixed, spacing_mm), _smoothed(moving, spacing_mm))
     return _pose(transform)
 
 
-def _mask(sitk: ModuleType, frame: Volume, region: Region, pose: Matrix) -> Any:
+def _mask(frame: Volume, region: Region, pose: Matrix) -> Any:
     """Return the voxels of a frame to compare as an ITK image, or None if they are too few."""
     carried = resample(region.weights, frame.shape, frame.affine, pose=pose).data > MASK_WEIGHT
     if carried.sum() < SMALLEST_MASK:
         return None
-    return _itk_image(sitk, Volume(carried.astype(np.uint8), frame.affine))
+    return _itk_image(Volume(carried.astype(np.uint8), frame.affine))
 
 
 def _radius_mm(region: Region) -> float:
@@ -187,9 +174,7 @@ def _radius_mm(region: Region) -> float:
     return float(np.sqrt(2 / 3 * squares))
 
 
-def _method(
-    sitk: ModuleType, transform: Any, mask: Any, radius_mm: float, last_step_mm: float
-) -> Any:
+def _method(transform: Any, mask: Any, radius_mm: float, last_step_mm: float) -> Any:
     """Return a registration that changes ``transform`` in place."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()
@@ -209,7 +194,7 @@ def _method(
     return method
 
 
-def _itk_image(sitk: ModuleType, volume: Volume) -> Any:
+def _itk_image(volume: Volume) -> Any:
     """Return an image with the axes of the array, in LPS mm."""
     values = volume.data if volume.data.dtype == np.uint8 else volume.data.astype(np.float32)
     image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
@@ -221,7 +206,7 @@ def _itk_image(sitk: ModuleType, volume: Volume) -> Any:
     return image
 
 
-def _itk_transform(sitk: ModuleType, pose: Matrix, centre: NDArray[np.float64]) -> Any:
+def _itk_transform(pose: Matrix, centre: NDArray[np.float64]) -> Any:
     """Return a pose as ITK's rotation about ``centre`` (frame world, RAS mm) and shift."""
     lps, middle = to_itk(pose), centre * [-1, -1, 1]
     transform = sitk.Euler3DTransform()
@@ -238,15 +223,15 @@ def _pose(transform: Any) -> Matrix:
     return nearest_rigid(to_itk(lps))
 
 
-def _coarser(sitk: ModuleType, frame: Any, spacing_mm: float) -> Any:
+def _coarser(frame: Any, spacing_mm: float) -> Any:
     """Average blocks of pixels within the slices to about ``spacing_mm``."""
     sizes = np.asarray(frame.GetSpacing())
     blocks = np.maximum(1, np.rint(spacing_mm / sizes)).astype(int)
     return sitk.BinShrink(frame, np.minimum(blocks, frame.GetSize()).tolist())
 
 
-def _smoothed(sitk: ModuleType, moving: Any, spacing_mm: float) -> Any:
+def _smoothed(moving: Any, spacing_mm: float) -> Any:
     """Blur the static scan as much as averaging over ``spacing_mm`` does."""
     if spacing_mm == 0:
         return moving
-    return sitk.DiscreteGaussian(moving, variance=spacing_mm**2 / 12)  # that of a box
+    return sitk.DiscreteGaussian(moving, variance=[spacing_mm**2 / 12] * 3)  # that of a box

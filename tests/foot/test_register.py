@@ -15,7 +15,7 @@ from ankle_lib.foot.register import (
     register_scans,
     verdicts,
 )
-from ankle_lib.geometry import apply, compose, rigid
+from ankle_lib.geometry import apply, compose, rigid, to_itk
 from ankle_lib.pose_files import FramePose, read_flirt, read_transforms, write_transforms
 from ankle_lib.registration.moving import bone_grid
 from ankle_lib.registration.truth import bone_points, tre_mm
@@ -117,9 +117,10 @@ def test_other_programs_get_the_same_poses_for_the_files_as_given(scans: Scans, 
         stem = f"frame-0{pose.frame}_label-{pose.bone}"
         flirt = read_flirt(folder / "flirt" / f"{stem}.mat", scans.static_grid, frame_grid)
         np.testing.assert_allclose(flirt, pose.matrix, atol=1e-6)
-        itk = sitk.ReadTransform(str(folder / "itk" / f"{stem}.tfm"))
-        there = np.array(itk.TransformPoint((10.0, -20.0, 30.0))) * [-1, -1, 1]
-        np.testing.assert_allclose(apply(pose.matrix, there), [-10, 20, 30], atol=1e-9)
+        itk = sitk.AffineTransform(sitk.ReadTransform(str(folder / "itk" / f"{stem}.tfm")))
+        lps = np.eye(4)
+        lps[:3, :3], lps[:3, 3] = np.reshape(itk.GetMatrix(), (3, 3)), itk.GetTranslation()
+        np.testing.assert_allclose(to_itk(lps), pose.matrix, atol=1e-9)
 
 
 def test_high_resolution_images_are_sharp_and_in_the_frames_world(scans: Scans, done: Done) -> None:

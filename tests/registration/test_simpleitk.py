@@ -6,16 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from ankle_lib import registration
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, compose, is_rigid, rigid
 from ankle_lib.registration import simpleitk
 from ankle_lib.registration.engines import Settings, register
 from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume
-from tests.registration.scene import CENTRE, FRAME_SHAPE, SHAPE, oblique, scene, turned
-
-sitk = pytest.importorskip("SimpleITK")
+from tests.registration.scene import CENTRE, FRAME_SHAPE, oblique, scene, turned
 
 TOLERANCE_MM = 0.25
 """A sixth of a pixel of the frames; shading, which ITK's correlation does not know, costs most."""
@@ -65,7 +65,7 @@ def test_a_fit_that_explains_too_little_is_tried_again_from_another_start(
     known = scene([turned(9)])
     tried = []
 
-    def fails_once(sitk, frame, averaged, region, start):
+    def fails_once(frame, averaged, region, start):
         tried.append(start)
         return rigid([50, 0, 0], [9, 9, 9], CENTRE) if len(tried) == 1 else known.truth[0]
 
@@ -113,7 +113,7 @@ def test_itk_is_left_as_it_was() -> None:
 def test_images_of_itk_lie_where_ours_lie(sign: int) -> None:
     affine = oblique(FRAME_SHAPE, (sign * 1.5, 1.1, 6.0), (20, -9, 31), CENTRE)
     values = np.arange(np.prod(FRAME_SHAPE), dtype=np.float32).reshape(FRAME_SHAPE)
-    image = simpleitk._itk_image(sitk, Volume(values, affine))
+    image = simpleitk._itk_image(Volume(values, affine))
     for voxel in ([0, 0, 0], [51, 3, 8], [7, 40, 2]):
         lps = np.array(image.TransformContinuousIndexToPhysicalPoint([float(v) for v in voxel]))
         np.testing.assert_allclose(lps * [-1, -1, 1], apply(affine, voxel), atol=1e-9)
@@ -122,7 +122,7 @@ def test_images_of_itk_lie_where_ours_lie(sign: int) -> None:
 
 def test_transforms_of_itk_are_the_poses_asked_for() -> None:
     pose = rigid([11, -17, 23], [4, -6, 9], CENTRE)
-    transform = simpleitk._itk_transform(sitk, pose, apply(pose, CENTRE))
+    transform = simpleitk._itk_transform(pose, apply(pose, CENTRE))
     np.testing.assert_allclose(simpleitk._pose(transform), pose, atol=1e-9)
     frame_ras = np.array([3.0, -8.0, 30.0])
     static_lps = np.array(transform.TransformPoint((frame_ras * [-1, -1, 1]).tolist()))
@@ -144,6 +144,9 @@ def test_a_slice_average_is_a_centred_box() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    volume = Volume(np.ones(SHAPE, np.float32), np.eye(4))
+    monkeypatch.delitem(sys.modules, simpleitk.__name__)
+    monkeypatch.delattr(registration, "simpleitk")
+    images = scene([turned(0)])
+    weights = {"bone": images.weights}
     with pytest.raises(AnkleError, match="pip install SimpleITK"):
-        simpleitk.fit(volume, volume, {}, np.eye(4)[None, None], ONE_START)
+        register(images.frames, images.static, weights, engine="simpleitk")
