@@ -249,7 +249,8 @@ def scan_dice(networks: Sequence[Trained], scans: Sequence[Scan], pixel_mm: floa
     scans : sequence of Scan
         On their own grids, with the labels to compare with.
     pixel_mm : float
-        Pixels that the networks were trained on.
+        Pixels that images are brought to, as `ankle segment` does; the networks were trained on
+        whole multiples of each scan's own, about as large.
 
     Returns
     -------

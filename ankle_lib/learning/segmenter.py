@@ -50,7 +50,8 @@ class Segmenter:
         trained : Trained
             All see the same slices at a time.
         pixel_mm : float
-            Side of the pixels that they were trained on.
+            Side of the pixels that images are brought to: about that of those that they were trained
+            on, which were whole multiples of each scan's own.
         """
         networks = [one.network for one in trained]
         bones = tuple(bone for one in trained for bone in one.recipe.labels)
@@ -120,7 +121,7 @@ def save_segmenter(
     path : Path
     trained : Trained
     pixel_mm : float
-        Side of the pixels that it was trained on.
+        Side of the pixels that images are brought to; the network was trained on about such ones.
     subjects : sequence of str
         On whom it was trained.
     thickest_mm : float
