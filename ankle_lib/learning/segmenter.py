@@ -50,8 +50,8 @@ class Segmenter:
         trained : Trained
             All see the same slices at a time.
         pixel_mm : float
-            Side of the pixels that images are brought to: about that of those that they were trained
-            on, which were whole multiples of each scan's own.
+            Side of the pixels that images are brought to; they were trained on whole multiples of
+            each scan's own, about as large.
         """
         networks = [one.network for one in trained]
         bones = tuple(bone for one in trained for bone in one.recipe.labels)
