@@ -30,12 +30,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from ankle_lib.inference import labels_from, whole_volume
 from numpy.typing import NDArray
 
 from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import build
+from ankle_lib.learning.prediction import labels_from
+from ankle_lib.learning.slices import whole_slices
 from ankle_lib.masking.foot import CODE_STATIC_THRESHOLD, foot_mask
 from ankle_lib.volume import load
 
@@ -93,7 +94,8 @@ def measure(
     def segment() -> NDArray[np.uint8]:
         if method == "MONAI":
             return labels_from(monai_defaults(sliding_window_inference, network, image))
-        return whole_volume(network, image, foot=foot, tile=TILE if method == "tiles" else None)
+        tile = TILE if method == "tiles" else None
+        return labels_from(whole_slices(network, image, foot=foot, tile=tile))
 
     return *watched(segment), foot
 

@@ -16,7 +16,7 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.loop import train
 from ankle_lib.learning.networks import build
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scoring import patch_validation
-from ankle_lib.learning.settings import TrainingSettings
 from ankle_lib.manifest.layouts import read_clean_cohort
 from ankle_lib.patches.items import Item, static_items
 from ankle_lib.patches.rules import STATIC_SEGMENTATION, PatchRule, rejection_sampling
@@ -39,10 +39,12 @@ from ankle_lib.volume import load, to_orientation
 
 ARGUMENTS = {"out_channels": 1}
 OURS = "ours"
-WAYS: dict[str, dict[str, Any]] = {
-    OURS: {},
-    "ours, with Muon": {"optimizer": "muon", "learning_rate": 1e-2, "schedule": "one-cycle"},
+STAGE = Stage(None, 1)
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("adam", {}),
+    "ours, with Muon": ("muon", {"learning_rate": 1e-2, "schedule": "one-cycle"}),
 }
+"""Optimiser, and what of the stage is otherwise."""
 LAST_STEPS = 50
 """Over which the loss is averaged."""
 
@@ -67,7 +69,6 @@ def main() -> int:
     parser.add_argument("--subjects", type=int, default=6, help="how many to train on, at most")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; its default if 0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="ours with torch.compile")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -96,28 +97,19 @@ def main() -> int:
         start = time.perf_counter()
         source = PatchSource(train_items, rule, labels=labels, device=device)
         print(f"volumes laid out on the device in {time.perf_counter() - start:.1f} s")
-        for name, chosen in WAYS.items():
-            settings = TrainingSettings(
-                steps_per_epoch=arguments.steps,
-                epochs=1,
-                batch_size=arguments.batch,
-                compile=arguments.compile,
-                **chosen,
-            )
-            history = train(
+        for name, (optimizer, chosen) in WAYS.items():
+            stage = replace(STAGE, steps=arguments.steps, batch_size=arguments.batch, **chosen)
+            recipe = Recipe((stage,), labels=labels, epochs=1, optimizer=optimizer)
+            steps, epochs = train(
                 fresh(),
+                recipe,
                 source.draw,
-                judge,
-                settings,
                 Path(folder) / name,
-                name="unet",
-                arguments=ARGUMENTS,
-                labels=labels,
+                validate=judge,
                 device=arguments.device,
-                progress=False,
             )
-            row = history.epochs.iloc[-1]
-            loss = float(history.steps.loss.iloc[-LAST_STEPS:].mean())
+            row = epochs.iloc[-1]
+            loss = float(steps.loss.iloc[-LAST_STEPS:].mean())
             results.append(Result(name, row.samples_per_s, loss, row.score))
     ours = next(result for result in results if result.name == OURS)
     print(f"{'':24s} samples/s   loss  patch Dice   {OURS} is faster by")

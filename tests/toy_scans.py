@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import Scan
-from ankle_lib.learning.training import Recipe, Stage, Trained
+from ankle_lib.learning.training import Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.split import Split

@@ -25,6 +25,7 @@ from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import ready_to_predict
 from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.recipes import Recipe
 from ankle_lib.learning.scans import (
     Scan,
     coarser,
@@ -35,7 +36,7 @@ from ankle_lib.learning.scans import (
 )
 from ankle_lib.learning.scoring import summary
 from ankle_lib.learning.segmenter import Segmenter, read_segmenter
-from ankle_lib.learning.training import WEIGHTS, Recipe, Trained, train_side_by_side
+from ankle_lib.learning.training import WEIGHTS, Trained, train_side_by_side
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all

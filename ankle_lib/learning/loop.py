@@ -1,6 +1,6 @@
-"""One loop that trains every network of the course, on a CPU, a GPU or several.
+"""One loop that trains every network of the course, on a CPU or a GPU.
 
-Lightning Fabric takes care of devices and precision; everything else can be read here.
+Lightning Fabric takes care of device and precision; everything else can be read here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ from tqdm.auto import tqdm
 from ankle_lib.files import AnkleError, write_csv
 from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
-from ankle_lib.learning.losses import SEGMENTATION_LOSSES, compute_loss
+from ankle_lib.learning.losses import compute_loss
 from ankle_lib.learning.networks import is_fast_in_bfloat16
 from ankle_lib.learning.optimisers import OPTIMIZERS
-from ankle_lib.learning.settings import TrainingSettings
+from ankle_lib.learning.recipes import Recipe
 from ankle_lib.patches.source import Batch
 
 DrawBatch = Callable[[int, torch.Generator], Batch]
@@ -45,39 +44,22 @@ CHECK_STEPS, CHECK_SECONDS = 20, 1.0
 NAMED_PATCHES = 3
 """How many patches of a batch an error names."""
 
-
-@dataclass(frozen=True)
-class History:
-    """The record of a training.
-
-    Attributes
-    ----------
-    steps : DataFrame
-        Columns step, loss, learning_rate; one row per batch, as in the report's Fig. 6.6.
-    epochs : DataFrame
-        Columns epoch, step, loss, learning_rate, seconds, samples_per_s, then what validation
-        gave, ``score`` first.
-    best_epoch : int or None
-        The epoch, from 1, with the best score; None without validation.
-    """
-
-    steps: pd.DataFrame
-    epochs: pd.DataFrame
-    best_epoch: int | None
+Waiting = list[tuple[Tensor, Tensor, Tensor, Callable[[Sequence[int]], str]]]
+"""Losses that nobody has looked at yet, whether their batches are finite, and what tells where
+these are from."""
 
 
 def train(
     network: SliceNetwork,
+    recipe: Recipe,
     draw_batch: DrawBatch,
-    validate: Validate | None,
-    settings: TrainingSettings,
     folder: Path,
     *,
-    labels: Sequence[str],
+    stage: int = 0,
+    validate: Validate | None = None,
     device: str = "auto",
-    fabric: Fabric | None = None,
-    progress: bool = True,
-) -> History:
+    progress: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network in place; go on where an interrupted call stopped.
 
     ``folder`` receives ``last.ckpt`` and ``best.ckpt`` (see `checkpoints.load_checkpoint`),
@@ -89,21 +71,28 @@ def train(
     ----------
     network : SliceNetwork
         Made by `networks.build`. Left on the training device, in evaluation mode.
+    recipe : Recipe
     draw_batch : callable
         ``draw_batch(n, generator) -> Batch``, e.g. ``source.draw``.
-    validate : callable, optional
-        Called after each epoch, e.g. from `scoring.patch_validation`.
-    settings : TrainingSettings
     folder : Path
-    labels : sequence of str
-        One per output channel.
+        Of this training alone.
+    stage : int
+        Which of the recipe's stages this is, from 0.
+    validate : callable, optional
+        Called after each epoch, e.g. from `scoring.patch_validation`. The network then ends with
+        the weights of the best epoch, otherwise with those of the last.
     device : str
         "auto", "cpu", "cuda" or "cuda:1".
-    fabric : Fabric, optional
-        Launched by the caller, for several devices; ``device`` and precision are then its own, and
-        each device draws its own patches.
     progress : bool
         Show a bar.
+
+    Returns
+    -------
+    steps : DataFrame
+        Columns step, loss, learning_rate; one row per batch, as in the report's Fig. 6.6.
+    epochs : DataFrame
+        Columns epoch, step, loss, learning_rate, seconds, samples_per_s, then what validation
+        gave, ``score`` first.
 
     Raises
     ------
@@ -113,224 +102,91 @@ def train(
 
     Examples
     --------
-    >>> network = networks.build("unet", out_channels=3)
-    >>> train(network, source.draw, None, TrainingSettings(400), folder, labels=BONES)
+    >>> recipe = Recipe((Stage(64, 400),), labels=("talus",))
+    >>> steps, epochs = train(recipe.fresh(), recipe, source.draw, folder)
     """
-    _check(network, validate, settings, labels)
-    fabric = fabric or _fabric(device, settings)
-    so_far, optimizer_state = _resume(network, settings, labels, folder)
+    if network.head != recipe.head:
+        raise AnkleError(
+            f"the loss {recipe.loss} trains a network with head {recipe.head!r}, this one has "
+            f"{network.head!r}: build it with the other head"
+        )
+    fabric = _fabric(device)
+    settings, seed = recipe.stages[stage], recipe.seed * 1000 + stage
+    decides = asdict(recipe) | asdict(settings) | {"stage": stage}
+    decides |= {"network": network.name, **network.arguments}
+    state = _resume(network, decides, folder)
+    losses, epochs, ends = state["losses"].tolist(), state["epochs"], recipe.epoch_ends(stage)
+
+    # the caller's random numbers are neither disturbed nor of any influence
+    gpus = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
     bar = tqdm(
         desc=f"training {network.name}",
         total=settings.steps,
-        initial=so_far.step,
+        initial=len(losses),
         unit="step",
-        disable=not (progress and fabric.is_global_zero),
+        disable=not progress,
     )
-    with _own_randomness(fabric), bar:
-        model, optimizer = _set_up(network, settings, fabric)
-        if optimizer_state is not None:
-            optimizer.load_state_dict(optimizer_state)
-        generator, waiting = torch.Generator(fabric.device), _Waiting()
-        for epoch_end in settings.epoch_ends[len(so_far.epochs) :]:
-            while so_far.step < epoch_end:
-                _seed_step(generator, settings.seed, so_far.step, fabric.global_rank)
+    with torch.random.fork_rng(gpus), bar:
+        network.train()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), settings.learning_rate)
+        model, optimizer = fabric.setup(network, optimizer)
+        model.mark_forward_method("logits")
+        if state["optimizer"]:
+            optimizer.load_state_dict(state["optimizer"])
+        generator = torch.Generator(fabric.device)
+        for end in ends[len(epochs) :]:
+            first, began = len(losses), time.perf_counter()
+            waiting, looked = Waiting(), began
+            for step in range(first, end):
+                _seed_step(generator, seed, step)
                 for group in optimizer.param_groups:
-                    group["lr"] = settings.learning_rate_at(so_far.step)
+                    group["lr"] = settings.learning_rate_at(step)
                 batch = draw_batch(settings.batch_size, generator)
                 image = batch.image.contiguous(memory_format=torch.channels_last)
-                loss = compute_loss(settings.loss, model(image), batch)
+                loss = compute_loss(recipe.loss, model.logits(image), batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)
                 optimizer.step()
 
-                so_far.step += 1
-                waiting.add(loss, batch)
-                if so_far.step == epoch_end or waiting.is_full():
-                    waiting.look(so_far, settings, bar)
-            is_best = so_far.end_epoch(settings, _scores(network, validate, fabric, so_far.step))
-            bar.set_postfix(_short(so_far.epochs[-1]))
-            if fabric.is_global_zero:
-                if is_best:
-                    best = {"epoch": so_far.best_epoch, "score": so_far.best_score}
-                    save_checkpoint(folder / BEST, network, labels=labels, training=best)
-                so_far.save(network, settings, labels, folder, optimizer.state_dict())
-            waiting = _Waiting()  # its clock leaves out what was no training
-    fabric.barrier()
-    if settings.keep == "best":
+                usable = torch.isfinite(batch.image).all() & torch.isfinite(batch.target).all()
+                waiting.append((loss.detach(), usable, batch.where, batch.describe))
+                is_late = time.perf_counter() - looked > CHECK_SECONDS
+                if is_late or len(waiting) == CHECK_STEPS or step + 1 == end:
+                    losses += _checked_losses(waiting, len(losses) + 1, settings.learning_rate)
+                    bar.set_postfix_str(f"loss {losses[-1]:.3g}", refresh=False)
+                    bar.update(len(waiting))
+                    waiting, looked = [], time.perf_counter()
+
+            seconds = looked - began
+            row: dict[str, Any] = {
+                "epoch": len(epochs) + 1,
+                "step": end,
+                "loss": sum(losses[first:]) / (end - first),
+                "learning_rate": settings.learning_rate_at(end - 1),
+                "seconds": seconds,
+                "samples_per_s": (end - first) * settings.batch_size / seconds,
+            }
+            if validate is not None:
+                row |= _scores(network, validate, fabric, end)
+                if all(row["score"] > before["score"] for before in epochs):
+                    best = {"epoch": row["epoch"], "score": row["score"]}
+                    save_checkpoint(folder / BEST, network, labels=recipe.labels, training=best)
+            epochs.append(row)
+            bar.set_postfix({key: f"{row[key]:.3g}" for key in ("loss", "score") if key in row})
+            write_csv(folder / STEPS_CSV, _steps_table(recipe, stage, losses))
+            write_csv(folder / EPOCHS_CSV, pd.DataFrame(epochs))
+            state = {"losses": torch.tensor(losses, dtype=torch.float64), "epochs": epochs}
+            state |= {"decides": decides, "optimizer": optimizer.state_dict()}
+            save_checkpoint(folder / LAST, network, labels=recipe.labels, training=state)
+    if validate is not None:
         network.load_state_dict(load_checkpoint(folder / BEST).network.state_dict())
     network.eval()
-    return so_far.history(settings)
+    return _steps_table(recipe, stage, losses), pd.DataFrame(epochs)
 
 
-@dataclass
-class _Progress:
-    """How far a training has come; all of it goes into the last checkpoint."""
-
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    epoch_seconds: float = 0.0
-    best_score: float | None = None
-    best_epoch: int | None = None
-
-    def end_epoch(self, settings: TrainingSettings, scores: dict[str, float]) -> bool:
-        """Write an epoch down; return whether it is the best so far."""
-        n_steps = self.step - (self.epochs[-1]["step"] if self.epochs else 0)
-        row = {
-            "epoch": len(self.epochs) + 1,
-            "step": self.step,
-            "loss": sum(self.losses[-n_steps:]) / n_steps,
-            "learning_rate": settings.learning_rate_at(self.step - 1),
-            "seconds": self.epoch_seconds,
-            "samples_per_s": n_steps * settings.batch_size / self.epoch_seconds,
-        }
-        self.epochs.append(row | scores)
-        self.epoch_seconds = 0.0
-        score = scores.get("score")
-        if score is None or (self.best_score is not None and score <= self.best_score):
-            return False
-        self.best_score, self.best_epoch = score, len(self.epochs)
-        return True
-
-    def history(self, settings: TrainingSettings) -> History:
-        """Return the record so far."""
-        rates = [settings.learning_rate_at(step) for step in range(len(self.losses))]
-        steps = pd.DataFrame(
-            {"step": range(1, len(self.losses) + 1), "loss": self.losses, "learning_rate": rates}
-        )
-        return History(steps, pd.DataFrame(self.epochs), self.best_epoch)
-
-    def save(
-        self,
-        network: SliceNetwork,
-        settings: TrainingSettings,
-        labels: Sequence[str],
-        folder: Path,
-        optimizer: dict[str, Any],
-    ) -> None:
-        """Write both tables, and last everything that `_resume` needs."""
-        history = self.history(settings)
-        write_csv(folder / STEPS_CSV, history.steps)
-        write_csv(folder / EPOCHS_CSV, history.epochs)
-        progress = {**vars(self), "losses": torch.tensor(self.losses, dtype=torch.float64)}
-        state = {"settings": asdict(settings), "progress": progress, "optimizer": optimizer}
-        save_checkpoint(folder / LAST, network, labels=labels, training=state)
-
-
-class _Waiting:
-    """Steps whose losses nobody has looked at yet."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[Tensor, Tensor, Tensor, Callable[[Sequence[int]], str]]] = []
-        self.since = time.perf_counter()
-
-    def add(self, loss: Tensor, batch: Batch) -> None:
-        """Remember a step, and whether its batch was finite, without waiting for its loss."""
-        usable = torch.isfinite(batch.image).all() & torch.isfinite(batch.target).all()
-        self.steps.append((loss.detach(), usable, batch.where, batch.describe))
-
-    def is_full(self) -> bool:
-        """Tell whether it is time to look."""
-        waited = time.perf_counter() - self.since
-        return len(self.steps) >= CHECK_STEPS or waited > CHECK_SECONDS
-
-    def look(self, so_far: _Progress, settings: TrainingSettings, bar: tqdm) -> None:
-        """Check the losses and write them down; one that is not finite ends the training."""
-        losses = torch.stack([step[0] for step in self.steps]).tolist()
-        first = so_far.step - len(losses) + 1
-        for index, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                _, usable, where, describe = self.steps[index]
-                places = [describe(one) for one in where.tolist()]
-                raise AnkleError(_origin(loss, first + index, bool(usable), places, settings))
-        seconds = time.perf_counter() - self.since
-        so_far.losses += losses
-        so_far.epoch_seconds += seconds
-        now = {"loss": losses[-1], "samples_per_s": len(losses) * settings.batch_size / seconds}
-        before = so_far.epochs[-1] if so_far.epochs else {}
-        bar.set_postfix(_short(before | now), refresh=False)
-        bar.update(len(losses))
-        self.steps, self.since = [], time.perf_counter()
-
-
-class _Trained(nn.Module):
-    """The network as its loss wants it: logits for segmentation, intensities otherwise."""
-
-    def __init__(self, network: SliceNetwork, *, logits: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.logits = logits
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network.logits(images) if self.logits else self.network(images)
-
-
-def _check(
-    network: SliceNetwork,
-    validate: Validate | None,
-    settings: TrainingSettings,
-    labels: Sequence[str],
-) -> None:
-    """Refuse now what would fail after the first epoch, or never show."""
-    if validate is None and settings.keep == "best":
-        raise AnkleError("the best weights need a validation: give one")
-    head = "probability" if settings.loss in SEGMENTATION_LOSSES else "intensity"
-    if network.head != head:
-        raise AnkleError(
-            f"the loss {settings.loss} trains a network with head {head!r}, this one has "
-            f"{network.head!r}: build it with the other head"
-        )
-    if isinstance(labels, str) or not labels:
-        raise AnkleError(f"labels are {labels!r}: give one name per output channel")
-
-
-def _resume(
-    network: SliceNetwork, settings: TrainingSettings, labels: Sequence[str], folder: Path
-) -> tuple[_Progress, dict[str, Any] | None]:
-    """Take weights and state from the last checkpoint, if there is one."""
-    path = folder / LAST
-    if not path.exists():
-        return _Progress(), None
-    found = load_checkpoint(path)
-    state = found.training
-    if set(state) != {"settings", "progress", "optimizer"}:
-        raise AnkleError(f"{path}: not of a training: choose another folder")
-    ours = {"network": network.name, **network.arguments, "labels": tuple(labels)}
-    ours |= asdict(settings)
-    theirs = {"network": found.name, **found.arguments, "labels": found.labels}
-    theirs |= state["settings"]
-    for key in sorted(ours.keys() | theirs.keys()):
-        if ours.get(key) != theirs.get(key):
-            raise AnkleError(
-                f"{folder}: holds a training with {key} {theirs.get(key)!r}, not "
-                f"{ours.get(key)!r}: choose another folder, or delete this one"
-            )
-    network.load_state_dict(found.network.state_dict())
-    progress = state["progress"] | {"losses": state["progress"]["losses"].tolist()}
-    return _Progress(**progress), state["optimizer"]
-
-
-def _set_up(
-    network: SliceNetwork, settings: TrainingSettings, fabric: Fabric
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Bring network and optimiser onto the device, with the layout in which it computes fastest."""
-    network.train()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model = _Trained(network, logits=settings.loss in SEGMENTATION_LOSSES)
-    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), settings.learning_rate)
-    return fabric.setup(model, optimizer)
-
-
-@contextmanager
-def _own_randomness(fabric: Fabric) -> Iterator[None]:
-    """Neither disturb the caller's random numbers nor depend on them."""
-    gpus = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        yield
-
-
-def _fabric(device: str, settings: TrainingSettings) -> Fabric:
-    """Return Fabric on one device."""
+def _fabric(device: str) -> Fabric:
+    """Return Fabric on one device, in bfloat16 where that is fast."""
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
         raise AnkleError(f"there is no device {device!r}: choose auto, cpu, cuda or cuda:1")
@@ -340,29 +196,63 @@ def _fabric(device: str, settings: TrainingSettings) -> Fabric:
         raise AnkleError(f"device {device!r} is not there ({torch.cuda.device_count()} GPUs found)")
     # it tells the precision anew for every training of a chapter
     logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
-    precision: Any = settings.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if is_fast_in_bfloat16(kind) else "32-true"
+    precision: Any = "bf16-mixed" if is_fast_in_bfloat16(kind) else "32-true"
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
 
 
-def _seed_step(generator: torch.Generator, seed: int, step: int, rank: int) -> None:
+def _resume(network: SliceNetwork, decides: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Take weights and state from the last checkpoint, if there is one."""
+    path = folder / LAST
+    if not path.exists():
+        return {"losses": torch.zeros(0), "epochs": [], "optimizer": None}
+    found = load_checkpoint(path)
+    if set(found.training) != {"decides", "losses", "epochs", "optimizer"}:
+        raise AnkleError(f"{path}: not of a training: choose another folder")
+    theirs = found.training["decides"]
+    for key in sorted(decides.keys() | theirs.keys()):
+        if decides.get(key) != theirs.get(key):
+            raise AnkleError(
+                f"{folder}: holds a training with {key} {theirs.get(key)!r}, not "
+                f"{decides.get(key)!r}: choose another folder, or delete this one"
+            )
+    network.load_state_dict(found.network.state_dict())
+    return found.training
+
+
+def _seed_step(generator: torch.Generator, seed: int, step: int) -> None:
     """Let patches and dropout of a step depend on nothing but these numbers."""
-    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=4).digest()
+    digest = hashlib.blake2b(f"{seed} {step} 0".encode(), digest_size=4).digest()
     number = int.from_bytes(digest, "little")
     generator.manual_seed(number)
     torch.manual_seed(number)
 
 
+def _checked_losses(waiting: Waiting, first: int, learning_rate: float) -> list[float]:
+    """Return the losses of steps that follow each other; refuse one that is not finite."""
+    losses: list[float] = torch.stack([step[0] for step in waiting]).tolist()
+    for number, loss in enumerate(losses):
+        if math.isfinite(loss):
+            continue
+        _, usable, where, describe = waiting[number]
+        places = [describe(one) for one in where.tolist()]
+        more = len(places) - NAMED_PATCHES
+        patches = "; ".join(places[:NAMED_PATCHES]) + (f"; and {more} more" if more > 0 else "")
+        advice = "the images or targets are not finite, so check these"
+        if usable:
+            advice = f"lower the learning rate ({learning_rate:g})"
+        raise AnkleError(
+            f"the loss is {loss} at step {first + number}, on patches of {patches}: {advice}"
+        )
+    return losses
+
+
 def _scores(
-    network: SliceNetwork, validate: Validate | None, fabric: Fabric, step: int
+    network: SliceNetwork, validate: Validate, fabric: Fabric, step: int
 ) -> dict[str, float]:
-    """Return what validation gives, ``score`` first; every device is told the first one's."""
-    if validate is None:
-        return {}
+    """Return what validation gives, ``score`` first."""
     network.eval()
     with torch.inference_mode(), fabric.autocast():
-        scores = fabric.broadcast(validate(network))
+        scores = validate(network)
     network.train()
     if not math.isfinite(scores.get("score", math.nan)):
         raise AnkleError(
@@ -371,21 +261,7 @@ def _scores(
     return {"score": scores["score"], **scores}
 
 
-def _short(row: dict[str, Any]) -> dict[str, str]:
-    """Return what fits beside a bar."""
-    wanted = ("loss", "score", "samples_per_s")
-    return {key: f"{row[key]:.3g}" for key in wanted if key in row}
-
-
-def _origin(
-    loss: float, number: int, usable: bool, places: list[str], settings: TrainingSettings
-) -> str:
-    """Say where a loss that is not finite came from, and what to do."""
-    more = len(places) - NAMED_PATCHES
-    patches = "; ".join(places[:NAMED_PATCHES]) + (f"; and {more} more" if more > 0 else "")
-    advice = (
-        f"lower the learning rate ({settings.learning_rate:g})"
-        if usable
-        else "the images or targets are not finite, so check these"
-    )
-    return f"the loss is {loss} at step {number}, on patches of {patches}: {advice}"
+def _steps_table(recipe: Recipe, stage: int, losses: Sequence[float]) -> pd.DataFrame:
+    rates = [recipe.stages[stage].learning_rate_at(step) for step in range(len(losses))]
+    steps = range(1, len(losses) + 1)
+    return pd.DataFrame({"step": steps, "loss": losses, "learning_rate": rates})

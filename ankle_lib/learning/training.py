@@ -5,25 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
 import pandas as pd
-import torch
 
 from ankle_lib import cache
 from ankle_lib.files import AnkleError, write_csv
-from ankle_lib.learning.architectures import Head, SliceNetwork
+from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.loop import DrawBatch, Validate, train
-from ankle_lib.learning.losses import SEGMENTATION_LOSSES
-from ankle_lib.learning.networks import build, parameter_count, ready_to_predict
-from ankle_lib.learning.settings import TrainingSettings
+from ankle_lib.learning.networks import parameter_count, ready_to_predict
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.parallel import run_all
-from ankle_lib.patches.augmentation import Augmentation
-from ankle_lib.presets import BONES
 
 WEIGHTS = "network.ckpt"
 
@@ -31,78 +27,6 @@ MOST_AT_ONCE = 4
 """Networks trained side by side: each process takes most of a gigabyte."""
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a training with one size of patches."""
-
-    pixels: int | None
-    """Rows and columns of a patch; None: whole slices."""
-    steps: int
-    batch_size: int = 8
-    learning_rate: float = 5e-4
-    schedule: str = "constant"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a network, but the images that it sees.
-
-    By default the report's U-Net for segmentation.
-    """
-
-    stages: tuple[Stage, ...]
-    """Done one after the other, each with the weights of the one before."""
-    labels: tuple[str, ...] = BONES
-    """What each output channel shows: bones, or ``("intensity",)``."""
-    network: str = "unet"
-    depth: int | None = None
-    width: int | None = None
-    stem: int | None = None
-    channels: tuple[str, ...] = ("image",)
-    """Images that the network sees of a slice."""
-    context_mm: tuple[float, ...] = (0.0,)
-    """Where the slices lie that the network sees at a time, from the one that it answers for."""
-    loss: str = "bce"
-    optimizer: str = "adam"
-    min_fraction: float = 0.75
-    """Part of a patch that must be foot."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    keep_best: bool = False
-    """Weights of the last stage's best epoch on the validation subject, instead of the last."""
-    n_validation: int = 64
-    """Patches to find the best epoch with."""
-    epochs: int = 5
-    """Of each stage; after each, a training that is killed goes on."""
-    seed: int = 0
-    """Decides the first weights and the patches."""
-
-    @property
-    def head(self) -> Head:
-        """What the network gives, as its loss wants it."""
-        return "probability" if self.loss in SEGMENTATION_LOSSES else "intensity"
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What `networks.build` is called with, besides the name."""
-        sizes = {"depth": self.depth, "width": self.width, "stem": self.stem}
-        return {
-            "in_channels": len(self.channels) * len(self.context_mm),
-            "out_channels": len(self.labels),
-            "head": self.head,
-            **{name: value for name, value in sizes.items() if value is not None},
-        }
-
-    def fresh(self) -> SliceNetwork:
-        """Return the network with its first weights, which the seed decides."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return build(self.network, **self.arguments)
-
-    def of_bone(self, bone: str) -> Recipe:
-        """Return the recipe of the network for one bone."""
-        return replace(self, labels=(bone,))
 
 
 @dataclass(frozen=True)
@@ -204,38 +128,26 @@ def train_once(
         network = recipe.fresh()
         if start is not None:
             _take_weights(network, start)
-        steps, epochs = [], []
+        last, tables = len(recipe.stages) - 1, []
         for number, stage in enumerate(recipe.stages):
-            is_last = number == len(recipe.stages) - 1
             validate = None
-            if recipe.keep_best and is_last:
+            if recipe.keep_best and number == last:
                 if validates is None:
                     raise AnkleError("to keep the best epoch, give a scan to validate on")
                 validate = validates(stage)
-            settings = TrainingSettings(
-                steps=stage.steps,
-                epochs=recipe.epochs,
-                batch_size=stage.batch_size,
-                learning_rate=stage.learning_rate,
-                optimizer=recipe.optimizer,
-                loss=recipe.loss,
-                schedule=stage.schedule,
-                keep="best" if validate else "last",
-                seed=recipe.seed * 1000 + number,
-            )
-            history = train(
+            trained = train(
                 network,
+                recipe,
                 draws(stage),
-                validate,
-                settings,
                 place / f"stage-{number}",
-                labels=recipe.labels,
+                stage=number,
+                validate=validate,
                 device=device,
                 progress=progress,
             )
-            steps.append(history.steps)
-            epochs.append(history.epochs)
-        keep_trained(place, network, recipe, joined(steps), joined(epochs))
+            tables.append(trained)
+        losses, epochs = (joined(of_stages) for of_stages in zip(*tables, strict=True))
+        keep_trained(place, network, recipe, losses, epochs)
         for number in range(len(recipe.stages)):  # the optimiser's state is twice the weights
             shutil.rmtree(place / f"stage-{number}", ignore_errors=True)
     return read_trained(place, recipe, device)

@@ -20,14 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch.nn import functional
 
 from ankle_lib.learning.losses import report_weight
-from ankle_lib.learning.training import (
-    WEIGHTS,
-    Recipe,
-    Trained,
-    keep_trained,
-    place_of,
-    read_trained,
-)
+from ankle_lib.learning.recipes import Recipe
+from ankle_lib.learning.training import WEIGHTS, Trained, keep_trained, place_of, read_trained
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.report_pairs import LOWEST_R, Pairs, places_of
 

@@ -18,7 +18,8 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import bounding_box
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
-from ankle_lib.learning.training import Recipe, Stage, Trained, train_once
+from ankle_lib.learning.recipes import Recipe, Stage
+from ankle_lib.learning.training import Trained, train_once
 from ankle_lib.presets import ReconstructionSizes
 from ankle_lib.reconstruction.moving_foot import MovedScan
 from ankle_lib.reconstruction.scene_patches import (

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.training import Recipe, Stage, Trained, train_once
+from ankle_lib.learning.recipes import Recipe, Stage
+from ankle_lib.learning.training import Trained, train_once
 from ankle_lib.metrics import ImageScores, image_scores
 from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES

@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import patch_source
 from ankle_lib.learning.scoring import summary
-from ankle_lib.learning.training import Recipe, Stage, Trained
+from ankle_lib.learning.training import Trained
 from ankle_lib.metrics import Interval, bootstrap_interval
 from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.presets import BONES

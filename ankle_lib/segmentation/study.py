@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import (
     Scan,
     Sources,
@@ -24,7 +25,7 @@ from ankle_lib.learning.scans import (
 )
 from ankle_lib.learning.scoring import THRESHOLD, bone_scores, patch_scores
 from ankle_lib.learning.slices import whole_slices
-from ankle_lib.learning.training import Recipe, Stage, Trained, train_side_by_side
+from ankle_lib.learning.training import Trained, train_side_by_side
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import slices_at
 from ankle_lib.patches.rules import STATIC_SEGMENTATION

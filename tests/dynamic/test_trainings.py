@@ -14,8 +14,9 @@ import torch
 from ankle_lib.dynamic import trainings
 from ankle_lib.dynamic.trainings import DynamicStudy
 from ankle_lib.learning.prediction import Prediction
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import Scan
-from ankle_lib.learning.training import Recipe, Stage, Trained
+from ankle_lib.learning.training import Trained
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES, PRESETS
 from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames

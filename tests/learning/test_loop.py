@@ -1,26 +1,26 @@
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning_fabric import Fabric
 from scipy import ndimage
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning import loop
 from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint
-from ankle_lib.learning.loop import BEST, LAST, History, train
+from ankle_lib.learning.loop import BEST, LAST, train
 from ankle_lib.learning.networks import build
 from ankle_lib.learning.optimisers import OPTIMIZERS
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scoring import patch_validation
-from ankle_lib.learning.settings import TrainingSettings
 from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.rules import PatchRule
@@ -29,7 +29,15 @@ from ankle_lib.patches.source import Batch, PatchSource
 LABELS = ("calcaneus", "talus")
 ARGUMENTS = {"out_channels": 2, "depth": 2, "width": 16}
 RULE = PatchRule((16, 16), tries=50, min_fraction=0.75)
-QUICK = TrainingSettings(steps=12, epochs=3, learning_rate=2e-3)
+
+
+def recipe(steps: int, learning_rate: float = 2e-3, **changes: Any) -> Recipe:
+    schedule = changes.pop("schedule", "constant")
+    stage = Stage(16, steps, learning_rate=learning_rate, schedule=schedule)
+    return Recipe((stage,), **{"labels": LABELS, "epochs": 3} | changes)
+
+
+QUICK = recipe(12)
 
 
 @pytest.fixture(autouse=True)
@@ -68,19 +76,10 @@ def trained(
     net: SliceNetwork,
     draw: Callable[[int, torch.Generator], Batch],
     folder: Path,
-    settings: TrainingSettings = QUICK,
+    settings: Recipe = QUICK,
     validate: Callable[[torch.nn.Module], dict[str, float]] | None = None,
-) -> History:
-    return train(
-        net,
-        draw,
-        validate,
-        settings,
-        folder,
-        labels=LABELS,
-        device="cpu",
-        progress=False,
-    )
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return train(net, settings, draw, folder, validate=validate, device="cpu")
 
 
 # --- learning ------------------------------------------------------------------------------------
@@ -89,42 +88,41 @@ def trained(
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_batch_is_learnt_by_heart(source: PatchSource, tmp_path: Path, optimizer: str) -> None:
     batch = source.draw(4, torch.Generator().manual_seed(0))
-    settings = TrainingSettings(
-        steps=80, epochs=1, learning_rate=2e-2, loss="dice+bce", optimizer=optimizer
-    )
+    settings = recipe(80, 2e-2, epochs=1, loss="dice+bce", optimizer=optimizer)
     net = network()
-    history = trained(net, lambda n, generator: batch, tmp_path, settings)
-    losses = history.steps.loss
+    losses = trained(net, lambda n, generator: batch, tmp_path, settings)[0].loss
     assert losses.iloc[-1] < 0.1 * losses.iloc[0]
     with torch.inference_mode():
         agreement = (net.train()(batch.image) > 0.5) == (batch.target > 0.5)
     assert agreement.float().mean() > 0.97
 
 
-def test_the_loop_is_adam_on_the_reports_loss(source: PatchSource, tmp_path: Path) -> None:
+def test_the_loop_is_adam_on_the_reports_loss(
+    source: PatchSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "is_fast_in_bfloat16", lambda kind: False)
     drawn: list[Batch] = []
 
     def draw(n: int, generator: torch.Generator) -> Batch:
         drawn.append(source.draw(n, generator))
         return drawn[-1]
 
-    exact = dataclasses.replace(QUICK, precision="32-true")
-    history = trained(network(), draw, tmp_path, exact)
+    steps, _ = trained(network(), draw, tmp_path)
     net, losses = network().train(), []
-    adam = torch.optim.Adam(net.parameters(), lr=QUICK.learning_rate)
+    adam = torch.optim.Adam(net.parameters(), lr=QUICK.stages[0].learning_rate)
     for batch in drawn:
         loss = functional.binary_cross_entropy(net(batch.image), batch.target)
         adam.zero_grad()
         loss.backward()
         adam.step()
         losses.append(loss.item())
-    assert history.steps.loss.tolist() == pytest.approx(losses, rel=3e-3)
+    assert steps.loss.tolist() == pytest.approx(losses, rel=3e-3)
     places = torch.cat([batch.where for batch in drawn])
     assert len(places.unique(dim=0)) > 0.95 * len(places)
 
 
 def test_random_labels_teach_nothing(tmp_path: Path) -> None:
-    settings = TrainingSettings(steps=60, epochs=1, learning_rate=5e-3)
+    settings = recipe(60, 5e-3, epochs=1)
     scores = {}
     for chance in (False, True):
         pair = [
@@ -133,8 +131,8 @@ def test_random_labels_teach_nothing(tmp_path: Path) -> None:
         ]
         validate = patch_validation(pair[1], 200)
         folder = tmp_path / str(chance)
-        history = trained(network(), pair[0].draw, folder, settings, validate)
-        scores[chance] = history.epochs.score.iloc[-1]
+        _, epochs = trained(network(), pair[0].draw, folder, settings, validate)
+        scores[chance] = epochs.score.iloc[-1]
     # half of the pixels are labelled: whoever marks all of them reaches 2/3, guessing 1/2
     assert scores[False] > 0.8
     assert scores[True] < 0.7
@@ -152,7 +150,7 @@ class Killed(Exception):
 def test_a_killed_training_ends_as_if_it_had_never_stopped(
     source: PatchSource, tmp_path: Path, kill_at: int, optimizer: str
 ) -> None:
-    settings = dataclasses.replace(QUICK, schedule="one-cycle", optimizer=optimizer)
+    settings = recipe(12, schedule="one-cycle", optimizer=optimizer)
     augmentation = Augmentation(rotation_deg=90, noise=0.1)
     validate = patch_validation(source, 20)
     calls = itertools.count()
@@ -171,16 +169,14 @@ def test_a_killed_training_ends_as_if_it_had_never_stopped(
         trained(other, draw_until_killed, tmp_path / "killed", settings, validate)
     torch.manual_seed(99)
     saved = (tmp_path / "killed" / LAST).exists()
-    assert saved == (kill_at >= QUICK.epoch_ends[0])
+    assert saved == (kill_at >= QUICK.epoch_ends()[0])
     resumed = network(seed=5 if saved else 0)
     second = trained(resumed, draw, tmp_path / "killed", settings, validate)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-    pd.testing.assert_frame_equal(first.steps, second.steps)
+    pd.testing.assert_frame_equal(first[0], second[0])
     times = ["seconds", "samples_per_s"]
-    pd.testing.assert_frame_equal(
-        first.epochs.drop(columns=times), second.epochs.drop(columns=times)
-    )
+    pd.testing.assert_frame_equal(first[1].drop(columns=times), second[1].drop(columns=times))
     assert (tmp_path / "whole" / "steps.csv").read_bytes() == (
         tmp_path / "killed" / "steps.csv"
     ).read_bytes()
@@ -196,15 +192,15 @@ def test_a_finished_training_is_not_done_again(source: PatchSource, tmp_path: Pa
         raise AssertionError("trained again")
 
     second = trained(again, never, tmp_path)
-    pd.testing.assert_frame_equal(first.epochs, second.epochs)
+    pd.testing.assert_frame_equal(first[1], second[1])
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
-    assert len(pd.read_csv(tmp_path / "steps.csv")) == QUICK.steps
+    assert len(pd.read_csv(tmp_path / "steps.csv")) == 12
     assert load_checkpoint(tmp_path / LAST).labels == LABELS
 
 
 def test_another_training_in_the_folder_is_left_alone(source: PatchSource, tmp_path: Path) -> None:
     trained(network(), source.draw, tmp_path)
-    other = dataclasses.replace(QUICK, learning_rate=1e-3)
+    other = recipe(12, 1e-3)
     with pytest.raises(AnkleError, match=r"learning_rate 0\.002, not 0\.001: choose another"):
         trained(network(), source.draw, tmp_path, other)
     (tmp_path / LAST).write_bytes(b"nothing")
@@ -216,49 +212,8 @@ def test_the_callers_random_numbers_are_left_alone(source: PatchSource, tmp_path
     torch.manual_seed(3)
     expected = torch.rand(5)
     torch.manual_seed(3)
-    trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, steps=4, epochs=1))
+    trained(network(), source.draw, tmp_path, recipe(4, epochs=1))
     assert torch.equal(torch.rand(5), expected)
-
-
-# --- several devices -----------------------------------------------------------------------------
-
-
-def train_on_each(fabric: Fabric, folder: Path) -> None:
-    """Train on one of several devices; leave its weights and what it drew in files."""
-    torch.set_num_threads(1)
-    source = PatchSource([item("T01", 1), item("T02", 2)], RULE, labels=LABELS)
-    drawn = []
-
-    def draw(n: int, generator: torch.Generator) -> Batch:
-        drawn.append(source.draw(n, generator))
-        return drawn[-1]
-
-    net = network()
-    settings = dataclasses.replace(QUICK, keep="best")
-    history = train(
-        net,
-        draw,
-        patch_validation(source, 20),
-        settings,
-        folder,
-        labels=LABELS,
-        fabric=fabric,
-        progress=False,
-    )
-    places = torch.stack([batch.where for batch in drawn])
-    content = [dict(net.state_dict()), places, history.epochs.score.tolist()]
-    torch.save(content, folder / f"rank{fabric.global_rank}.pt")
-
-
-@pytest.mark.slow
-def test_two_devices_share_weights_and_draw_different_patches(tmp_path: Path) -> None:
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
-    fabric.launch(train_on_each, tmp_path)
-    first, second = (torch.load(tmp_path / f"rank{n}.pt", weights_only=True) for n in range(2))
-    assert all(torch.equal(first[0][key], second[0][key]) for key in first[0])
-    assert not torch.equal(first[1], second[1])
-    assert first[2] == second[2]
-    assert load_checkpoint(tmp_path / LAST).training["progress"]["step"] == QUICK.steps
 
 
 # --- stopping ------------------------------------------------------------------------------------
@@ -282,7 +237,7 @@ def test_a_loss_that_is_not_finite_names_its_patches(source: PatchSource, tmp_pa
     assert source.describe(drawn[0].where[0].tolist()) in message
     assert message.endswith("and 5 more: the images or targets are not finite, so check these")
     assert not (tmp_path / LAST).exists()
-    wild = dataclasses.replace(QUICK, learning_rate=1e30)
+    wild = recipe(12, 1e30)
     with pytest.raises(AnkleError, match=r"lower the learning rate \(1e\+30\)"):
         trained(network(), source.draw, tmp_path, wild)
 
@@ -296,24 +251,22 @@ def test_the_best_epoch_is_kept(source: PatchSource, tmp_path: Path) -> None:
         states.append({key: value.clone() for key, value in net.state_dict().items()})
         return {"score": next(scores), "another": 1.0}
 
-    settings = dataclasses.replace(QUICK, keep="best")
     net = network()
-    history = trained(net, source.draw, tmp_path, settings, validate)
-    assert history.best_epoch == 2
-    assert history.epochs.score.tolist() == [0.5, 0.7, 0.6]
-    assert history.epochs.another.tolist() == [1.0] * 3
+    _, epochs = trained(net, source.draw, tmp_path, QUICK, validate)
+    assert epochs.score.tolist() == [0.5, 0.7, 0.6]
+    assert epochs.another.tolist() == [1.0] * 3
     for key, value in net.state_dict().items():
         assert torch.equal(value, states[1][key]), key
     best = load_checkpoint(tmp_path / BEST)
     assert best.training == {"epoch": 2, "score": 0.7}
-    assert len(trained(net, source.draw, tmp_path, settings, validate).epochs) == 3
+    assert len(trained(net, source.draw, tmp_path, QUICK, validate)[1]) == 3
 
 
 def test_no_step_is_left_out(source: PatchSource, tmp_path: Path) -> None:
-    history = trained(network(), source.draw, tmp_path, TrainingSettings(steps=7, epochs=5))
-    assert len(history.steps) == 7
-    assert history.epochs.step.tolist() == [1, 2, 4, 5, 7]
-    assert history.epochs.loss[2] == pytest.approx(history.steps.loss[2:4].mean())
+    steps, epochs = trained(network(), source.draw, tmp_path, recipe(7, epochs=5))
+    assert len(steps) == 7
+    assert epochs.step.tolist() == [1, 2, 4, 5, 7]
+    assert epochs.loss[2] == pytest.approx(steps.loss[2:4].mean())
 
 
 def test_a_score_must_be_finite(source: PatchSource, tmp_path: Path) -> None:
@@ -323,20 +276,10 @@ def test_a_score_must_be_finite(source: PatchSource, tmp_path: Path) -> None:
 
 def test_network_loss_and_labels_must_go_together(source: PatchSource, tmp_path: Path) -> None:
     with pytest.raises(AnkleError, match="trains a network with head 'intensity'"):
-        trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, loss="weighted-l1"))
-    with pytest.raises(AnkleError, match="need a validation"):
-        trained(network(), source.draw, tmp_path, dataclasses.replace(QUICK, keep="best"))
+        trained(network(), source.draw, tmp_path, recipe(12, loss="weighted-l1"))
     one_channel = build("unet", depth=2, width=4)
     with pytest.raises(AnkleError, match="one output channel per label"):
         trained(one_channel, source.draw, tmp_path)
     for device in ("tpu", "cuda:99"):
         with pytest.raises(AnkleError, match=f"device '{device}'"):
-            train(
-                network(),
-                source.draw,
-                None,
-                QUICK,
-                tmp_path,
-                labels=LABELS,
-                device=device,
-            )
+            train(network(), QUICK, source.draw, tmp_path, device=device)

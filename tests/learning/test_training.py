@@ -12,10 +12,9 @@ import torch
 from ankle_lib.files import AnkleError
 from ankle_lib.learning import training
 from ankle_lib.learning.networks import build
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import patch_source, train_on_scans
 from ankle_lib.learning.training import (
-    Recipe,
-    Stage,
     Trained,
     keep_trained,
     place_of,
@@ -61,7 +60,7 @@ def test_a_killed_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     train, calls = training.train, []
 
     def killed(*arguments: Any, **options: Any) -> Any:
-        calls.append(arguments[4].name)
+        calls.append(arguments[3].name)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return train(*arguments, **options)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.networks import build
-from ankle_lib.learning.training import Recipe, Stage
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.presets import PRESETS
 from ankle_lib.reconstruction.refiner import (
     IMAGE,

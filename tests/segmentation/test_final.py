@@ -11,9 +11,9 @@ from scipy import ndimage
 from ankle_lib.figures.segmentation import final_rows
 from ankle_lib.foot.segment import segment_file
 from ankle_lib.learning.checkpoints import load_checkpoint
+from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import ROTATIONS_DEG
 from ankle_lib.learning.segmenter import read_segmenter, save_segmenter
-from ankle_lib.learning.training import Recipe, Stage
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.final import (
