@@ -131,7 +131,6 @@ def train(
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), settings.learning_rate)
         model, optimizer = fabric.setup(network, optimizer)
-        model.mark_forward_method("logits")
         if state["optimizer"]:
             optimizer.load_state_dict(state["optimizer"])
         generator = torch.Generator(fabric.device)
@@ -144,7 +143,9 @@ def train(
                     group["lr"] = settings.learning_rate_at(step)
                 batch = draw_batch(settings.batch_size, generator)
                 image = batch.image.contiguous(memory_format=torch.channels_last)
-                loss = compute_loss(recipe.loss, model.logits(image), batch)
+                with fabric.autocast():
+                    output = model.logits(image).float()
+                loss = compute_loss(recipe.loss, output, batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)
                 optimizer.step()

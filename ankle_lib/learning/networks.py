@@ -133,18 +133,3 @@ def ready_to_predict(network: Network, device: torch.device | str | None = None)
     # the U-Net runs 1.6 times as fast on a CPU with channels last
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval()
-
-
-def is_ready_to_predict(network: nn.Module, device: torch.device | str | None = None) -> bool:
-    """Tell whether `ready_to_predict` would change nothing."""
-    parameters = list(network.parameters())
-    placed = device is None or all(one.device == torch.device(device) for one in parameters)
-    return (
-        placed
-        and not any(module.training for module in network.modules())
-        and all(
-            one.is_contiguous(memory_format=torch.channels_last)
-            for one in parameters
-            if one.ndim == 4
-        )
-    )

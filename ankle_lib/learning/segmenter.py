@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.training import Trained
 from ankle_lib.presets import BONES
-from ankle_lib.volume import CANONICAL_CODES
 
 THIN_MM = 3.0
 """The talus, 50 x 37 x 28 mm, has nine such slices where it is thinnest: just enough."""
 
-PIXEL_LIMITS_MM = (0.05, 5.0)
-MOST_CONTEXT_MM = 50.0
-THICKEST_LIMITS_MM = (0.1, 20.0)
 
-_INPUT = {"voxel_mm", "normalisation", "axes", "side", "context_mm", "thickest_mm"}
-_USE = "use the final network of chapter 05 or of chapter 07"
+class _Input(BaseModel):
+    """What a checkpoint says about the input of its network."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    voxel_mm: Annotated[
+        list[Annotated[float, Field(ge=0.05, le=5)]], Field(min_length=2, max_length=2)
+    ]
+    normalisation: Literal["zscore-foot"]
+    axes: Literal["PSR"]
+    side: Literal["as is", "right"]
+    context_mm: list[Annotated[float, Field(ge=-50, le=50)]]
+    thickest_mm: Annotated[float, Field(ge=0.1, le=20)]
 
 
 @dataclass(frozen=True)
@@ -95,14 +103,28 @@ def read_segmenter(path: Path) -> Segmenter:
             f"{path}: segments {', '.join(checkpoint.labels)}: give a network of "
             f"{', '.join(BONES)}, each once"
         )
-    wanted = _wanted(path, checkpoint)
-    wanted["thickest_mm"] = [wanted["thickest_mm"]]
-    rows, columns = _numbers(path, wanted, "voxel_mm", 2, *PIXEL_LIMITS_MM)
-    n_slices, most = checkpoint.network.in_channels, MOST_CONTEXT_MM
-    context_mm = _numbers(path, wanted, "context_mm", n_slices, -most, most)
-    (thickest_mm,) = _numbers(path, wanted, "thickest_mm", 1, *THICKEST_LIMITS_MM)
+    try:
+        wanted = _Input.model_validate(checkpoint.training.get("input"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        entry = " ".join(map(str, first["loc"]))
+        raise AnkleError(
+            f"{path}: does not say how its input is made, or wants one that this ankle_lib does "
+            f"not make ({entry} {first['input']!r}: {first['msg']}): use the final network of "
+            "chapter 05 or of chapter 07"
+        ) from None
+    if len(wanted.context_mm) != checkpoint.network.in_channels:
+        raise AnkleError(
+            f"{path}: its network sees {checkpoint.network.in_channels} slices at a time, but has "
+            f"context_mm {wanted.context_mm}: train it again"
+        )
+    rows, columns = wanted.voxel_mm
     return Segmenter(
-        checkpoint.network, checkpoint.labels, (rows, columns), context_mm, thickest_mm
+        checkpoint.network,
+        checkpoint.labels,
+        (rows, columns),
+        tuple(wanted.context_mm),
+        wanted.thickest_mm,
     )
 
 
@@ -127,52 +149,13 @@ def save_segmenter(
     thickest_mm : float
         The thickest slices that it is for.
     """
-    wanted = {
-        "voxel_mm": [round(pixel_mm, 6)] * 2,
-        "normalisation": "zscore-foot",
-        "axes": CANONICAL_CODES,
-        "side": "as is",
-        "context_mm": list(trained.recipe.context_mm),
-        "thickest_mm": thickest_mm,
-    }
-    training = {"input": wanted, "subjects": list(subjects)}
+    wanted = _Input(
+        voxel_mm=[round(pixel_mm, 6)] * 2,
+        normalisation="zscore-foot",
+        axes="PSR",
+        side="as is",
+        context_mm=list(trained.recipe.context_mm),
+        thickest_mm=thickest_mm,
+    )
+    training = {"input": wanted.model_dump(), "subjects": list(subjects)}
     return save_checkpoint(path, trained.network, labels=trained.recipe.labels, training=training)
-
-
-def _wanted(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the description of the input; refuse another one than this library makes."""
-    wanted = checkpoint.training.get("input")
-    if not isinstance(wanted, dict) or set(wanted) != _INPUT:
-        raise AnkleError(
-            f"{path}: does not say how its input is made (training['input'] with "
-            f"{', '.join(sorted(_INPUT))}): {_USE}"
-        )
-    known: dict[str, Sequence[Any]] = {
-        "normalisation": ("zscore-foot",),
-        "axes": (CANONICAL_CODES,),
-        "side": ("as is", "right"),
-    }
-    for entry, values in known.items():
-        if not any(type(wanted[entry]) is type(one) and wanted[entry] == one for one in values):
-            raise AnkleError(
-                f"{path}: wants an input with {entry} {wanted[entry]!r}, this ankle_lib makes "
-                f"{' or '.join(map(repr, values))}: update it, or {_USE}"
-            )
-    return wanted
-
-
-def _numbers(
-    path: Path, wanted: dict[str, Any], entry: str, n: int, low: float, high: float
-) -> tuple[float, ...]:
-    """Return an entry of the input's description; refuse anything but so many plain numbers."""
-    found = wanted[entry]
-    if (
-        not isinstance(found, list | tuple)
-        or len(found) != n
-        or not all(type(one) in (int, float) and low <= one <= high for one in found)
-    ):
-        raise AnkleError(
-            f"{path}: wants an input with {entry} {found!r}, expected {n} number{'s' * (n > 1)} "
-            f"from {low:g} to {high:g}: train the network again"
-        )
-    return tuple(map(float, found))

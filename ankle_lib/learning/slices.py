@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.networks import fast_autocast, is_ready_to_predict, ready_to_predict
+from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 
 OVERLAP = 0.5
 """Part of a tile's side that the next tile covers again."""
@@ -46,7 +46,6 @@ def whole_slices(
     context: Sequence[int] = (0,),
     foot: NDArray[np.bool_] | None = None,
     device: torch.device | str | None = None,
-    batch: int | None = None,
     batchnorm_training: bool = False,
     tile: int | None = None,
 ) -> NDArray[np.floating]:
@@ -68,8 +67,6 @@ def whole_slices(
         outputs are 0 where nothing was computed. Without it, every pixel is.
     device : optional
         The network's own by default. In bfloat16 where it is fast in it.
-    batch : int, optional
-        Slices at a time. By default 16 on a GPU, on a CPU as many as 60,000 pixels hold.
     batchnorm_training : bool
         Repeat the error of the 2020 test scripts, which never left the training mode: batch
         normalisation with the mean and variance of the slice at hand, mostly air, instead of the
@@ -88,22 +85,39 @@ def whole_slices(
     ------
     AnkleError
         If image or foot have a wrong shape, the foot is empty, the image is not finite, ``tile``
-        is below 1, or ``foot`` or ``batch`` is combined with ``batchnorm_training``, whose
-        statistics would then differ from those of 2020.
+        is below 1, or ``foot`` is combined with ``batchnorm_training``, whose statistics would
+        then differ from those of 2020.
     """
     _check(image, foot)
-    ready = _ready(network, device, batchnorm_training)
+    if batchnorm_training and foot is not None:
+        raise AnkleError(
+            "batchnorm_training takes no foot: in 2020 each slice went with all its air"
+        )
+    # a copy, for the given network stays as it was
+    ready = ready_to_predict(copy.deepcopy(network), device).train(batchnorm_training)
     predict: Predict = ready
     if tile is not None:
         predict = _tiled(ready, tile, 1 if batchnorm_training else TILES_AT_ONCE)
-    if batchnorm_training:
-        if foot is not None or batch is not None:
-            raise AnkleError(
-                "batchnorm_training takes neither foot nor batch: in 2020 each slice went alone "
-                "and with all its air"
-            )
-        batch = 1
-    return _maps(network, _slices(ready, predict, image, foot, batch, context), image.shape)
+    # an intensity of 8 bits after the point would show as steps
+    is_intensity = getattr(network, "head", "probability") == "intensity"
+    kept, dtype = (torch.float32, np.float32) if is_intensity else (torch.float16, np.float16)
+    place = next(ready.parameters()).device
+    at_once = 1 if batchnorm_training else _slices_at_once(place, foot, image.shape)
+    n_slices = image.shape[2]
+    maps: NDArray[np.floating] | None = None
+    for ks in _runs(foot, n_slices, at_once):
+        box = _box(None if foot is None else foot[:, :, ks], image.shape)
+        seen = np.arange(ks.start, ks.stop)[:, None] + np.asarray(context)
+        stack = np.moveaxis(image[box][:, :, seen.clip(0, n_slices - 1)], (2, 3), (0, 1))
+        images = torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)).to(place)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), fast_autocast(place):
+            outputs = predict(images)
+        if maps is None:
+            maps = np.zeros((n_slices, outputs.shape[1], *image.shape[:2]), dtype=dtype)
+        maps[(ks, slice(None), *box)] = outputs.to(kept).cpu().numpy()
+    assert maps is not None  # there is at least one slice
+    return maps.transpose(1, 2, 3, 0)
 
 
 def _check(image: NDArray, foot: NDArray[np.bool_] | None) -> None:
@@ -115,15 +129,6 @@ def _check(image: NDArray, foot: NDArray[np.bool_] | None) -> None:
         raise AnkleError("the foot mask is empty: lower its threshold or leave the mask out")
     if not np.isfinite(image).all():
         raise AnkleError("the image holds values that are not finite: clean it first")
-
-
-def _ready(
-    network: nn.Module, device: torch.device | str | None, batchnorm_training: bool
-) -> nn.Module:
-    """Return the network on the device, in the mode: itself if it is so already, else a copy."""
-    if not batchnorm_training and is_ready_to_predict(network, device):
-        return network
-    return ready_to_predict(copy.deepcopy(network), device).train(batchnorm_training)
 
 
 def _tiled(network: nn.Module, size: int, at_once: int) -> Predict:
@@ -148,28 +153,7 @@ def _tiled(network: nn.Module, size: int, at_once: int) -> Predict:
     return predict
 
 
-def _slices(
-    network: nn.Module,
-    predict: Predict,
-    image: NDArray,
-    foot: NDArray[np.bool_] | None,
-    batch: int | None,
-    context: Sequence[int],
-) -> Iterator[tuple[slice, Box, Tensor]]:
-    """Yield slices ``[k0:k1]``, the box within them, and outputs (k1 - k0, channels, *box)."""
-    device = next(network.parameters()).device
-    for ks in _runs(foot, image.shape[2], batch or _usual_batch(device, foot, image.shape)):
-        box = _box(None if foot is None else foot[:, :, ks], image.shape)
-        seen = np.arange(ks.start, ks.stop)[:, None] + np.asarray(context)
-        stack = np.moveaxis(image[box][:, :, seen.clip(0, image.shape[2] - 1)], (2, 3), (0, 1))
-        images = torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)).to(device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), fast_autocast(device):
-            outputs = predict(images)
-        yield ks, box, outputs
-
-
-def _usual_batch(
+def _slices_at_once(
     device: torch.device, foot: NDArray[np.bool_] | None, shape: tuple[int, ...]
 ) -> int:
     if device.type == "cuda":
@@ -204,21 +188,3 @@ def _reach(filled: NDArray[np.int_], length: int) -> slice:
     missing = -(high - low) % SIDE_MULTIPLE
     added = min(missing, length - high)
     return slice(max(low - (missing - added), 0), high + added)
-
-
-def _maps(
-    network: nn.Module,
-    parts: Iterator[tuple[slice, Box, Tensor]],
-    shape: tuple[int, ...],
-) -> NDArray[np.floating]:
-    """Put the outputs into an array (channels, I, J, K), zero where there are none."""
-    # an intensity of 8 bits after the point would show as steps
-    is_intensity = getattr(network, "head", "probability") == "intensity"
-    kept, dtype = (torch.float32, np.float32) if is_intensity else (torch.float16, np.float16)
-    maps: NDArray[np.floating] | None = None
-    for ks, box, outputs in parts:
-        if maps is None:
-            maps = np.zeros((shape[2], outputs.shape[1], *shape[:2]), dtype=dtype)
-        maps[(ks, slice(None), *box)] = outputs.to(kept).cpu().numpy()
-    assert maps is not None  # there is at least one slice
-    return maps.transpose(1, 2, 3, 0)

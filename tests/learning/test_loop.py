@@ -121,6 +121,26 @@ def test_the_loop_is_adam_on_the_reports_loss(
     assert len(places.unique(dim=0)) > 0.95 * len(places)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_networks_train_in_bfloat16_where_it_is_fast(
+    source: PatchSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(loop, "is_fast_in_bfloat16", lambda kind: fast)
+    outputs, losses = set(), set()
+    net = network()
+    net.last.register_forward_hook(lambda module, given, found: outputs.add(found.dtype))
+    compute_loss = loop.compute_loss
+
+    def noted(name: str, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        losses.add(output.dtype)
+        return compute_loss(name, output, batch)
+
+    monkeypatch.setattr(loop, "compute_loss", noted)
+    trained(net, source.draw, tmp_path, recipe(2, epochs=1))
+    assert outputs == {torch.bfloat16 if fast else torch.float32}
+    assert losses == {torch.float32}
+
+
 def test_random_labels_teach_nothing(tmp_path: Path) -> None:
     settings = recipe(60, 5e-3, epochs=1)
     scores = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning import networks
+from ankle_lib.learning import networks, slices
 from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.networks import build
 from ankle_lib.learning.prediction import labels_from
@@ -74,11 +75,16 @@ class Pointwise(nn.Module):
 # --- whole slices --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [None, 1, 4, 100])
+@pytest.mark.parametrize("at_once", [None, 1, 4, 100])
 def test_whole_slices_equal_the_obvious_way(
-    network: SliceNetwork, image: NDArray, batch: int | None
+    network: SliceNetwork,
+    image: NDArray,
+    at_once: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = whole_slices(network, image, batch=batch)
+    if at_once:
+        monkeypatch.setattr(slices, "_slices_at_once", lambda *_: at_once)
+    found = whole_slices(network, image)
     expected = slice_by_slice(copy.deepcopy(network).eval(), image)
     assert found.shape == (3, *SHAPE)
     assert found.dtype == np.float16
@@ -86,11 +92,14 @@ def test_whole_slices_equal_the_obvious_way(
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_slices_beside_are_seen_too(image: NDArray, batch: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_slices_beside_are_seen_too(
+    image: NDArray, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = (-2, 0, 1)
+    monkeypatch.setattr(slices, "_slices_at_once", lambda *_: at_once)
     network = used("unet", depth=2, width=4, in_channels=3)
-    found = whole_slices(network, image, context=context, batch=batch)
+    found = whole_slices(network, image, context=context)
     for k in range(image.shape[2]):
         seen = [image[:, :, min(max(k + one, 0), image.shape[2] - 1)] for one in context]
         with torch.inference_mode():
@@ -108,14 +117,6 @@ def test_in_bfloat16_the_labels_are_nearly_the_same(
     assert 0 < np.abs(fast - exact).max() < 0.2
     threshold = float(np.median(exact.max(axis=0)))
     assert (labels_from(fast, threshold) != labels_from(exact, threshold)).mean() < 0.03
-
-
-def test_a_ready_network_is_used_itself(network: SliceNetwork, image: NDArray) -> None:
-    calls: list[tuple[int, ...]] = []
-    network.eval().to(memory_format=torch.channels_last)
-    network.register_forward_hook(lambda module, given, found: calls.append(tuple(found.shape)))
-    whole_slices(network, image, batch=2)
-    assert calls == [(2, 3, *SHAPE[:2])] * 3
 
 
 def test_the_memory_order_of_the_image_does_not_matter(
@@ -166,22 +167,21 @@ def test_batch_normalisation_as_in_2020(network: SliceNetwork, image: NDArray) -
 def test_as_in_2020_takes_no_shortcuts(network: SliceNetwork, image: NDArray) -> None:
     foot = np.ones(SHAPE, bool)
     for tile in (None, 16):
-        with pytest.raises(AnkleError, match="neither foot nor batch"):
+        with pytest.raises(AnkleError, match="takes no foot"):
             whole_slices(network, image, foot=foot, batchnorm_training=True, tile=tile)
-        with pytest.raises(AnkleError, match="neither foot nor batch"):
-            whole_slices(network, image, batch=2, batchnorm_training=True, tile=tile)
 
 
 # --- only where the foot is ----------------------------------------------------------------------
 
 
-def test_slices_without_foot_are_skipped() -> None:
+def test_slices_without_foot_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "_slices_at_once", lambda *_: 2)
     image = np.zeros((200, 120, 9), np.float32)
     foot = np.zeros(image.shape, bool)
     foot[90:100, 50:60, 2:4] = True
     foot[10, 10, 7] = True
     network = Pointwise()
-    maps = whole_slices(network, image, foot=foot, batch=2)
+    maps = whole_slices(network, image, foot=foot)
     assert [call[0] for call in network.calls] == [2, 1]
     height, width = network.calls[0][2:]
     assert height < 100
@@ -194,16 +194,17 @@ def test_slices_without_foot_are_skipped() -> None:
 @given(
     first=st.tuples(st.integers(0, 99), st.integers(0, 99)),
     second=st.tuples(st.integers(0, 99), st.integers(0, 99)),
-    batch=st.integers(1, 4),
+    at_once=st.integers(1, 4),
 )
 @settings(max_examples=40, deadline=None)
 def test_every_voxel_of_the_foot_gets_its_own_value(
-    first: tuple[int, int], second: tuple[int, int], batch: int
+    first: tuple[int, int], second: tuple[int, int], at_once: int
 ) -> None:
     image = np.random.default_rng(1).normal(size=(100, 100, 3)).astype(np.float32)
     foot = np.zeros(image.shape, bool)
     foot[(*first, 0)] = foot[(*second, 2)] = True
-    maps = whole_slices(Pointwise(), image, foot=foot, batch=batch)
+    with mock.patch.object(slices, "_slices_at_once", return_value=at_once):
+        maps = whole_slices(Pointwise(), image, foot=foot)
     np.testing.assert_allclose(maps[0][foot], 1 / (1 + np.exp(-image[foot])), atol=1e-3)
 
 
