@@ -1,4 +1,4 @@
-"""Figures of chapter 05: slices and patches with what networks see on them, and the post-mortem."""
+"""Figures of chapter 05: slices and patches with what networks see on them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ankle_lib.figures.charts import intervals, legend_outside
 from ankle_lib.figures.images import Slice
-from ankle_lib.figures.style import new_figure
 from ankle_lib.learning.prediction import predict
 from ankle_lib.learning.scans import Scan, draw_patches, one_slice, rotation_of, turned
 from ankle_lib.learning.scoring import THRESHOLD
@@ -130,31 +126,3 @@ def middle_slice_of(scan: Scan) -> int:
     """Return the sagittal slice that shows most of the bone of which it shows least."""
     areas = np.stack([mask.sum(axis=(0, 1)) for mask in scan.item.labels.values()])
     return int((areas.min(axis=0) + 1e-3 * areas.sum(axis=0)).argmax())
-
-
-def postmortem_chart(table: pd.DataFrame) -> Figure:
-    """Show what each remedy does, alone and left out.
-
-    Parameters
-    ----------
-    table : postmortem.csv
-        Columns step, order, bone, dice_mean, dice_low, dice_high, rotated_dice, patch_dice.
-    """
-    orders = {"additive": "one remedy after the other", "leave_one_out": "all but one"}
-    parts = [table[table["order"] == order] for order in orders]
-    counts = [part["step"].nunique() for part in parts]
-    figure = new_figure(9.0, 0.42 * sum(counts) + 2.2)
-    panels = figure.subplots(2, 1, sharex=True, height_ratios=[max(n, 1) for n in counts])
-    for axes, part, title in zip(panels, parts, orders.values(), strict=True):
-        intervals(axes, part, "dice_mean", "step", ends=("dice_low", "dice_high"))
-        intervals(axes, part, "rotated_dice", "step", mfc="white")
-        intervals(axes, part, "patch_dice", "step", marker="|", ms=9, mew=1.6)
-        axes.set_title(title, fontsize=11, loc="left")
-    panels[0].set_xlim(-0.02, 1.02)
-    for marker, fill, name in (("o", "0.3", "whole volume, 95 % of subjects"),
-                               ("o", "white", "foot turned by 40 to 60°"),
-                               ("|", "0.3", "mean of patches")):  # fmt: skip
-        panels[0].plot([], [], marker, color="0.3", mfc=fill, label=name)
-    legend_outside(figure, ncols=3)
-    panels[-1].set_xlabel("Dice")
-    return figure

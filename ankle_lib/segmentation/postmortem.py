@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -46,42 +45,30 @@ SMALLEST_EFFECT = 0.01
 """Of Dice. Less is no cause of a failure, even if it is no accident."""
 
 
-@dataclass(frozen=True)
-class Remedies:
-    """Which errors of 2020 are avoided; none by default. In the order in which they are added."""
-
-    evaluation_mode: bool = False
-    """Batch normalisation with learnt statistics, not with those of the slice at hand."""
-    air: bool = False
-    """Patches of which 5 % is foot, and the rest may be air, not only those with 75 %."""
-    dice_loss: bool = False
-    """Dice and binary cross-entropy, not the latter alone."""
-    best_epoch: bool = False
-    """Weights of the best epoch on the validation subject, not the last."""
-    augmentation: bool = False
-    """Patches turned and scaled."""
-    tiles: bool = False
-    """Overlapping tiles of the training's size, not whole slices."""
-    growing: bool = False
-    """Patches that grow up to the whole slice while the learning rate falls."""
-    one_network: bool = False
-    """One network for the three bones, not one for each."""
-
-
 TITLES = {
+    # batch normalisation with learnt statistics, not with those of the slice at hand
     "evaluation_mode": "evaluation mode",
+    # patches of which 5 % is foot, and the rest may be air, not only those with 75 %
     "air": "patches with air",
+    # Dice and binary cross-entropy, not the latter alone
     "dice_loss": "Dice + BCE",
+    # weights of the best epoch on the validation subject, not the last
     "best_epoch": "best epoch",
+    # patches turned and scaled
     "augmentation": "turned and scaled",
+    # overlapping tiles of the training's size, not whole slices
     "tiles": "overlapping tiles",
+    # patches that grow up to the whole slice while the learning rate falls
     "growing": "growing patches",
+    # one network for the three bones, not one for each
     "one_network": "one network",
 }
+"""The remedies, each against one error of 2020, in the order in which they are added."""
+
+Remedies = frozenset[str]
+"""Those of `TITLES` that are applied."""
 
 AS_CODED = "as coded in 2020"
-_NAMES = tuple(field.name for field in fields(Remedies))
-_ALL = Remedies(**dict.fromkeys(_NAMES, True))
 
 
 @dataclass(frozen=True)
@@ -97,29 +84,28 @@ class Step:
 def steps() -> tuple[Step, ...]:
     """Return all steps; the last additive one has every remedy."""
     found = [Step(AS_CODED, "additive", Remedies())]
-    for name in _NAMES:
-        remedies = replace(found[-1].remedies, **{name: True})
-        found.append(Step(f"+ {TITLES[name]}", "additive", remedies))
-    for name in _NAMES:
-        remedies = replace(_ALL, **{name: False})
-        found.append(Step(f"without {TITLES[name]}", "leave_one_out", remedies))
-    found.append(Step(f"{AS_CODED}, in tiles", "extra", Remedies(tiles=True)))
+    for name, title in TITLES.items():
+        found.append(Step(f"+ {title}", "additive", found[-1].remedies | {name}))
+    for name, title in TITLES.items():
+        found.append(Step(f"without {title}", "leave_one_out", Remedies(TITLES) - {name}))
+    found.append(Step(f"{AS_CODED}, in tiles", "extra", Remedies({"tiles"})))
     return tuple(found)
 
 
 def recipes(study: Study, remedies: Remedies, seed: int = 0) -> list[Recipe]:
     """Return how to train with these remedies: one recipe, or one for each bone."""
-    fraction = AIR_FRACTION if remedies.air else 0.75
+    fraction = AIR_FRACTION if "air" in remedies else 0.75
+    stages = _stages(study, fraction)
     recipe = Recipe(
-        stages=_stages(study, fraction) if remedies.growing else _stages(study, fraction)[:1],
-        loss="dice+bce" if remedies.dice_loss else "bce",
+        stages=stages if "growing" in remedies else stages[:1],
+        loss="dice+bce" if "dice_loss" in remedies else "bce",
         min_fraction=fraction,
-        augmentation=AUGMENTATION if remedies.augmentation else Augmentation(),
-        keep_best=remedies.best_epoch,
+        augmentation=AUGMENTATION if "augmentation" in remedies else Augmentation(),
+        keep_best="best_epoch" in remedies,
         n_validation=study.sizes.n_patches,
         seed=seed,
     )
-    if remedies.one_network:
+    if "one_network" in remedies:
         return [recipe]
     return [recipe.of_bone(bone) for bone in study.sizes.followed_bones]
 
@@ -230,8 +216,8 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores(study: Study, trained: Trained, step: Step) -> pd.DataFrame:
-    as_2020 = not step.remedies.evaluation_mode
-    tile = trained.recipe.stages[-1].pixels if step.remedies.tiles else None
+    as_2020 = "evaluation_mode" not in step.remedies
+    tile = trained.recipe.stages[-1].pixels if "tiles" in step.remedies else None
     options: dict[str, Any] = {"batchnorm_training": as_2020, "tile": tile}
     patches = study.patch_scores(trained, "test", batchnorm_training=as_2020)
     same = ["subject", "bone"]
@@ -246,32 +232,22 @@ def _scores(study: Study, trained: Trained, step: Step) -> pd.DataFrame:
 
 def _stages(study: Study, fraction: float) -> tuple[Stage, ...]:
     """Return stages of equal cost, with patches up to the whole slice and a falling rate."""
-    return tuple(_each_stage(study, fraction))
-
-
-def _each_stage(study: Study, fraction: float) -> Iterator[Stage]:
     whole = min(min(scan.item.image.shape[:2]) for scan in study.scans)
     whole -= whole % MULTIPLE
     sizes = [study.pixels * factor for factor in GROWTH if study.pixels * factor < whole]
     first = Stage(study.pixels, study.sizes.steps)
     cost = first.steps * first.batch_size * study.pixels**2
+    stages: list[Stage] = []
     for number, pixels in enumerate([*sizes, whole]):
-        if number > 0 and not _exist(study, pixels, fraction):
-            return  # patches of which 75 % is foot do not grow much
+        try:
+            if stages:
+                patch_source(study.part("train"), BONES, pixels, fraction, study.device)
+        except AnkleError:
+            break  # patches of which 75 % is foot do not grow much
         batch = WHOLE_BATCH if pixels == whole else first.batch_size
         n_steps = max(2, round(cost / (batch * pixels**2)))
-        yield Stage(pixels, n_steps, batch, first.learning_rate / 2**number)
-
-
-def _exist(study: Study, pixels: int, fraction: float) -> bool:
-    """Tell whether there are such patches in the training part."""
-    if fraction == 0:
-        return True
-    try:
-        patch_source(study.part("train"), BONES, pixels, fraction, study.device)
-    except AnkleError:
-        return False
-    return True
+        stages.append(Stage(pixels, n_steps, batch, first.learning_rate / 2**number))
+    return tuple(stages)
 
 
 def _difference(table: pd.DataFrame, first: tuple[str, str], second: tuple[str, str]) -> Interval:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -12,13 +11,11 @@ from ankle_lib.figures.segmentation import (
     middle_slice_of,
     network_slice,
     patch_rows,
-    postmortem_chart,
     reader_slice,
     shown,
 )
 from ankle_lib.files import write_figure
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.postmortem import steps
 from tests.toy_scans import SHAPE, toy_scan, trained_reader
 
 
@@ -60,20 +57,3 @@ def test_whole_slices_show_what_networks_see(tmp_path: Path) -> None:
     assert all(mask.any() for mask in reader.outlines.values())
     for bone in BONES:
         np.testing.assert_array_equal(reader.outlines[bone], network.outlines[bone])
-
-
-def test_the_post_mortem_shows_every_step_in_order(tmp_path: Path) -> None:
-    rows = [
-        (step.name, step.order, bone, 0.5, 0.4, 0.6, 0.3, 0.9) for step in steps() for bone in BONES
-    ]
-    columns = ["step", "order", "bone", "dice_mean", "dice_low", "dice_high"]
-    table = pd.DataFrame(rows, columns=[*columns, "rotated_dice", "patch_dice"])
-    figure = postmortem_chart(table)
-    above, below = figure.axes
-    names = [label.get_text() for label in above.get_yticklabels()]
-    assert names[:2] == ["as coded in 2020", "+ evaluation mode"]
-    assert above.get_ylim()[0] > above.get_ylim()[1]  # first step on top
-    names = [label.get_text() for label in below.get_yticklabels()]
-    assert len(names) == 8
-    assert all(name.startswith("without ") for name in names)
-    assert write_figure(tmp_path / "figure.png", figure).stat().st_size > 3000
