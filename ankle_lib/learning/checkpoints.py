@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from ankle_lib.files import AnkleError, atomic_path
@@ -20,7 +21,19 @@ FORMAT = "ankle_lib checkpoint"
 VERSION = 1
 """Rises when a reader of the version before could not read the file."""
 
-_ENTRIES = {"format", "version", "name", "arguments", "labels", "weights", "training"}
+
+class _Content(BaseModel):
+    """What a file holds, but for the weights themselves."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: str
+    version: int
+    name: str
+    arguments: dict[str, Any]
+    labels: list[str]
+    weights: dict[str, Any]
+    training: dict[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,6 @@ class Checkpoint:
     ----------
     network : SliceNetwork
         With its weights, on the CPU, in evaluation mode.
-    name, arguments
-        What `build` made it from.
     labels : tuple of str
         What each output channel shows, e.g. the bones.
     training : dict
@@ -40,8 +51,6 @@ class Checkpoint:
     """
 
     network: SliceNetwork
-    name: str
-    arguments: dict[str, Any]
     labels: tuple[str, ...]
     training: dict[str, Any]
 
@@ -108,13 +117,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"({type(error).__name__}): use a checkpoint that ankle_lib wrote"
         ) from None
     network = _checked(path, content)
-    return Checkpoint(
-        network.eval(),
-        content["name"],
-        content["arguments"],
-        tuple(content["labels"]),
-        content["training"],
-    )
+    return Checkpoint(network.eval(), tuple(content["labels"]), content["training"])
 
 
 def _check_archive(path: Path) -> None:
@@ -142,15 +145,12 @@ def _checked(path: Path, content: Any) -> SliceNetwork:
             f"{path}: checkpoint of version {content.get('version')!r}, this ankle_lib reads "
             f"version {VERSION}: update ankle_lib or train again"
         )
-    if set(content) != _ENTRIES:
-        entries = ", ".join(sorted(_ENTRIES ^ set(map(str, content))))
-        raise AnkleError(f"{path}: missing or unknown entries in the checkpoint: {entries}")
-    for entry, kind in (("name", str), ("arguments", dict), ("labels", list), ("training", dict)):
-        if not isinstance(content[entry], kind):
-            found = type(content[entry]).__name__
-            raise AnkleError(f"{path}: {entry} is {found} instead of {kind.__name__}: train again")
-    if not all(isinstance(label, str) for label in content["labels"]):
-        raise AnkleError(f"{path}: labels must be text, found {content['labels']}: train again")
+    try:
+        _Content.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        entry = ".".join(map(str, first["loc"]))
+        raise AnkleError(f"{path}: {entry}: {first['msg']}: train again") from None
     try:
         # without memory for weights: those in the file take their place
         with torch.device("meta"):
@@ -165,10 +165,10 @@ def _checked(path: Path, content: Any) -> SliceNetwork:
     return network
 
 
-def _check_weights(path: Path, network: SliceNetwork, weights: Any) -> None:
+def _check_weights(path: Path, network: SliceNetwork, weights: dict[str, Any]) -> None:
     """Refuse weights of other names, shapes or types than the network's, or not finite."""
     expected = network.state_dict()
-    if not isinstance(weights, dict) or set(weights) != set(expected):
+    if set(weights) != set(expected):
         raise AnkleError(f"{path}: the weights are those of another network: train again")
     for key, wanted in expected.items():
         found = weights[key]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.scoring import THRESHOLD
 from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.slices import whole_slices
 from ankle_lib.masking.foot import find_foot
@@ -24,9 +25,6 @@ from ankle_lib.presets import BONES
 
 SPIKE = 2.0
 """Intensities beyond the foot's by more than its range are faults, and would spoil the z-score."""
-
-THRESHOLD = 0.5
-"""Probability from which a voxel is bone (report, section 6.2.2)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,19 +89,28 @@ def predict(
     foot = find_foot(image) if foot is None else foot
     if not foot.any():
         raise AnkleError("nothing in the scan is as large as a foot: look at it in a viewer")
-    shape = _working_shape(image.shape, voxel_size_mm, segmenter)
+    sides = zip(image.shape[:2], voxel_size_mm[:2], segmenter.pixel_mm, strict=True)
+    rows, columns = (max(1, round(length * size / pixel)) for length, size, pixel in sides)
     maps = whole_slices(
         segmenter.network,
-        _resized(_normalised(image, foot), shape),
+        _resized(_normalised(image, foot), (rows, columns)),
         context=slices_at(segmenter.context_mm, voxel_size_mm[2]),
-        foot=_resized(foot, shape) >= 0.5,
+        foot=_resized(foot, (rows, columns)) >= 0.5,
         device=device,
     )
     raw, strongest, sums = _labels(maps, image.shape)
     tidy = tidy_labels(raw)
+    confidence = {}
+    for number, (bone, total) in enumerate(zip(segmenter.bones, sums, strict=True), start=1):
+        n_voxels = np.count_nonzero(tidy == number)
+        # a filled hole counts as improbable
+        inside = strongest[(tidy == number) & (raw == number)].sum(dtype=np.float64)
+        confidence[bone] = float(2 * inside / (total + n_voxels)) if n_voxels else 0.0
+    grid = np.eye(4)  # both cover the same extent
+    for axis, n in enumerate((rows, columns)):
+        size = image.shape[axis] / n
+        grid[axis, axis], grid[axis, 3] = size, (size - 1) / 2
     numbers = np.array([0, *(BONES.index(bone) + 1 for bone in segmenter.bones)], dtype=np.uint8)
-    confidence = _confidence(raw, tidy, strongest, sums, segmenter.bones)
-    grid = _grid(image.shape, shape)
     return Prediction(numbers[tidy], maps, segmenter.bones, grid, confidence)
 
 
@@ -155,43 +162,10 @@ def tidy_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return tidy
 
 
-def _confidence(
-    raw: NDArray[np.uint8],
-    tidy: NDArray[np.uint8],
-    strongest: NDArray[np.float16],
-    sums: NDArray[np.float64],
-    bones: Sequence[str],
-) -> dict[str, float]:
-    """Return the expected Dice of the tidy labels; a filled hole counts as improbable."""
-    confidence = {}
-    for number, (bone, total) in enumerate(zip(bones, sums, strict=True), start=1):
-        n_voxels = np.count_nonzero(tidy == number)
-        inside = strongest[(tidy == number) & (raw == number)].sum(dtype=np.float64)
-        confidence[bone] = float(2 * inside / (total + n_voxels)) if n_voxels else 0.0
-    return confidence
-
-
 def _normalised(data: NDArray, foot: NDArray[np.bool_]) -> NDArray[np.float32]:
     inside = data[foot].astype(np.float32)
     low, high = np.percentile(inside[:: inside.size // 1_000_000 + 1], (0.1, 99.9))
     return zscore(np.minimum(data, high + SPIKE * (high - low), dtype=np.float32), foot)
-
-
-def _working_shape(
-    shape: Sequence[int], voxel_size_mm: Sequence[float], segmenter: Segmenter
-) -> tuple[int, int]:
-    sides = zip(shape[:2], voxel_size_mm[:2], segmenter.pixel_mm, strict=True)
-    rows, columns = (max(1, round(length * size / pixel)) for length, size, pixel in sides)
-    return rows, columns
-
-
-def _grid(shape: Sequence[int], working_shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the matrix from working voxels to those of the image; both cover the same extent."""
-    grid = np.eye(4)
-    for axis, n in enumerate(working_shape):
-        size = shape[axis] / n
-        grid[axis, axis], grid[axis, 3] = size, (size - 1) / 2
-    return grid
 
 
 def _resized(image: NDArray, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -170,7 +170,8 @@ def turned(scan: Scan, angle_deg: float) -> Scan:
     size = np.diag(scan.voxel_size_mm[:2])
     # voxels of the result are looked up where they come from
     inverse = np.linalg.inv(size) @ [[cosine, sine], [-sine, cosine]] @ size
-    middle = _middle(item)
+    bones = np.logical_or.reduce([*item.labels.values()]).any(axis=2)
+    middle = np.argwhere(bones).mean(axis=0)
     offset = middle - inverse @ middle
     matrix = np.eye(3)
     matrix[:2, :2] = inverse
@@ -243,12 +244,6 @@ def _with_arrays(
         labels={label: of_mask(mask) for label, mask in item.labels.items()},
     )
     return replace(scan, item=changed)
-
-
-def _middle(item: Item) -> NDArray[np.float64]:
-    """Return the middle of all bones in voxels, shape (2,)."""
-    bones = np.logical_or.reduce([*item.labels.values()]).any(axis=2)
-    return np.argwhere(bones).mean(axis=0)
 
 
 class Sources:
