@@ -38,7 +38,11 @@ def _one_of(known: Mapping[str, Any] | tuple[str, ...]) -> Rule:
 
 
 def _is_rate(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value) and value > 0
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 _STAGE: dict[str, Rule] = {
@@ -52,6 +56,7 @@ _RECIPE: dict[str, Rule] = {
     "seed": _whole(0),
     "loss": _one_of(LOSSES),
     "optimizer": _one_of(OPTIMIZERS),
+    "labels": (_are_names, "a tuple with one name per output channel"),
 }
 
 

@@ -23,9 +23,14 @@ def test_settings_out_of_range_are_refused() -> None:
     for one in wrong:
         with pytest.raises(AnkleError, match=f"{next(iter(one))} is .*: give "):
             Stage(**{"pixels": 16, "steps": 3} | one)
-    for one in ({"loss": "mse"}, {"optimizer": "sgd"}, {"epochs": 2.0}, {"seed": -1}):
+    wrong = (
+        *({"loss": "mse"}, {"optimizer": "sgd"}, {"epochs": 2.0}, {"seed": -1}),
+        *({"labels": "talus"}, {"labels": ()}, {"labels": (1, 2)}),
+    )
+    for one in wrong:
         with pytest.raises(AnkleError, match=f"{next(iter(one))} is .*: give "):
             Recipe((Stage(16, 3),), **one)
+    assert Stage(16, 3, learning_rate=1).learning_rate == 1
 
 
 @given(steps=st.integers(1, 200), epochs=st.integers(1, 12))
