@@ -109,7 +109,8 @@ def code_digest(work: Callable[..., Any]) -> str:
     """Return a digest of the code that ``work`` runs, as this process has loaded it.
 
     Counted are the module of ``work`` and all modules of this library that it imports, directly
-    or through others, but for `PLUMBING`; comments and layout do not count. If one of their files
+    or through others, but for `PLUMBING`, and tables (``.yaml``) beside them of the same name;
+    comments and layout of modules do not count. If one of their files
     was changed after this process began, nobody can tell what is loaded: the digest is then one
     that never comes again, so that nothing is taken for finished.
     """
@@ -130,7 +131,8 @@ def _source(module: str) -> tuple[str, frozenset[str]] | None:
     if spec is None or spec.origin is None:  # what a person typed has no file
         return None
     path = Path(spec.origin)
-    if path.stat().st_mtime > _BEGAN:
+    tables = [table for table in [path.with_suffix(".yaml")] if table.exists()]
+    if any(file.stat().st_mtime > _BEGAN for file in (path, *tables)):
         return None
     with _PARSER:
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -141,7 +143,8 @@ def _source(module: str) -> tuple[str, frozenset[str]] | None:
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     own = (name for name in names - PLUMBING if name.startswith("ankle_lib."))
-    return digest(ast.dump(tree)), frozenset(filter(_is_module, own))
+    content = "".join([ast.dump(tree), *map(file_digest, tables)])
+    return digest(content), frozenset(filter(_is_module, own))
 
 
 def _is_module(name: str) -> bool:

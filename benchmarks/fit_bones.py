@@ -1,4 +1,4 @@
-"""Fit ellipsoids to the children's bone template and print the tables of ``phantom/shapes.py``.
+"""Fit ellipsoids to the children's bone template and print the tables of ``phantom/shapes.yaml``.
 
 Usage: ``python benchmarks/fit_bones.py TEMPLATE_DIR`` (``ankle data fetch`` gets the template:
 ``calcaneus.nii.gz``, ``talus.nii.gz``, ``tibia.nii.gz`` of GitHub ``rousseau/dynMRI``, folder
@@ -235,12 +235,12 @@ def decimals(values: torch.Tensor, places: int) -> tuple[float, float, float]:
 
 
 def table(bone: str, ellipsoids: list[Ellipsoid]) -> str:
-    """Return Python source of the bone's table."""
-    rows = "".join(
-        f"    Ellipsoid({e.centre_mm}, {e.radii_mm}, {tuple(map(int, e.rotation_deg))}),\n"
+    """Return the bone's table as lines of YAML."""
+    rows = (
+        f"    - [ellipsoid, {[*e.centre_mm]}, {[*e.radii_mm]}, {[int(a) for a in e.rotation_deg]}]"
         for e in ellipsoids
     )
-    return f"{bone.upper()}: tuple[Ellipsoid, ...] = (\n{rows})"
+    return "\n".join([f"  {bone}:", *rows])
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.phantom import shapes
-from ankle_lib.phantom.shapes import CALCANEUS, TALUS, TIBIA, Ellipsoid, smooth_union
+from ankle_lib.phantom.shapes import SKELETON, Ellipsoid, smooth_union
+from ankle_lib.presets import BONES
 
 STEP_MM = 1.0
-BONES = {"calcaneus": CALCANEUS, "talus": TALUS, "tibia": TIBIA}
 VOLUME_CM3 = {"calcaneus": 44.8, "talus": 24.0}  # of the children's template
 
 
@@ -22,7 +22,7 @@ def grid() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def distances(grid: torch.Tensor) -> dict[str, np.ndarray]:
-    return {bone: smooth_union(grid, table).numpy() for bone, table in BONES.items()}
+    return {bone: smooth_union(grid, SKELETON[bone]).numpy() for bone in BONES}
 
 
 def test_a_ball_has_its_exact_distance() -> None:
@@ -57,16 +57,16 @@ def test_union_of_equal_distances_moves_out_by_the_blend() -> None:
 
 def test_chunks_and_shapes_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.randn(3, 5, 7, 3) * 30
-    whole = smooth_union(points, TALUS)
+    whole = smooth_union(points, SKELETON["talus"])
     monkeypatch.setattr(shapes, "CHUNK_POINTS", 10)
     assert whole.shape == (3, 5, 7)
-    torch.testing.assert_close(smooth_union(points, TALUS), whole)
-    assert smooth_union(points[:0], TALUS).shape == (0, 5, 7)
+    torch.testing.assert_close(smooth_union(points, SKELETON["talus"]), whole)
+    assert smooth_union(points[:0], SKELETON["talus"]).shape == (0, 5, 7)
 
 
 def test_far_points_stay_finite_and_outside() -> None:
     far = torch.tensor([[1e4, 0.0, 0.0], [0.0, -500.0, 0.0]])
-    values = smooth_union(far, CALCANEUS)
+    values = smooth_union(far, SKELETON["calcaneus"])
     assert torch.isfinite(values).all()
     assert (values > 100).all()
 
@@ -122,6 +122,6 @@ def test_landmarks_lie_where_anatomy_says(
 def test_the_shaft_goes_on_100_mm_above_the_plafond() -> None:
     axes = [torch.arange(-30.0, 40.0), torch.arange(-30.0, 30.0), torch.tensor([60.0, 105.0, 140])]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    area_mm2 = (smooth_union(points, TIBIA) < 0).sum((0, 1)).numpy()
+    area_mm2 = (smooth_union(points, SKELETON["tibia"]) < 0).sum((0, 1)).numpy()
     thickness_mm = 2 * np.sqrt(area_mm2 / np.pi)
     assert ((thickness_mm > 20) & (thickness_mm < 24)).all()
