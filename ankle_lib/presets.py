@@ -1,42 +1,63 @@
-"""Every size of the course in one frozen dataclass, and its three instances."""
+"""Every size of the course in one frozen dataclass, and its three instances.
+
+Each size is declared with its values at smoke, laptop and paper, side by side.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, cast
 
 from ankle_lib.files import AnkleError
 
+Value = TypeVar("Value")
+
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
+
+
+def _sizes(smoke: Value, laptop: Value, paper: Value) -> Value:
+    """Declare an attribute of a dataclass by its value at each preset."""
+    return cast(Value, field(metadata={"values": (smoke, laptop, paper)}))
+
+
+def _instances(kind: type[Any]) -> Any:
+    """Return the instances of a dataclass of sizes for smoke, laptop and paper."""
+    values = {attribute.name: attribute.metadata["values"] for attribute in fields(kind)}
+    return [kind(**{name: each[i] for name, each in values.items()}) for i in range(3)]
 
 
 @dataclass(frozen=True)
 class SegmentationSizes:
     """Trainings of chapter 05. Patches keep their size in mm, so pixels decide their cost."""
 
-    pixel_mm: float
+    pixel_mm: float = _sizes(2.688, 1.12, 0.28)
     """Pixels, within a slice, of the report's experiments and of the post-mortem."""
-    steps: int
+    steps: int = _sizes(2, 350, 1000)
     """Of 8 patches, for an FCN or a U-Net."""
-    resnet_steps: int
+    resnet_steps: int = _sizes(1, 40, 600)
     """The same for a ResNet, which costs 10 to 20 times as much."""
-    n_patches: int
+    n_patches: int = _sizes(4, 48, 128)
     """Per subject, on which networks are scored."""
-    slice_step: int
+    slice_step: int = _sizes(16, 12, 8)
     """Whole volumes are scored on every so-many-th slice."""
-    unet_depths: tuple[int, ...]
-    resnet_depths: tuple[int, ...]
-    unet_rates: tuple[float, ...]
-    resnet_rates: tuple[float, ...]
-    resnet_folds: bool
+    unet_depths: tuple[int, ...] = _sizes((2, 4), (2, 3, 4, 5), (2, 3, 4, 5))
+    resnet_depths: tuple[int, ...] = _sizes((1, 3), (2, 3), (1, 2, 3, 4))
+    unet_rates: tuple[float, ...] = _sizes(
+        (1e-4, 5e-4), (1e-4, 5e-4, 2e-3), (5e-5, 1e-4, 5e-4, 1e-3, 5e-3)
+    )
+    resnet_rates: tuple[float, ...] = _sizes((1e-4,), (1e-4, 5e-4), (5e-5, 1e-4, 5e-4, 1e-3))
+    resnet_folds: bool = _sizes(False, False, True)
     """Whether the ResNet is cross-validated too."""
-    followed_bones: tuple[str, ...]
+    followed_bones: tuple[str, ...] = _sizes(BONES[:1], BONES[:1], BONES)
     """Bones of the cross-validation and of the post-mortem, which train most networks."""
-    n_seeds: int
+    n_seeds: int = _sizes(1, 1, 3)
     """Of every step of the post-mortem."""
-    final_pixel_mm: float
+    final_pixel_mm: float = _sizes(2.688, 1.68, 0.56)
     """Pixels of the network that is to be used."""
-    final_stages: tuple[tuple[int, int, int, float], ...]
+    final_stages: tuple[tuple[int, int, int, float], ...] = _sizes(
+        ((48, 40, 8, 1e-2),), ((64, 2000, 8, 1e-2),), ((192, 4000, 16, 1e-2),)
+    )
     """Its patches' pixels, steps, batch size and largest learning rate, one after the other."""
 
 
@@ -44,25 +65,25 @@ class SegmentationSizes:
 class ReconstructionSizes:
     """Trainings of chapter 06."""
 
-    pair_frame_step: int
+    pair_frame_step: int = _sizes(2, 5, 1)
     """Pairs of patches are taken from every so-many-th frame of a sequence."""
-    pair_steps: int
+    pair_steps: int = _sizes(2, 50, 2000)
     """Of 16 pairs, for every network that the report used or proposed."""
-    depths: tuple[int, ...]
+    depths: tuple[int, ...] = _sizes((1, 3), (1, 2, 3), (1, 2, 3, 4))
     """Stages of the ResNet (report, Fig. 6.16)."""
-    n_patches: int
+    n_patches: int = _sizes(4, 48, 256)
     """Per bone and part of the split, on which networks are scored."""
-    n_scenes: int
+    n_scenes: int = _sizes(1, 2, 3)
     """Sharp scenes per control, from as many sequences as there are."""
-    pixels: int
+    pixels: int = _sizes(32, 64, 96)
     """Rows and columns of the patches of sharp scenes."""
-    width: int
+    width: int = _sizes(4, 16, 32)
     """Channels of the first level of the U-Net that makes frames sharp."""
-    trial_steps: int
+    trial_steps: int = _sizes(2, 50, 1000)
     """Of 8 patches, for the comparison of what a network sees and makes small."""
-    final_steps: int
+    final_steps: int = _sizes(40, 650, 4500)
     """The same for the network that is to be used."""
-    slice_step: int
+    slice_step: int = _sizes(16, 6, 4)
     """Trials are scored on every so-many-th slice."""
 
 
@@ -70,196 +91,60 @@ class ReconstructionSizes:
 class DynamicSizes:
     """Trainings of chapter 07."""
 
-    pixel_mm: float
+    pixel_mm: float = _sizes(2.8, 1.75, 0.568)
     """Pixels, within a slice, that the networks see; of static scans too."""
-    frame_step: int
+    frame_step: int = _sizes(2, 5, 1)
     """Experiments train on, and are scored on, every so-many-th frame of a sequence."""
-    steps: int
+    steps: int = _sizes(2, 150, 1000)
     """Of 8 patches, for every network of the experiments."""
-    errors_mm: tuple[float, ...]
+    errors_mm: tuple[float, ...] = _sizes((3.0,), (4.0, 8.0), (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0))
     """Errors that are put into labels, as a distance on the bone."""
-    n_random: int
+    n_random: int = _sizes(1, 20, 30)
     """Scans with random looks, per control."""
-    n_template: int
+    n_template: int = _sizes(1, 12, 24)
     """Renderings of the bone template, to be tested on."""
-    final_stages: tuple[tuple[int, int, int, float], ...]
+    final_stages: tuple[tuple[int, int, int, float], ...] = _sizes(
+        ((32, 20, 8, 5e-3),), ((64, 1300, 8, 5e-3),), ((192, 3000, 16, 5e-3),)
+    )
     """As in `SegmentationSizes`, of the network that is to be used."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Sizes of the cohort and its grids.
 
     Shapes count voxels along the sagittal acquisition's own axes: posterior, superior, right.
     """
 
-    name: str
-    subjects: tuple[str, ...] | None
+    name: str = _sizes("smoke", "laptop", "paper")
+    subjects: tuple[str, ...] | None = _sizes(
+        ("T01", "T02", "T03", "E01", "E02", "E09", "E12"), None, None
+    )
     """Codes of the simulated subjects; ``None`` is the whole cohort."""
-    static_shape: tuple[int, int, int]
-    static_voxel_mm: tuple[float, float, float]
-    dynamic_shape: tuple[int, int, int]
-    dynamic_voxel_mm: tuple[float, float, float]
-    n_frames: int
-    anatomy_voxel_mm: float
+    static_shape: tuple[int, int, int] = _sizes((120, 120, 48), (288, 288, 104), (576, 576, 110))
+    static_voxel_mm: tuple[float, float, float] = _sizes(
+        (1.344, 1.344, 1.8), (0.56, 0.56, 0.8), (0.28, 0.28, 0.8)
+    )
+    dynamic_shape: tuple[int, int, int] = _sizes((132, 132, 6), (220, 220, 6), (352, 352, 6))
+    dynamic_voxel_mm: tuple[float, float, float] = _sizes(
+        (1.5147, 1.5147, 8.0), (0.9088, 0.9088, 8.0), (0.568, 0.568, 8.0)
+    )
+    n_frames: int = _sizes(5, 15, 15)
+    anatomy_voxel_mm: float = _sizes(1.5, 1.0, 0.6)
     """Grid on which the phantom's soft tissue is laid out; its bones use half of it."""
-    slice_samples: int
+    slice_samples: int = _sizes(4, 4, 8)
     """Sample planes that the phantom's scanner integrates across one dynamic slice."""
     # not in the repr, which tells whether a simulated cohort is still that of its preset
-    segmentation: SegmentationSizes = field(repr=False)
-    reconstruction: ReconstructionSizes = field(repr=False)
-    dynamic: DynamicSizes = field(repr=False)
-
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="smoke",
-            subjects=("T01", "T02", "T03", "E01", "E02", "E09", "E12"),
-            static_shape=(120, 120, 48),
-            static_voxel_mm=(1.344, 1.344, 1.8),
-            dynamic_shape=(132, 132, 6),
-            dynamic_voxel_mm=(1.5147, 1.5147, 8.0),
-            n_frames=5,
-            anatomy_voxel_mm=1.5,
-            slice_samples=4,
-            segmentation=SegmentationSizes(
-                pixel_mm=2.688,
-                steps=2,
-                resnet_steps=1,
-                n_patches=4,
-                slice_step=16,
-                unet_depths=(2, 4),
-                resnet_depths=(1, 3),
-                unet_rates=(1e-4, 5e-4),
-                resnet_rates=(1e-4,),
-                resnet_folds=False,
-                followed_bones=BONES[:1],
-                n_seeds=1,
-                final_pixel_mm=2.688,
-                final_stages=((48, 40, 8, 1e-2),),
-            ),
-            reconstruction=ReconstructionSizes(
-                pair_frame_step=2,
-                pair_steps=2,
-                depths=(1, 3),
-                n_patches=4,
-                n_scenes=1,
-                pixels=32,
-                width=4,
-                trial_steps=2,
-                final_steps=40,
-                slice_step=16,
-            ),
-            dynamic=DynamicSizes(
-                pixel_mm=2.8,
-                frame_step=2,
-                steps=2,
-                errors_mm=(3.0,),
-                n_random=1,
-                n_template=1,
-                final_stages=((32, 20, 8, 5e-3),),
-            ),
-        ),
-        Preset(
-            name="laptop",
-            subjects=None,
-            static_shape=(288, 288, 104),
-            static_voxel_mm=(0.56, 0.56, 0.8),
-            dynamic_shape=(220, 220, 6),
-            dynamic_voxel_mm=(0.9088, 0.9088, 8.0),
-            n_frames=15,
-            anatomy_voxel_mm=1.0,
-            slice_samples=4,
-            segmentation=SegmentationSizes(
-                pixel_mm=1.12,
-                steps=350,
-                resnet_steps=40,
-                n_patches=48,
-                slice_step=12,
-                unet_depths=(2, 3, 4, 5),
-                resnet_depths=(2, 3),
-                unet_rates=(1e-4, 5e-4, 2e-3),
-                resnet_rates=(1e-4, 5e-4),
-                resnet_folds=False,
-                followed_bones=BONES[:1],
-                n_seeds=1,
-                final_pixel_mm=1.68,
-                final_stages=((64, 2000, 8, 1e-2),),
-            ),
-            reconstruction=ReconstructionSizes(
-                pair_frame_step=5,
-                pair_steps=50,
-                depths=(1, 2, 3),
-                n_patches=48,
-                n_scenes=2,
-                pixels=64,
-                width=16,
-                trial_steps=50,
-                final_steps=650,
-                slice_step=6,
-            ),
-            dynamic=DynamicSizes(
-                pixel_mm=1.75,
-                frame_step=5,
-                steps=150,
-                errors_mm=(4.0, 8.0),
-                n_random=20,
-                n_template=12,
-                final_stages=((64, 1300, 8, 5e-3),),
-            ),
-        ),
-        Preset(
-            name="paper",
-            subjects=None,
-            static_shape=(576, 576, 110),
-            static_voxel_mm=(0.28, 0.28, 0.8),
-            dynamic_shape=(352, 352, 6),
-            dynamic_voxel_mm=(0.568, 0.568, 8.0),
-            n_frames=15,
-            anatomy_voxel_mm=0.6,
-            slice_samples=8,
-            segmentation=SegmentationSizes(
-                pixel_mm=0.28,
-                steps=1000,
-                resnet_steps=600,
-                n_patches=128,
-                slice_step=8,
-                unet_depths=(2, 3, 4, 5),
-                resnet_depths=(1, 2, 3, 4),
-                unet_rates=(5e-5, 1e-4, 5e-4, 1e-3, 5e-3),
-                resnet_rates=(5e-5, 1e-4, 5e-4, 1e-3),
-                resnet_folds=True,
-                followed_bones=BONES,
-                n_seeds=3,
-                final_pixel_mm=0.56,
-                final_stages=((192, 4000, 16, 1e-2),),
-            ),
-            reconstruction=ReconstructionSizes(
-                pair_frame_step=1,
-                pair_steps=2000,
-                depths=(1, 2, 3, 4),
-                n_patches=256,
-                n_scenes=3,
-                pixels=96,
-                width=32,
-                trial_steps=1000,
-                final_steps=4500,
-                slice_step=4,
-            ),
-            dynamic=DynamicSizes(
-                pixel_mm=0.568,
-                frame_step=1,
-                steps=1000,
-                errors_mm=(0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0),
-                n_random=30,
-                n_template=24,
-                final_stages=((192, 3000, 16, 5e-3),),
-            ),
-        ),
+    segmentation: SegmentationSizes = field(
+        metadata={"values": _instances(SegmentationSizes)}, repr=False
     )
-}
+    reconstruction: ReconstructionSizes = field(
+        metadata={"values": _instances(ReconstructionSizes)}, repr=False
+    )
+    dynamic: DynamicSizes = field(metadata={"values": _instances(DynamicSizes)}, repr=False)
+
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _instances(Preset)}
 
 
 def get_preset(name: str) -> Preset:
