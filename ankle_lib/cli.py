@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 # What a command needs is imported when it runs: `ankle --help` must not wait for torch.
 
 
+def _device(device: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for the option of a command that computes."""
+    from ankle_lib.running.chapter import resolve_device
+
+    return resolve_device(device)
+
+
 app = typer.Typer(
     name="ankle",
     help="From raw ankle MRI to segmented, reconstructed, moving bones.",
@@ -28,7 +36,17 @@ data = typer.Typer(help="Simulate, describe, check and fetch cohorts.", no_args_
 app.add_typer(data, name="data")
 
 PresetOption = Annotated[str, typer.Option(help="Sizes: smoke, laptop or paper.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ResultsOption = Annotated[
+    Path | None, typer.Option(help="Folder of all results; default: that of the repository.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=_device)]
+StaticOption = Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI file.")]
+MaskOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="BONE=FILE", help="Mask on the static scan: calcaneus, talus, tibia (repeat)."
+    ),
+]
 ManifestArgument = Annotated[
     Path | None, typer.Argument(help="A manifest; default: data_manifest.yaml of the repository.")
 ]
@@ -60,9 +78,7 @@ def run(
         str | None, typer.Option("--from", metavar="NN", help="Run from this chapter on.")
     ] = None,
     cohort: Annotated[str, typer.Option(help="A cohort of data_manifest.yaml.")] = "phantom",
-    results: Annotated[
-        Path | None, typer.Option(help="Folder of all results; default: that of the repository.")
-    ] = None,
+    results: ResultsOption = None,
     device: DeviceOption = "auto",
     force: Annotated[
         bool, typer.Option("--force", help="Run chapters even if they are up to date.")
@@ -89,17 +105,12 @@ def run(
 
 @app.command("register")
 def register_command(
-    static: Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI file.")],
+    static: StaticOption,
     dynamic: Annotated[
         list[Path],
         typer.Option(help="The frames: one 4D file, or one 3D file each (repeat the option)."),
     ],
-    mask: Annotated[
-        list[str],
-        typer.Option(
-            metavar="BONE=FILE", help="Mask on the static scan: calcaneus, talus, tibia (repeat)."
-        ),
-    ],
+    mask: MaskOption,
     out: Annotated[Path, typer.Option(help="Folder for the results; an earlier one is replaced.")],
     engine: Annotated[str, typer.Option(help="torch, simpleitk or flirt.")] = "torch",
     device: DeviceOption = "auto",
@@ -116,10 +127,9 @@ def register_command(
     """
     from ankle_lib.foot.register import register_files
     from ankle_lib.foot.results import check_result_folder
-    from ankle_lib.running.chapter import resolve_device
     from ankle_lib.running.records import one_writer
 
-    masks, chosen = _masks(mask), resolve_device(device)
+    masks = _masks(mask)
     check_result_folder(out)  # before a lock is put beside it
     with one_writer(out):
         outcome = register_files(
@@ -128,7 +138,7 @@ def register_command(
             masks,
             out,
             engine=engine,
-            device=chosen,
+            device=device,
             gate=gate,
             high_resolution=high_resolution,
             progress=True,
@@ -158,25 +168,18 @@ def segment_command(
     bone (SEG_confidence.csv) and a picture (SEG_overlay.png).
     """
     from ankle_lib.foot.segment import segment_file
-    from ankle_lib.running.chapter import resolve_device
 
     if side not in SIDES:
         raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
     documented = None if side == "auto" else side
-    chosen = resolve_device(device)
-    _tell(segment_file(image, checkpoint, out, device=chosen, side=documented, progress=True))
+    _tell(segment_file(image, checkpoint, out, device=device, side=documented, progress=True))
 
 
 @app.command("reconstruct")
 def reconstruct_command(
     dynamic: Annotated[Path, typer.Argument(help="The frames: one 4D NIfTI file.")],
-    static: Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI file.")],
-    mask: Annotated[
-        list[str],
-        typer.Option(
-            metavar="BONE=FILE", help="Mask on the static scan: calcaneus, talus, tibia (repeat)."
-        ),
-    ],
+    static: StaticOption,
+    mask: MaskOption,
     transforms: Annotated[
         Path, typer.Option(help="transforms.json, as `ankle register` writes it.")
     ],
@@ -195,19 +198,17 @@ def reconstruct_command(
     the frames back?), OUT_residual.nii.gz and OUT_filmstrip.png.
     """
     from ankle_lib.foot.reconstruct import reconstruct_file
-    from ankle_lib.running.chapter import resolve_device
 
-    masks, chosen = _masks(mask), resolve_device(device)
     _tell(
         reconstruct_file(
             dynamic,
             static,
-            masks,
+            _masks(mask),
             transforms,
             out,
             checkpoint=checkpoint,
             whole=whole,
-            device=chosen,
+            device=device,
             progress=True,
         )
     )
@@ -216,9 +217,7 @@ def reconstruct_command(
 @app.command("summary")
 def summary_command(
     preset: PresetOption = "laptop",
-    results: Annotated[
-        Path | None, typer.Option(help="Folder of all results; default: that of the repository.")
-    ] = None,
+    results: ResultsOption = None,
     readme_only: Annotated[
         bool, typer.Option("--readme-only", help="Take the summary as it is; read no results.")
     ] = False,
@@ -248,12 +247,11 @@ def simulate(
     """Write the simulated cohort: what a scanner and a reader would have left."""
     from ankle_lib.phantom import simulate as phantom
     from ankle_lib.presets import get_preset
-    from ankle_lib.running.chapter import resolve_device
     from ankle_lib.running.records import one_writer
 
-    sizes, chosen = get_preset(preset), resolve_device(device)
+    sizes = get_preset(preset)
     with one_writer(out):
-        print(phantom.simulate(sizes, out, seed=seed, device=chosen))
+        print(phantom.simulate(sizes, out, seed=seed, device=device))
 
 
 @data.command("manifest")
@@ -328,10 +326,7 @@ def _default_manifest() -> Path:
 def _masks(assignments: list[str]) -> dict[str, Path]:
     """Read ``BONE=FILE`` texts."""
     masks: dict[str, Path] = {}
-    for assignment in assignments:
-        bone, equals, path = assignment.partition("=")
-        if not equals or not bone or not path:
-            raise AnkleError(f"--mask {assignment!r} is not BONE=FILE, as in talus=talus.nii.gz")
+    for bone, path in _pairs("--mask", assignments, "BONE=FILE, as in talus=talus.nii.gz"):
         if bone in masks:
             raise AnkleError(f"--mask {bone} is given twice: {masks[bone]} and {path}")
         masks[bone] = Path(path)
@@ -341,12 +336,17 @@ def _masks(assignments: list[str]) -> dict[str, Path]:
 def _parameters(assignments: list[str]) -> dict[str, Any]:
     """Read ``NAME=VALUE`` texts; a value is read as YAML, so 3 is a number and true a bool."""
     parameters = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name.isidentifier():
-            raise AnkleError(f"-p {assignment!r} is not NAME=VALUE, for instance -p radius_mm=2")
+    for name, value in _pairs("-p", assignments, "NAME=VALUE, for instance -p radius_mm=2"):
         try:
             parameters[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise AnkleError(f"-p {assignment!r}: the value cannot be read, quote it") from None
+            raise AnkleError(f"-p {name}={value}: the value cannot be read, quote it") from None
     return parameters
+
+
+def _pairs(option: str, assignments: list[str], form: str) -> Iterator[tuple[str, str]]:
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name.isidentifier():
+            raise AnkleError(f"{option} {assignment!r} is not {form}")
+        yield name, value

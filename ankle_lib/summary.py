@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ STATIC_TABLES = "05_static_segmentation/tables"
 SHARP_TABLES = "06_hr_reconstruction/tables"
 DYNAMIC_SCORES = "07_dynamic_segmentation/tables/dynamic_segmentation.csv"
 
+TURNED = ", feet turned by 40° to 60°"
+
 NETWORKS = {"unet": "U-Net", "resnet-basic": "ResNet"}
 
 RECONSTRUCTIONS = {
@@ -103,31 +105,25 @@ RECONSTRUCTION_MEASURES = {
 
 
 def _static_segmentation() -> Iterator[Line]:
-    scores = f"{STATIC_TABLES}/final_scores.csv"
     volumes = "Dice of whole volumes"
-
-    def of_2020(measure: str, method: str, number: str, network: str) -> Line:
+    of_2020 = {
+        ("6.3", "Dice of patches"): {"": "dice_mean"},
+        ("6.4", volumes): {
+            ", as it was coded": "dice_mean",
+            ", the same weights after `eval()`": "eval_dice_mean",
+        },
+    }
+    for (number, measure), versions in of_2020.items():
         file = f"{STATIC_TABLES}/table_{number.replace('.', '_')}.csv"
-        rows, report = f"network == '{network}'", ("report_dice", f"Table {number}")
-        return Line(STATIC, measure, method, file, "dice_mean", rows, *report)
-
-    for network, name in NETWORKS.items():
-        yield of_2020("Dice of patches", name, "6.3", network)
-    for network, name in NETWORKS.items():
-        coded = of_2020(volumes, f"{name}, as it was coded", "6.4", network)
-        yield coded
-        yield replace(
-            coded,
-            method=f"{name}, the same weights after `eval()`",
-            column="eval_dice_mean",
-            report_column="",
-            report_source="",
-        )
+        for network, name in NETWORKS.items():
+            for version, column in versions.items():
+                report = ("report_dice", f"Table {number}") if column == "dice_mean" else ()
+                rows = f"network == '{network}'"
+                yield Line(STATIC, measure, name + version, file, column, rows, *report)
+    scores = f"{STATIC_TABLES}/final_scores.csv"
     for measure, column in ((volumes, "dice"), ("HD95 (mm)", "hd95_mm")):
-        final = Line(STATIC, measure, "final network", scores, column, "angle_deg == 0")
-        yield final
-        turned = f"{final.method}, feet turned by 40° to 60°"
-        yield replace(final, method=turned, rows="angle_deg != 0")
+        for rows, feet in (("angle_deg == 0", ""), ("angle_deg != 0", TURNED)):
+            yield Line(STATIC, measure, f"final network{feet}", scores, column, rows)
 
 
 def _reconstruction() -> Iterator[Line]:
@@ -182,15 +178,10 @@ def summarise(folder: Path, chapters: Collection[str]) -> pd.DataFrame:
     AnkleError
         If a chapter is not finished, or a table lacks what is asked of it.
     """
-    rows = []
-    for line in LINES:
-        if line.chapter not in chapters:
-            continue
+    rows: list[dict[str, Any]] = []
+    for line in (line for line in LINES if line.chapter in chapters):
         run = _run_of(folder, line.chapter)
-        table = _read(folder / line.file)
-        for one, of_method in _methods(line, table):
-            for bone in BONES:
-                rows.append(_row(one, bone, of_method, folder) | run)
+        rows += [row | run for row in _rows(line, folder)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -227,59 +218,43 @@ def _read(path: Path) -> pd.DataFrame:
         raise AnkleError(f"{path}: cannot be read ({reason}): run its chapter again") from None
 
 
-def _methods(line: Line, table: pd.DataFrame) -> Iterator[tuple[Line, pd.DataFrame]]:
-    """Yield a line with its rows, or one for each method that the table has."""
-    if line.method:
-        try:
-            yield line, table.query(line.rows) if line.rows else table
-        except NameError:
-            raise AnkleError(f"{line.file}: {line.rows} asks for a column it lacks") from None
-        return
-    of = _column(table, "method", line.file)
-    for method in dict.fromkeys(of):
-        yield replace(line, method=method), table[of == method]
-
-
-def _row(line: Line, bone: str, table: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    part = table[_column(table, "bone", line.file) == bone]
-    if part.empty:
-        raise AnkleError(f"{folder / line.file}: no row of {line.method!r} for the {bone}")
-    interval, n_subjects = _interval(line, part, folder)
-    report = _only(part, line.report_column, line) if line.report_column else math.nan
-    return {
-        **{name: getattr(line, name) for name in ("task", "measure", "method", "file")},
-        **{"bone": bone, "report": report, "report_source": line.report_source},
-        **interval._asdict(),
-        "n_subjects": n_subjects,
-    }
+def _rows(line: Line, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what a line says of each bone, for each method of the table if it names none."""
+    table = _read(folder / line.file)
+    try:
+        table = table.query(line.rows) if line.rows else table
+        for method in [line.method] if line.method else table["method"].unique():
+            of_method = table if line.method else table[table["method"] == method]
+            for bone in BONES:
+                part = of_method[of_method["bone"] == bone]
+                if part.empty:
+                    raise AnkleError(f"{folder / line.file}: no row of {method!r} for the {bone}")
+                interval, n_subjects = _interval(line, part, folder)
+                yield {
+                    **{name: getattr(line, name) for name in ("task", "measure", "file")},
+                    **{"method": method, "bone": bone, "report_source": line.report_source},
+                    "report": part[line.report_column].iloc[0] if line.report_column else math.nan,
+                    **interval._asdict(),
+                    "n_subjects": n_subjects,
+                }
+    except (KeyError, NameError) as error:  # the latter comes from a query
+        raise AnkleError(
+            f"{line.file}: lacks a column that {line.measure!r} asks for ({error}): update its line"
+        ) from None
 
 
 def _interval(line: Line, part: pd.DataFrame, folder: Path) -> tuple[Interval, int]:
     """Return a bone's mean and interval, and the number of subjects that they are of."""
-    values = _column(part, line.column, line.file)
     if "subject" in part:
+        part = part.dropna(subset=line.column)
         subjects = part["subject"]
-        return bootstrap_interval(values, list(subjects)), subjects[values.notna()].nunique()
-    stem = line.column.removesuffix("_mean")
-    low, high = (
-        _only(part, end, line) if end in part else math.nan
-        for end in (f"{stem}_low", f"{stem}_high")
-    )
-    parts = _column(_read(folder / SPLIT), "part", SPLIT)
-    return Interval(_only(part, line.column, line), low, high), int((parts == line.part).sum())
-
-
-def _column(table: pd.DataFrame, column: str, file: str) -> pd.Series:
-    if column not in table:
-        raise AnkleError(f"{file}: no column {column!r} among {', '.join(table)}: update its line")
-    return table[column]
-
-
-def _only(part: pd.DataFrame, column: str, line: Line) -> float:
-    values = _column(part, column, line.file)
-    if len(values) != 1:
-        raise AnkleError(f"{line.file}: {len(values)} rows of a bone of {line.method!r}, not 1")
-    return float(values.iloc[0])
+        return bootstrap_interval(part[line.column], list(subjects)), subjects.nunique()
+    if len(part) != 1:
+        raise AnkleError(f"{line.file}: {len(part)} rows of a bone of {line.method!r}, not 1")
+    (row,), stem = part.to_dict("records"), line.column.removesuffix("_mean")
+    ends = (row.get(f"{stem}_{end}", math.nan) for end in ("low", "high"))
+    of_part = _read(folder / SPLIT)["part"] == line.part
+    return Interval(row[line.column], *ends), int(of_part.sum())
 
 
 def as_markdown(summary: pd.DataFrame) -> str:
