@@ -296,9 +296,8 @@ def fetch(
     ] = None,
     file: Annotated[Path | None, typer.Option("--manifest", help="The manifest.")] = None,
 ) -> None:
-    """Download a remote cohort; interrupted downloads resume, checksums are compared."""
-    from ankle_lib.manifest.document import load_manifest
-    from ankle_lib.manifest.downloads import fetch
+    """Download what is missing of a remote cohort; checksums are compared."""
+    from ankle_lib.manifest.document import fetch, load_manifest
 
     cohort = load_manifest(file or _default_manifest()).cohort(name)
     for path in fetch(cohort, out, progress=True):

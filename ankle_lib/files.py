@@ -12,15 +12,32 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from pydantic import ValidationError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
 PARTIAL_PREFIX = ".partial-"
 FIGURE_DPI = 110
 
+_TAGS = ("phantom", "local", "remote")  # of the union in a manifest
+
 
 class AnkleError(ValueError):
     """Unusable input: one line that says what was found and what to do next."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return one line: the place in a file's content, what is wrong there, what was found."""
+    problems = error.errors(include_url=False, include_context=False)
+    first, place = problems[0], ""
+    for step in first["loc"]:
+        # the tag of a union and the mark of a key are pydantic's own
+        if step != "[key]" and not (place.endswith(".source") and step in _TAGS):
+            place += f"[{step}]" if isinstance(step, int) else f".{step}"
+    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
+    found = f" (found {first['input']!r})" if isinstance(first["input"], str | int | float) else ""
+    more = f"; and {len(problems) - 1} more problems" if len(problems) > 1 else ""
+    return f"{place.removeprefix('.') or 'the whole file'}: {message}{found}{more}"
 
 
 @contextmanager

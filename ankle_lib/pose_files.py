@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ankle_lib.files import AnkleError, write_json, write_text
+from ankle_lib.files import AnkleError, first_problem, write_json, write_text
 from ankle_lib.geometry import Grid, Matrix, from_flirt, is_rigid, to_flirt, to_itk
 
 CONVENTION = "world RAS mm, static to frame"
@@ -151,7 +151,7 @@ def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:
         else:
             document = _Document.model_validate(content)
     except ValidationError as error:
-        raise AnkleError(f"{path}: {_first_problem(error)}") from None
+        raise AnkleError(f"{path}: {first_problem(error)}") from None
     poses: dict[tuple[int, str], FramePose] = {}
     for entry in document.transforms:
         what = f"{path}: frame {entry.frame}, {entry.bone}"
@@ -172,11 +172,3 @@ def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:
 def _number(correlation: float | None) -> float | None:
     """JSON has no NaN."""
     return None if correlation is None or math.isnan(correlation) else float(correlation)
-
-
-def _first_problem(error: ValidationError) -> str:
-    """Return one line: where in the file, what is wrong there."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
-    message = first["msg"].replace("\n", " ")
-    return f"{place.removeprefix('.') or 'not a list of transforms'}: {message}"

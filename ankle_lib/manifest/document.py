@@ -6,14 +6,16 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import pooch
+import requests
 import yaml
 from pydantic import PrivateAttr, ValidationError
 
 from ankle_lib.cache import file_digest
-from ankle_lib.files import AnkleError, write_text
-from ankle_lib.manifest.layouts import scan_folder
+from ankle_lib.files import AnkleError, first_problem, write_text
+from ankle_lib.manifest.layouts import inside, scan_folder
 from ankle_lib.manifest.schema import (
     Cohort,
     Geometry,
@@ -21,14 +23,16 @@ from ankle_lib.manifest.schema import (
     LocalSource,
     PhantomSource,
     Record,
+    RemoteFile,
     RemoteSource,
     Subject,
     distinct,
     unsafe_path,
 )
-from ankle_lib.volume import Header, canonical_voxel_size, load, read_header
+from ankle_lib.volume import load, read_header
 
-MAX_MANIFEST_BYTES = 20 * 1024**2
+TIMEOUT_S = (10, 60)
+"""Seconds to wait for a connection, and for the next bytes."""
 
 
 class Manifest(Record):
@@ -79,11 +83,14 @@ def load_manifest(path: str | os.PathLike[str]) -> Manifest:
         the YAML, e.g. ``cohorts[0].subjects[3].side``.
     """
     path = Path(path)
-    content = _read_yaml(path)
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        raise AnkleError(f"{path}: {_first_problem(error, content)}") from None
+        raise AnkleError(f"{path}: {first_problem(error)}") from None
+    except OSError as error:
+        raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise AnkleError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     manifest._folder = path.resolve().parent
     return manifest
 
@@ -163,93 +170,105 @@ def verify(cohort: Cohort) -> list[Finding]:
     ]
 
 
+def fetch(
+    cohort: Cohort, dest: str | os.PathLike[str] | None = None, *, progress: bool = False
+) -> list[Path]:
+    """Download what is missing of a remote cohort and return the paths of all its files.
+
+    A file that is there with the right checksum is not downloaded again; one that arrives with a
+    wrong checksum is deleted.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        One whose source is ``remote``.
+    dest : path, optional
+        Folder; the cohort's own root if not given.
+    progress : bool
+        Show a progress bar per file.
+
+    Raises
+    ------
+    AnkleError
+        If the cohort is not remote, or a file cannot be downloaded as the manifest says.
+
+    Examples
+    --------
+    >>> paths = fetch(load_manifest("data_manifest.yaml").cohort("openfoot"), progress=True)
+    """
+    source, folder = cohort.source, dest or cohort.root
+    if not isinstance(source, RemoteSource):
+        raise AnkleError(f"cohort {cohort.name}: is {source.type}, there is nothing to fetch")
+    if folder is None:
+        raise AnkleError(f"cohort {cohort.name}: say into which folder to download it")
+    root = Path(folder).resolve()
+    return [
+        _fetch_file(file, _below(root, file.name, "download"), progress) for file in source.files
+    ]
+
+
+def _fetch_file(file: RemoteFile, target: Path, progress: bool) -> Path:
+    # without compression on the way, which servers may add to a file that is compressed
+    identity = {"Accept-Encoding": "identity"}
+    download = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT_S, headers=identity)
+    try:
+        pooch.retrieve(
+            file.url, f"sha256:{file.sha256}", target.name, target.parent, downloader=download
+        )
+    except requests.RequestException as error:
+        raise AnkleError(
+            f"{file.url}: cannot be downloaded ({error}): check the address, or fetch again later"
+        ) from None
+    except ValueError:  # pooch's only one: the checksum; it has deleted the download
+        raise AnkleError(
+            f"{file.url}: the checksum is not the manifest's ({file.sha256[:12]}…), the download "
+            "was deleted: fetch again, or correct the manifest if the source has changed"
+        ) from None
+    except OSError as error:
+        raise AnkleError(f"{target}: cannot be written ({error.strerror or error})") from None
+    return target
+
+
 def _resolved(cohort: Cohort, folder: Path) -> Cohort:
-    root = _root(cohort, folder)
-    subjects = cohort.subjects
-    notes = cohort.notes
-    if root is not None:
-        if isinstance(cohort.source, LocalSource):
-            if not root.is_dir():
-                raise AnkleError(f"cohort {cohort.name}: its root {root} is no folder")
-            if not subjects and cohort.source.layout:
-                scan = scan_folder(root, cohort.source.layout)
-                subjects, notes = scan.subjects, [*notes, *scan.notes()]
-        subjects = [_absolute(subject, root) for subject in subjects]
+    source, subjects, notes = cohort.source, cohort.subjects, cohort.notes
+    if isinstance(source, PhantomSource):
+        return cohort
+    root = (folder / Path(source.root or f"data/{cohort.name}").expanduser()).resolve()
+    if isinstance(source, LocalSource):
+        if not root.is_dir():
+            raise AnkleError(f"cohort {cohort.name}: its root {root} is no folder")
+        if not subjects and source.layout:
+            scan = scan_folder(root, source.layout)
+            subjects, notes = scan.subjects, [*notes, *scan.notes()]
+    subjects = [_absolute(subject, root) for subject in subjects]
     resolved = cohort.model_copy(update={"subjects": subjects, "notes": notes})
     resolved._root = root
     return resolved
 
 
-def _root(cohort: Cohort, folder: Path) -> Path | None:
-    source = cohort.source
-    if isinstance(source, PhantomSource):
-        return None
-    root = source.root if source.root is not None else f"data/{cohort.name}"
-    return (folder / Path(root).expanduser()).resolve()
-
-
 def _absolute(subject: Subject, root: Path) -> Subject:
+    name = f"subject {subject.code}"
     sequences = [
-        sequence.model_copy(update={"path": _below(root, sequence.path, subject.code)})
+        sequence.model_copy(update={"path": _below(root, sequence.path, name)})
         for sequence in subject.sequences
     ]
     return subject.model_copy(
         update={
-            "static": [_below(root, path, subject.code) for path in subject.static],
-            "masks": {b: _below(root, path, subject.code) for b, path in subject.masks.items()},
+            "static": [_below(root, path, name) for path in subject.static],
+            "masks": {b: _below(root, path, name) for b, path in subject.masks.items()},
             "sequences": sequences,
         }
     )
 
 
-def _below(root: Path, path: Path, code: str) -> Path:
+def _below(root: Path, path: Path, what: str) -> Path:
     """Return ``root / path``; refuse what leads out of the root, also by a symbolic link."""
-    problem = unsafe_path(path.as_posix())
-    try:
-        inside = (root / path).resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # a link to itself
-        inside = False
-    if problem or not inside:
-        reason = problem or "is a link that leads out"
-        raise AnkleError(f"subject {code}: {path} {reason}: files must lie below {root}")
+    reason = unsafe_path(path.as_posix())
+    if not reason and not inside(root, root / path):
+        reason = "is a link that leads out"
+    if reason:
+        raise AnkleError(f"{what}: {path} {reason}: files must lie below {root}")
     return root / path
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise AnkleError(f"{path}: is too large for a manifest ({path.stat().st_size} bytes)")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, AnkleError):
-            raise
-        raise AnkleError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _first_problem(error: ValidationError, content: Any) -> str:
-    """Return one line: place in the YAML, what is wrong, what was found."""
-    problems = error.errors(include_url=False, include_context=False)
-    first = problems[0]
-    place = _place(first["loc"], content)
-    message = first["msg"].removeprefix("Value error, ").replace("\n", " ")
-    found = f" (found {first['input']!r})" if isinstance(first["input"], str | int | float) else ""
-    more = f"; and {len(problems) - 1} more problems" if len(problems) > 1 else ""
-    return f"{place or 'the whole file'}: {message}{found}{more}"
-
-
-def _place(location: tuple[int | str, ...], content: Any) -> str:
-    """Write a location as in ``cohorts[0].source.files[2].url``, without pydantic's own tags."""
-    place = ""
-    for step in location:
-        if isinstance(step, int):
-            place += f"[{step}]"
-        elif step in ("phantom", "local", "remote") and place.endswith(".source"):
-            continue  # the tag of the union is not a key of the YAML
-        elif step != "[key]":
-            place += f".{step}"
-    return place.removeprefix(".")
 
 
 def _file_problem(path: Path, sha256: str | None) -> str | None:
@@ -272,27 +291,19 @@ def _image_problem(geometry: Geometry, subject: Subject, role: str, path: Path) 
         return str(error).removeprefix(f"{path}: ")
     header = read_header(path)
     if role in subject.masks:
-        return _mask_problem(header, subject)
+        return _mask_problem(header.shape, subject)
     static = role == "static"
-    expected = geometry.static_voxel_mm if static else geometry.dynamic_voxel_mm
-    sizes = canonical_voxel_size(header.affine)
-    if any(abs(a - b) > geometry.tolerance * b for a, b in zip(sizes, expected, strict=True)):
-        return f"voxels of {_mm(sizes)}, expected {_mm(expected)}"
-    n_frames = 1 if static else geometry.n_frames
-    if header.n_frames != n_frames:
-        return f"{header.n_frames} frames, expected {n_frames}"
-    return None
+    expected = 1 if static else geometry.n_frames
+    frames = f"{header.n_frames} frames, expected {expected}"
+    wrong = geometry.wrong_voxels(header.affine, static=static)
+    return wrong or (frames if header.n_frames != expected else None)
 
 
-def _mask_problem(mask: Header, subject: Subject) -> str | None:
+def _mask_problem(shape: tuple[int, int, int], subject: Subject) -> str | None:
     try:
         others = [read_header(static).shape for static in subject.static]
     except AnkleError:  # listed for the static scan itself
         return None
-    if others and mask.shape not in others:
-        return f"mask of shape {mask.shape}, its static scan has {others[0]}"
+    if others and shape not in others:
+        return f"mask of shape {shape}, its static scan has {others[0]}"
     return None
-
-
-def _mm(sizes: tuple[float, float, float]) -> str:
-    return " x ".join(f"{size:.3g}" for size in sizes) + " mm"

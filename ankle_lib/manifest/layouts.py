@@ -26,17 +26,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ankle_lib.files import PARTIAL_PREFIX, AnkleError
+from ankle_lib.files import NIFTI_SUFFIXES, AnkleError
 from ankle_lib.manifest.schema import Kind, Layout, Sequence, Side, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import read_header
 
 MAX_LISTED = 20
-_IMAGE_SUFFIXES = (".nii.gz", ".nii")
 _VARIANT = re.compile(r"_(flipcorrected|flipped|binarized|binarised)(?=_|$)", re.IGNORECASE)
-_CLEAN_FRAME = re.compile(r"_task-(?P<sequence>.+)_frame-(?P<frame>\d+)$")
 _GROUPS = {"T": "control", "E": "equinus"}
 """First letter of a lab code: T for typically developing, E for equinus."""
+_SIDES: dict[str, Side] = {"l": "left", "r": "right"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
     layout = layout or detect_layout(root)
     # a simulated cohort has its truth beside raw/, which is not for the chapters to list
     found = _images(root, below=root / "raw" if layout == "raw" else root)
-    images = [path for path in found if _inside(root, path)]
+    images = [path for path in found if inside(root, path) and not path.is_dir()]
     has_people = layout == "bids" and (root / "participants.tsv").is_file()
     people = _participants(root) if has_people else {}
     subjects, used = [], set[Path]()
@@ -177,7 +176,7 @@ def _subject(
         return [path for path, own in roles.items() if own == role]
 
     code = _code(name)
-    group, side = people.get(code, (_GROUPS.get(code[:1].upper(), "unknown"), None))
+    group, side = people.get(code, (_group(code), None))
     return Subject(
         code=code,
         group=group,
@@ -194,16 +193,16 @@ def _images(root: Path, below: Path) -> list[Path]:
         (
             path
             for path in below.rglob("*")
-            if path.name.endswith(_IMAGE_SUFFIXES) and not path.name.startswith(".")
+            if path.name.endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
         ),
         key=lambda path: _natural(path.relative_to(root).as_posix()),
     )
 
 
-def _inside(root: Path, path: Path) -> bool:
-    """Tell whether ``path`` is a file of ``root``, also after following symbolic links."""
+def inside(root: Path, path: Path) -> bool:
+    """Tell whether ``path`` lies below ``root``, also after following symbolic links."""
     try:
-        return path.resolve().is_relative_to(root) and not path.is_dir()
+        return path.resolve().is_relative_to(root)
     except (OSError, RuntimeError):  # a link to itself
         return False
 
@@ -264,21 +263,17 @@ def _participants(root: Path) -> dict[str, tuple[str, Side | None]]:
     except FileNotFoundError:
         raise AnkleError(f"{path}: no such file: run chapter 01 first") from None
     except (OSError, ValueError) as error:
-        raise AnkleError(f"{path}: cannot be read as a table: {_one_line(error)}") from None
+        reason = " ".join(str(error).split())
+        raise AnkleError(f"{path}: cannot be read as a table: {reason}") from None
     if "participant_id" not in table:
         raise AnkleError(f"{path}: columns {list(table)} lack participant_id")
     people: dict[str, tuple[str, Side | None]] = {}
     for row in table.to_dict("records"):
         code = _code(row["participant_id"])
         group = re.sub(r"[^a-z0-9]+", "_", row.get("group", "").lower()).strip("_")
-        fallback = _GROUPS.get(code[:1].upper(), "unknown")
-        people[code] = (fallback if group in ("", "n_a") else group, _side(row.get("side", "")))
+        side = row.get("side", "").strip().lower()[:1]
+        people[code] = (_group(code) if group in ("", "n_a") else group, _SIDES.get(side))
     return people
-
-
-def _side(text: str) -> Side | None:
-    first = text.strip().lower()[:1]
-    return "left" if first == "l" else "right" if first == "r" else None
 
 
 def _clean_subject(root: Path, code: str, group: str, side: Side | None) -> CleanSubject:
@@ -288,16 +283,14 @@ def _clean_subject(root: Path, code: str, group: str, side: Side | None) -> Clea
     missing = [path.name for path in (static, *masks.values()) if not path.is_file()]
     if missing:
         raise AnkleError(f"{folder}: lacks {', '.join(missing)}: run chapter 01 again")
-    frames: dict[str, dict[int, Path]] = {}
-    for path in folder.glob(f"sub-{code}_task-*_frame-*.nii.gz"):
-        match = _CLEAN_FRAME.search(_stem(path))
-        if match and not path.name.startswith(PARTIAL_PREFIX):
-            frames.setdefault(match["sequence"], {})[int(match["frame"])] = path
-    sequences = {}
-    for name, found in sorted(frames.items(), key=lambda item: _natural(item[0])):
-        if sorted(found) != list(range(len(found))):
-            raise AnkleError(f"{folder}: {name} has frames {sorted(found)}: run chapter 01 again")
-        sequences[name] = [found[index] for index in sorted(found)]
+    sequences: dict[str, list[Path]] = {}
+    frames = folder.glob(f"sub-{code}_task-*_frame-*.nii.gz")
+    for path in sorted(frames, key=lambda path: _natural(path.name)):
+        name, _, frame = _stem(path).partition("_task-")[2].rpartition("_frame-")
+        sequence = sequences.setdefault(name, [])
+        if frame != f"{len(sequence):02d}":
+            raise AnkleError(f"{folder}: {name} lacks frame {len(sequence)}: run chapter 01 again")
+        sequence.append(path)
     return CleanSubject(code, group, side, static, masks, sequences)
 
 
@@ -309,6 +302,10 @@ def _code(name: str) -> str:
     return code
 
 
+def _group(code: str) -> str:
+    return _GROUPS.get(code[:1].upper(), "unknown")
+
+
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
@@ -316,7 +313,3 @@ def _stem(path: Path) -> str:
 def _natural(text: str) -> list[tuple[int, str]]:
     """Key that sorts run 2 before run 10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -10,16 +10,12 @@ from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-)
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, PrivateAttr
 
+from ankle_lib.geometry import Matrix, in_words
 from ankle_lib.presets import BONES
+from ankle_lib.volume import canonical_voxel_size
 
 Kind = Literal["active", "passive", "unknown"]
 Side = Literal["left", "right"]
@@ -97,6 +93,16 @@ class Geometry(Record):
     n_frames: Annotated[int, Field(ge=1)] = 15
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.05
 
+    def wrong_voxels(self, affine: Matrix, *, static: bool) -> str | None:
+        """Return in words what is wrong with the voxel size of a scan, or None."""
+        found = canonical_voxel_size(affine)
+        wanted = self.static_voxel_mm if static else self.dynamic_voxel_mm
+        if np.allclose(found, wanted, rtol=self.tolerance, atol=0):
+            return None
+        return (
+            f"voxels of {in_words(found)}, expected {in_words(wanted)} within {self.tolerance:.0%}"
+        )
+
 
 class Sequence(Record):
     """One dynamic series: a 4D file."""
@@ -158,14 +164,14 @@ class RemoteFile(Record):
     name: RelativePath
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S+$")]
     sha256: Sha256
-    size: Annotated[int, Field(gt=0)]
-    """Bytes."""
+    size: Annotated[int, Field(gt=0)] | None = None
+    """Bytes, for whoever reads the manifest."""
     licence: str | None = None
     """None: that of the cohort."""
 
 
 class RemoteSource(Record):
-    """Files that :func:`ankle_lib.manifest.downloads.fetch` downloads."""
+    """Files that :func:`ankle_lib.manifest.document.fetch` downloads."""
 
     type: Literal["remote"]
     files: Annotated[list[RemoteFile], Field(min_length=1), distinct("file")]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,22 @@ from pydantic import ValidationError
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.document import (
     Manifest,
+    fetch,
     load_manifest,
     manifest_from_folder,
     save_manifest,
     verify,
 )
-from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Sequence, Subject, unsafe_path
+from ankle_lib.manifest.schema import (
+    Cohort,
+    Geometry,
+    LocalSource,
+    RemoteFile,
+    RemoteSource,
+    Sequence,
+    Subject,
+    unsafe_path,
+)
 from ankle_lib.presets import BONES
 from ankle_lib.volume import save
 
@@ -254,7 +267,9 @@ def test_every_broken_file_is_found(tmp_path: Path) -> None:
     assert found["raw/T01/static.nii.gz"] == "missing"
     assert "gzip" in found["raw/T01/active.nii.gz"]
     assert "not a NIfTI file" in found["raw/T02/talus.nii.gz"]
-    assert found["raw/E01/static.nii.gz"] == "voxels of 1 x 2 x 1.2 mm, expected 1 x 1 x 2 mm"
+    assert found["raw/E01/static.nii.gz"] == (
+        "voxels of 1 x 2 x 1.2 mm, expected 1 x 1 x 2 mm within 5%"
+    )
     assert "mask of shape (6, 5, 3)" in found["raw/E01/tibia.nii.gz"]
     assert found["raw/E02/active.nii.gz"] == "2 frames, expected 3"
     assert "2 x 2 x 7.2 mm" in found["raw/E03/active.nii.gz"]
@@ -314,3 +329,177 @@ def test_a_manifest_made_from_a_folder_can_be_saved_anywhere(tmp_path: Path) -> 
     assert cohort.root == scans.resolve()
     assert cohort.notes == ["not recognised: raw/T01/localizer.nii.gz"]
     assert verify(cohort) == []
+
+
+# --- downloads ---
+
+CONTENT = np.random.default_rng(1).bytes(300_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT under every path but /missing; may break off."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.break_after = [len(CONTENT)] * 9  # for each coming request, bytes sent
+        self.asked = 0
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", "/file.nii.gz")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        self.wfile.write(self.server.content[: self.server.break_after.pop(0)])
+
+    def log_message(self, *args: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def remote(url: str, **changes: Any) -> Cohort:
+    file = {"name": "file.nii.gz", "url": url, "sha256": DIGEST, "size": len(CONTENT)} | changes
+    source = RemoteSource.model_validate({"type": "remote", "files": [file]})
+    return Cohort(name="bones", licence="CC0-1.0", source=source)
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_download_that_breaks_off_leaves_nothing_and_is_done_again(
+    tmp_path: Path, server: Server
+) -> None:
+    server.break_after = [100_000, len(CONTENT)]
+    bones = remote(server.url("file.nii.gz"))
+    with pytest.raises(AnkleError, match=r"file\.nii\.gz: cannot be downloaded"):
+        fetch(bones, tmp_path)
+    assert files_of(tmp_path) == []
+    assert fetch(bones, tmp_path)[0].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_file_is_downloaded_once(tmp_path: Path, server: Server, progress: bool) -> None:
+    bones = remote(server.url("file.nii.gz"), name="masks/file.nii.gz")
+    (path,) = fetch(bones, tmp_path, progress=progress)
+    assert path == tmp_path / "masks/file.nii.gz"
+    assert path.read_bytes() == CONTENT
+    assert files_of(tmp_path) == ["file.nii.gz"]
+    fetch(bones, tmp_path)
+    assert server.asked == 1
+
+
+def test_a_redirection_is_followed(tmp_path: Path, server: Server) -> None:
+    (path,) = fetch(remote(server.url("moved")), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_leaves_nothing_behind(tmp_path: Path, server: Server) -> None:
+    server.content = CONTENT[:-1] + b"!"
+    with pytest.raises(AnkleError, match="checksum is not the manifest's"):
+        fetch(remote(server.url("file.nii.gz")), tmp_path)
+    assert files_of(tmp_path) == []
+
+
+def test_a_file_that_has_changed_on_disk_is_fetched_again(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "file.nii.gz").write_bytes(b"old")
+    (path,) = fetch(remote(server.url("file.nii.gz")), tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_missing_address_gives_a_clear_error(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(AnkleError, match=r"404 .*check the address"):
+        fetch(remote(server.url("missing")), tmp_path)
+    assert files_of(tmp_path) == []
+
+
+def test_no_server_gives_a_clear_error(tmp_path: Path) -> None:
+    with Server() as closed:
+        url = closed.url("file.nii.gz")
+    with pytest.raises(AnkleError, match="cannot be downloaded"):
+        fetch(remote(url), tmp_path)
+    assert files_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../file.nii.gz", "/tmp/file.nii.gz", "a/../../b", "a\\b", "C:b", ""]
+)
+def test_names_that_lead_out_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValidationError):
+        remote("http://127.0.0.1/x", name=name)
+    unchecked = RemoteFile.model_construct(
+        name=Path(name), url="http://127.0.0.1/x", sha256=DIGEST, size=5, licence=None
+    )
+    source = RemoteSource.model_construct(type="remote", files=[unchecked], root=None)
+    with pytest.raises(AnkleError, match="files must lie below"):
+        fetch(Cohort.model_construct(name="x", source=source), tmp_path / "data")
+    assert files_of(tmp_path) == []
+
+
+def test_a_link_in_the_folder_does_not_lead_out(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "data/masks").symlink_to(tmp_path / "out")
+    with pytest.raises(AnkleError, match="is a link that leads out"):
+        fetch(remote(server.url("x"), name="masks/file.nii.gz"), tmp_path / "data")
+    assert files_of(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "file:///etc/passwd", "host/x", "http://", "http:///x"]
+)
+def test_only_web_addresses_are_accepted(url: str) -> None:
+    with pytest.raises(ValidationError):
+        remote(url)
+
+
+def test_from_the_manifest_to_verified_files(tmp_path: Path, server: Server) -> None:
+    content = remote(server.url("file.nii.gz")).model_dump(mode="json")
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "cohorts": [content]}))
+    bones = load_manifest(path).cohort("bones")
+    assert bones.root == tmp_path.resolve() / "data/bones"
+    assert [f.problem for f in verify(bones)] == ["missing: run `ankle data fetch bones`"]
+    (file,) = fetch(bones)
+    assert verify(bones) == []
+    file.write_bytes(CONTENT[:-1] + b"!")
+    assert "checksum" in verify(bones)[0].problem
+    file.write_bytes(CONTENT[:-1])
+    assert "checksum" in verify(bones)[0].problem
+
+
+def test_only_remote_cohorts_are_fetched(tmp_path: Path) -> None:
+    phantom = Cohort.model_validate({"name": "p", "licence": "MIT", "source": {"type": "phantom"}})
+    with pytest.raises(AnkleError, match="nothing to fetch"):
+        fetch(phantom, tmp_path)
+    with pytest.raises(AnkleError, match="into which folder"):
+        fetch(remote("http://127.0.0.1/x"))

@@ -264,7 +264,7 @@ def test_a_clean_cohort_is_indexed(tmp_path: Path) -> None:
         ("participants.tsv", "run chapter 01 first"),
         ("sub-T01/sub-T01_static.nii.gz", r"lacks sub-T01_static\.nii\.gz"),
         ("sub-E02/sub-E02_static_label-talus_mask.nii.gz", "lacks .*talus"),
-        ("sub-E02/sub-E02_task-active_run-01_frame-03.nii.gz", "active_run-01 has frames"),
+        ("sub-E02/sub-E02_task-active_run-01_frame-03.nii.gz", "active_run-01 lacks frame 3"),
     ],
 )
 def test_an_incomplete_clean_cohort_is_refused(tmp_path: Path, removed: str, message: str) -> None:
