@@ -101,8 +101,6 @@ class DynamicSizes:
     """Errors that are put into labels, as a distance on the bone."""
     n_random: int = _sizes(1, 20, 30)
     """Scans with random looks, per control."""
-    n_template: int = _sizes(1, 12, 24)
-    """Renderings of the bone template, to be tested on."""
     final_stages: tuple[tuple[int, int, int, float], ...] = _sizes(
         ((32, 20, 8, 5e-3),), ((64, 1300, 8, 5e-3),), ((192, 3000, 16, 5e-3),)
     )
