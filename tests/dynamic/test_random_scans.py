@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 
 from ankle_lib.dynamic.random_scans import (
+    JOINT,
+    N_SOFT,
+    Contrast,
     ScanRanges,
+    Tissues,
     draw_contrast,
+    painted,
     random_scans,
     take,
+    tissues_of,
 )
-from ankle_lib.dynamic.repainting import N_SOFT, Contrast, Tissues, tissues_of
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
@@ -195,3 +200,28 @@ def test_a_missing_bone_is_refused(scan):
     item = replace(scan.item, labels={b: m for b, m in scan.item.labels.items() if b != "talus"})
     with pytest.raises(AnkleError, match="no mask of the talus"):
         random_scans(replace(scan, item=item), 1, np.random.default_rng(0), pixel_mm=2.5)
+
+
+# --- what a foot is made of ---
+
+
+def test_a_scan_is_told_apart_without_labels_of_soft_tissue(scan):
+    tissues = tissues_of(scan)
+    muscle, fat = int(tissues.classes[62, 40, 20]), int(tissues.classes[20, 20, 30])
+    assert 0 < muscle < fat
+    assert (tissues.classes[~tissues.foot] == 0).all()
+    assert (tissues.classes == JOINT).any()
+    assert tissues.depth_mm[scan.item.labels["talus"]].min() > 0
+    assert muscle < tissues.marrow_class + 1 <= fat
+
+
+def test_cortex_is_as_thick_as_asked_for(scan):
+    tissues = tissues_of(scan)
+    bone = scan.item.labels["tibia"]
+    bright = replace(FLAT, bones=(1.0, 1.0, 1.0), cortex=0.0)
+    loss = [1 - painted(tissues, replace(bright, cortex_mm=t))[bone].mean() for t in (0, 1.0, 2.0)]
+    assert loss[0] == 0
+    # a rim of thickness t takes about 3 t / r of an ellipsoid's volume
+    surface = np.mean([3 / axis for axis in ELLIPSOIDS["tibia"][1]])
+    assert loss[2] == pytest.approx(2.0 * surface, rel=0.4)
+    assert 0.3 < loss[1] / loss[2] < 0.7
