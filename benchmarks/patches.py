@@ -21,7 +21,6 @@ import torch
 from monai.transforms import RandWeightedCropd
 
 from ankle_lib.manifest.layouts import read_clean_cohort
-from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.items import Item, static_items
 from ankle_lib.patches.rules import (
     STATIC_SEGMENTATION,
@@ -29,7 +28,7 @@ from ankle_lib.patches.rules import (
     admissible_positions,
     rejection_sampling,
 )
-from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.source import Augmentation, PatchSource
 from ankle_lib.presets import BONES
 from ankle_lib.volume import load, to_orientation
 

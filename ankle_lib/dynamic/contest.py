@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib import cache
-from ankle_lib.dynamic.frames import Frame
+from ankle_lib.dynamic.frames import CohortPoses, Frame, Poses, StaticBones
 from ankle_lib.dynamic.smoothing import smooth_together
-from ankle_lib.dynamic.static_bones import CohortPoses, Poses, StaticBones
 from ankle_lib.dynamic.trainings import DynamicStudy
 from ankle_lib.geometry import bounding_box, part_of, weighted_centre
 from ankle_lib.learning.prediction import Prediction, predict
@@ -38,6 +37,8 @@ NETWORK = "network alone"
 GATED = "network, then registration"
 OVER_TIME = "network, registration and time"
 METHODS = (REGISTRATION, NETWORK, GATED, OVER_TIME)
+
+MEASURES = ("dice", "hd95_mm", "assd_mm", "tre_mm", "rotation_error_deg")
 
 GATE = 0.8
 """Dice of the network's mask and the mask that a registration carries, from which on the
@@ -71,8 +72,6 @@ LEAST_CM3 = 1.0
 Trust = Mapping[str, NDArray[np.float64]]
 """Bone to (F,), how much each pose is trusted."""
 
-Answer = TypeVar("Answer")
-
 
 @dataclass(frozen=True, eq=False)
 class Contest:
@@ -92,18 +91,6 @@ class Contest:
     scores: pd.DataFrame
     poses: Mapping[str, CohortPoses]
     seconds: pd.DataFrame
-
-
-class _Entry(NamedTuple):
-    """One sequence, with everything that a worker needs."""
-
-    subject: CleanSubject
-    sequence: str
-    frames: Sequence[Frame]
-    registered: Poses
-    accepted: Trust
-    registration_seconds: float
-    truth: Poses
 
 
 def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest:
@@ -134,13 +121,13 @@ def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest
     subjects = {subject.code: subject for subject in study.subjects}
     fits = pd.read_csv(study.registered / "tables" / "registration.csv")
     seconds = fits.groupby(["subject", "sequence"])["seconds"].sum()
-    entries = []
-    for (code, sequence), own in sequences.items():
-        poses, accepted = read_poses(study.registered, subjects[code], sequence)
-        spent, true = float(seconds[code, sequence]), study.poses.get((code, sequence), {})
-        entries.append(_Entry(subjects[code], sequence, own, poses, accepted, spent, true))
+    entries = [
+        (subjects[code], frames, float(seconds[code, name]), study.poses.get((code, name), {}))
+        for (code, name), frames in sequences.items()
+    ]
+    segmenter = Segmenter.of(trained, pixel_mm=study.sizes.pixel_mm)
     answers = run_all(
-        partial(_remembered, trained=trained, pixel_mm=study.sizes.pixel_mm, folder=folder),
+        partial(_remembered, segmenter, trained.folder, study.registered, folder),
         entries,
         desc="segmenting",
         unit="sequence",
@@ -164,8 +151,8 @@ def method_scores(contest: Contest) -> pd.DataFrame:
         for the last two), frames, lost.
     """
     grouped = contest.scores.groupby(["method", "subject", "bone"], sort=False)
-    table = grouped[["dice", "hd95_mm", "assd_mm"]].mean()
-    table[["tre_mm", "rotation_error_deg"]] = grouped[["tre_mm", "rotation_error_deg"]].median()
+    table = grouped[[*MEASURES[:3]]].mean()
+    table[[*MEASURES[3:]]] = grouped[[*MEASURES[3:]]].median()
     table["frames"], table["lost"] = grouped.size(), grouped["lost"].sum()
     return table.reset_index()
 
@@ -190,19 +177,6 @@ def read_poses(registered: Path, subject: CleanSubject, sequence: str) -> tuple[
     return poses, accepted
 
 
-def smoothed(poses: Poses, trust: Trust, bones: StaticBones) -> Poses:
-    """Put the bones of a sequence on a smooth motion; those that are trusted nowhere stay."""
-    chosen = [bone for bone in poses if trust[bone].any()]
-    if not chosen:
-        return poses
-    smooth = smooth_together(
-        {bone: poses[bone] for bone in chosen},
-        {bone: trust[bone] for bone in chosen},
-        {bone: bones.centre(bone) for bone in chosen},
-    )
-    return {**poses, **smooth}
-
-
 def registered_motion(study: DynamicStudy) -> CohortPoses:
     """Return the accepted poses of chapter 03, put on a smooth motion, of all but test subjects.
 
@@ -214,7 +188,9 @@ def registered_motion(study: DynamicStudy) -> CohortPoses:
             poses, accepted = read_poses(study.registered, subject, sequence)
             for bone, known in accepted.items():
                 poses[bone][known == 0] = np.nan
-            motion[subject.code, sequence] = smoothed(poses, accepted, study.bones[subject.code])
+            motion[subject.code, sequence] = smooth_together(
+                poses, accepted, study.bones[subject.code].centres
+            )
     return motion
 
 
@@ -250,7 +226,7 @@ def poses_from_masks(
             continue
         start = np.tile(np.eye(4), (len(enough), 1, 1, 1))
         for row, n in enumerate(enough):
-            start[row, 0, :3, 3] = weighted_centre(maps[n], grid) - bones.centre(bone)
+            start[row, 0, :3, 3] = weighted_centre(maps[n], grid) - bones.centres[bone]
         margin = np.ceil(MARGIN_MM / np.array(mask.voxel_size_mm)).astype(int)
         box = bounding_box(mask.data > 0, margin)
         assert box is not None  # `StaticBones` has no empty masks
@@ -272,63 +248,69 @@ def _largest_piece(raw: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def _remembered(
-    entry: _Entry, *, trained: Trained, pixel_mm: float, folder: Path
+    segmenter: Segmenter,
+    network: Path,
+    registered: Path,
+    folder: Path,
+    entry: tuple[CleanSubject, Sequence[Frame], float, Poses],
 ) -> dict[str, Any]:
     """Return scores, poses and seconds of one sequence; what was done before is read."""
-    subject = entry.subject
+    subject, frames, seconds, truth = entry
+    sequence = frames[0].sequence
+    transforms = transforms_path(registered, subject.code, sequence)
     return cache.remembered(
-        folder / f"{subject.code}_{entry.sequence}.json",
-        partial(_work, entry, Segmenter.of(trained, pixel_mm=pixel_mm)),
-        inputs=[trained.folder / WEIGHTS, subject.static, *subject.masks.values()],
+        folder / f"{subject.code}_{sequence}.json",
+        partial(_work, segmenter, registered, *entry),
+        inputs=[network / WEIGHTS, subject.static, *subject.masks.values(), transforms],
         settings=[
-            [subject.code, subject.group, entry.sequence, pixel_mm, trained.folder.name],
-            [[frame.reference.checksum, frame.affine] for frame in entry.frames],
-            [entry.registered, entry.accepted, entry.registration_seconds, entry.truth],
+            [subject.code, subject.group, sequence, segmenter.pixel_mm, network.name],
+            [[frame.reference.checksum, frame.affine] for frame in frames],
+            [seconds, truth],
         ],
     )
 
 
-def _work(entry: _Entry, segmenter: Segmenter) -> dict[str, Any]:
-    bones = StaticBones.read(entry.subject)
+def _work(
+    segmenter: Segmenter,
+    registered: Path,
+    subject: CleanSubject,
+    frames: Sequence[Frame],
+    registration_seconds: float,
+    truth: Poses,
+) -> dict[str, Any]:
+    bones = StaticBones.read(subject)
+    carried, accepted = read_poses(registered, subject, frames[0].sequence)
     laps = [time.process_time()]
-
-    def timed(answer: Answer) -> Answer:
-        laps.append(time.process_time())
-        return answer
-
-    found = timed([predict_frame(frame, segmenter) for frame in entry.frames])
-    of_masks = timed(poses_from_masks(found, entry.frames[0].affine, bones))
-    gated, trust = timed(_gated(entry, bones, found, of_masks))
-    smooth = timed(smoothed(gated, trust, bones))
-    spent = np.cumsum(np.diff(laps))
-    # the network's poses take its masks and the search that lays the static ones onto them
-    seconds = dict(zip(METHODS, (entry.registration_seconds, *spent[1:]), strict=True))
-    poses = dict(zip(METHODS, (entry.registered, of_masks, gated, smooth), strict=True))
-    who = entry.subject
-    where = {"subject": who.code, "group": who.group, "sequence": entry.sequence}
+    found = [predict_frame(frame, segmenter) for frame in frames]
+    of_masks = poses_from_masks(found, frames[0].affine, bones)
+    laps.append(time.process_time())  # the network's poses take its masks and this search
+    gated, trust = _gated(subject, frames, bones, found, of_masks)
+    laps.append(time.process_time())
+    smooth = smooth_together(gated, trust, bones.centres)
+    laps.append(time.process_time())
+    seconds = [registration_seconds, *np.subtract(laps[1:], laps[0])]
+    poses = dict(zip(METHODS, (carried, of_masks, gated, smooth), strict=True))
+    where = {"subject": subject.code, "group": subject.group, "sequence": frames[0].sequence}
     rows = []
     for method, own in poses.items():
-        for n, frame in enumerate(entry.frames):
+        for n, frame in enumerate(frames):
             masks = found[n].masks() if method == NETWORK else bones.at(own, n, frame.grid)
             for bone in bones.masks:
                 mask = masks.get(bone, np.zeros(frame.grid[0], dtype=bool))
-                rejected = method == REGISTRATION and not entry.accepted[bone][n]
-                rows.append(
-                    {
-                        "method": method,
-                        **where,
-                        "frame": frame.number,
-                        "bone": bone,
-                        **_overlap(frame, bone, mask),
-                        **_pose_errors(own[bone][n], entry.truth.get(bone), n, bones.points[bone]),
-                        "lost": rejected or not mask.any(),
-                    }
-                )
-    return {
-        "scores": pd.DataFrame(rows),
-        "poses": poses,
-        "seconds": pd.DataFrame([{"method": m, **where, "seconds": s} for m, s in seconds.items()]),
-    }
+                rejected = method == REGISTRATION and not accepted[bone][n]
+                row = {"method": method, **where, "frame": frame.number, "bone": bone}
+                row |= dict.fromkeys(MEASURES, np.nan)
+                reference = frame.reference.item.labels.get(bone)
+                if reference is not None:
+                    row |= mask_scores(mask, reference, frame.scan.voxel_size_mm)._asdict()
+                pose = own[bone][n]
+                if bone in truth and np.isfinite(pose).all():
+                    true = truth[bone][n]
+                    row["tre_mm"] = tre_mm(pose, true, bones.points[bone])
+                    row["rotation_error_deg"] = np.linalg.norm(rotation_errors_deg(pose, true))
+                rows.append(row | {"lost": rejected or not mask.any()})
+    times = [{"method": m, **where, "seconds": s} for m, s in zip(METHODS, seconds, strict=True)]
+    return {"scores": pd.DataFrame(rows), "poses": poses, "seconds": pd.DataFrame(times)}
 
 
 def predict_frame(frame: Frame, segmenter: Segmenter) -> Prediction:
@@ -338,43 +320,28 @@ def predict_frame(frame: Frame, segmenter: Segmenter) -> Prediction:
 
 
 def _gated(
-    entry: _Entry, bones: StaticBones, found: Sequence[Prediction], of_masks: Poses
+    subject: CleanSubject,
+    frames: Sequence[Frame],
+    bones: StaticBones,
+    found: Sequence[Prediction],
+    of_masks: Poses,
 ) -> tuple[Poses, Trust]:
     """Register images from the network's poses; return poses and trust in them."""
     known = {bone: np.isfinite(poses).all(axis=(1, 2)) for bone, poses in of_masks.items()}
     trust = {bone: np.where(one, TRUST_IN_MASKS, 0.0) for bone, one in known.items()}
     poses = {bone: one.copy() for bone, one in of_masks.items()}
-    frames: list[int] = np.flatnonzero(np.all([*known.values()], axis=0)).tolist()
-    if not frames:
+    seen: list[int] = np.flatnonzero(np.all([*known.values()], axis=0)).tolist()
+    if not seen:
         return poses, trust
-    fixed, static, masks = sequence_images(entry.subject, entry.sequence)
-    chosen = Volume(fixed.data[..., frames], fixed.affine)
+    fixed, static, masks = sequence_images(subject, frames[0].sequence)
+    chosen = Volume(fixed.data[..., seen], fixed.affine)
     weights = weights_of({bone: masks[bone] for bone in poses})
-    start = np.stack([of_masks[bone][frames] for bone in poses], axis=1)
+    start = np.stack([of_masks[bone][seen] for bone in poses], axis=1)
     fits = register(chosen, static, weights, start=start, settings=FROM_NETWORK)
-    for row, n in enumerate(frames):
+    for row, n in enumerate(seen):
         for index, bone in enumerate(poses):
             pose = fits.poses[row, index]
-            carried = bones.carried(bone, pose, entry.frames[n].grid)
+            carried = bones.carried(bone, pose, frames[n].grid)
             if not fits.failed[row, index] and dice(carried, found[n].mask(bone)) >= GATE:
                 poses[bone][n], trust[bone][n] = pose, 1.0
     return poses, trust
-
-
-def _overlap(frame: Frame, bone: str, mask: NDArray[np.bool_]) -> dict[str, float]:
-    reference = frame.reference.item.labels.get(bone)
-    if reference is None:
-        return dict.fromkeys(("dice", "hd95_mm", "assd_mm"), np.nan)
-    return mask_scores(mask, reference, frame.scan.voxel_size_mm)._asdict()
-
-
-def _pose_errors(
-    pose: NDArray[np.float64],
-    truth: NDArray[np.float64] | None,
-    number: int,
-    points: NDArray[np.float64],
-) -> dict[str, float]:
-    if truth is None or not np.isfinite(pose).all():
-        return dict.fromkeys(("tre_mm", "rotation_error_deg"), np.nan)
-    turned = float(np.linalg.norm(rotation_errors_deg(pose, truth[number])))
-    return {"tre_mm": tre_mm(pose, truth[number], points), "rotation_error_deg": turned}

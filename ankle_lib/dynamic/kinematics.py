@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
-from scipy.spatial.transform import RigidTransform
+from scipy.spatial.transform import RigidTransform, Rotation
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply
@@ -143,14 +143,14 @@ def joint_motion(poses: Mapping[str, ArrayLike], joint: str) -> Array:
     Parameters
     ----------
     poses : mapping of bone to (F, 4, 4) array
-        Static world to frame world, RAS mm; NaN where a bone is not known.
+        Static world to frame world, RAS mm.
     joint : str
         One of `JOINTS`.
 
     Returns
     -------
     (F, 4, 4) array
-        From and to the static world, RAS mm; NaN where either bone is not known.
+        From and to the static world, RAS mm.
     """
     proximal, distal = (np.asarray(poses[bone], dtype=float) for bone in JOINTS[joint])
     motion: Array = np.linalg.inv(proximal) @ distal
@@ -161,10 +161,8 @@ def joint_angles_deg(motion: ArrayLike, frame: AnatomicalFrame) -> Array:
     """Return `ANGLES` (F, 3) in degrees, changes from the static pose, of a `joint_motion`."""
     axes = frame.matrix[:3, :3]
     turn = axes @ np.asarray(motion, dtype=float)[:, :3, :3] @ axes.T
-    flexion = np.arctan2(-turn[:, 0, 1], turn[:, 1, 1])
-    inversion = np.arcsin(np.clip(turn[:, 2, 1], -1, 1))
-    rotation = np.arctan2(-turn[:, 2, 0], turn[:, 2, 2])
-    return np.rad2deg(np.stack([flexion, inversion, rotation], axis=1))
+    angles: Array = Rotation.from_matrix(turn).as_euler("ZXY", degrees=True)
+    return angles
 
 
 def helical_axis(
@@ -183,12 +181,9 @@ def helical_axis(
     Returns
     -------
     HelicalAxis
-        Below `LEAST_ROTATION_DEG` only the angle is given. All is NaN if a pose is.
+        Below `LEAST_ROTATION_DEG` only the angle is given.
     """
     move = np.asarray(second, dtype=float) @ np.linalg.inv(np.asarray(first, dtype=float))
-    nowhere = np.full(3, np.nan)
-    if not np.isfinite(move).all():
-        return HelicalAxis(np.nan, np.nan, nowhere, nowhere)
     centre = frame.centres_mm[joint]
     from_centre = frame.matrix.copy()
     from_centre[:3, 3] -= centre
@@ -197,26 +192,9 @@ def helical_axis(
     angle = np.linalg.norm(turn)
     degrees = float(np.rad2deg(angle))
     if degrees < LEAST_ROTATION_DEG:
-        return HelicalAxis(degrees, np.nan, nowhere, nowhere)
+        return HelicalAxis(degrees, np.nan, np.full(3, np.nan), np.full(3, np.nan))
     point = centre + np.cross(turn, along) / angle**2
     return HelicalAxis(degrees, float(turn @ along / angle), turn / angle, point)
-
-
-def tibiocalcaneal_deg(motion: ArrayLike, frame: AnatomicalFrame) -> Array:
-    """Return the angle (F,) in degrees between tibial shaft and calcaneus, seen from the side.
-
-    Between the shaft, upwards, and the calcaneus's long axis, towards the toes: smaller with more
-    dorsiflexion. An angle of anatomy, not a change from the static pose.
-
-    Parameters
-    ----------
-    motion : (F, 4, 4) array
-        `joint_motion` of the hindfoot.
-    """
-    axes = frame.matrix[:3, :3]
-    forward = axes @ np.asarray(motion, dtype=float)[:, :3, :3] @ axes.T @ frame.calcaneus_axis
-    angle: Array = 90.0 - np.rad2deg(np.arctan2(forward[:, 1], forward[:, 0]))
-    return angle
 
 
 def joint_tables(
@@ -266,7 +244,7 @@ def angle_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.Da
     Parameters
     ----------
     poses : mapping of bone to (F, 4, 4) array
-        Static world to frame world, RAS mm; NaN where a bone is not known.
+        Static world to frame world, RAS mm, all known.
     frame : AnatomicalFrame
 
     Returns
@@ -274,15 +252,19 @@ def angle_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.Da
     DataFrame
         Columns frame, joint, `ANGLES`, tibiocalcaneal_deg. The last is the angle between the
         tibia's shaft and the calcaneus's long axis, both seen from the side (smaller: more
-        dorsiflexion), in the rows of the hindfoot and NaN in others.
+        dorsiflexion), in the rows of the hindfoot and NaN in others: an angle of anatomy, not a
+        change from the static pose.
     """
     parts = []
     for joint in JOINTS:
         motion = joint_motion(poses, joint)
         part = pd.DataFrame({"frame": np.arange(len(motion)), "joint": joint})
         part[list(ANGLES)] = joint_angles_deg(motion, frame)
-        whole = joint == "hindfoot"
-        part["tibiocalcaneal_deg"] = tibiocalcaneal_deg(motion, frame) if whole else np.nan
+        part["tibiocalcaneal_deg"] = np.nan
+        if joint == "hindfoot":
+            axes = frame.matrix[:3, :3]
+            toes = axes @ motion[:, :3, :3] @ axes.T @ frame.calcaneus_axis
+            part["tibiocalcaneal_deg"] = 90.0 - np.rad2deg(np.arctan2(toes[:, 1], toes[:, 0]))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
@@ -290,7 +272,8 @@ def angle_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.Da
 def helical_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.DataFrame:
     """Return the helical axis of every joint from one end of the cycle to the other.
 
-    Parameters are those of `angle_table`; the ends are `cycle_ends`, the same for all joints.
+    Parameters are those of `angle_table`; the ends, the same for all joints, are the frames of
+    least and greatest dorsiflexion of the hindfoot.
 
     Returns
     -------
@@ -302,7 +285,8 @@ def helical_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.
         line towards the toes (subtalar) or medially (others), as Inman does (The Joints of the
         Ankle, 1976). Undefined is NaN.
     """
-    low, high = cycle_ends(poses, frame)
+    flexion = joint_angles_deg(joint_motion(poses, "hindfoot"), frame)[:, 0]
+    low, high = int(np.argmin(flexion)), int(np.argmax(flexion))
     rows = []
     for joint in JOINTS:
         motion = joint_motion(poses, joint)
@@ -319,21 +303,6 @@ def helical_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.
         row["deviation_deg"] = float(np.rad2deg(np.arctan2(-line[2], line[0])))
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def cycle_ends(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> tuple[int, int]:
-    """Return the frames of least and greatest dorsiflexion of the hindfoot.
-
-    Raises
-    ------
-    AnkleError
-        If tibia and calcaneus are both known in fewer than two frames.
-    """
-    flexion = joint_angles_deg(joint_motion(poses, "hindfoot"), frame)[:, 0]
-    known = np.count_nonzero(np.isfinite(flexion))
-    if known < 2:
-        raise AnkleError(f"{known} frames with tibia and calcaneus: a range takes two")
-    return int(np.nanargmin(flexion)), int(np.nanargmax(flexion))
 
 
 def ranges_of_motion(angles: pd.DataFrame) -> pd.DataFrame:

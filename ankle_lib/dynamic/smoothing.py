@@ -21,11 +21,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
-
-from ankle_lib.files import AnkleError
-from ankle_lib.geometry import is_rigid
 
 Array = NDArray[np.float64]
 
@@ -62,9 +59,9 @@ phantom's controls are then changed by 0.005 mm and 0.011 degrees in the median.
 
 
 def smooth_together(
-    poses: Mapping[str, ArrayLike],
-    weights: Mapping[str, ArrayLike],
-    centres_mm: Mapping[str, ArrayLike],
+    poses: Mapping[str, Array],
+    weights: Mapping[str, Array],
+    centres_mm: Mapping[str, Array],
 ) -> dict[str, Array]:
     """Put the poses of a leg's bones on smooth courses, but for what the bones do together.
 
@@ -90,35 +87,27 @@ def smooth_together(
         Frames that stray from the course of the others (`TUKEY`) are put back on it; at the first
         and last frame, with neighbours on one side only, that works for gross strays at best.
         With fewer than `FEWEST_FRAMES` known frames those are returned as they are and only the
-        others are filled.
-
-    Raises
-    ------
-    AnkleError
-        If shapes or bones do not fit together, no frame of a bone is known, a weight is negative
-        or not finite, or a known pose is not rigid.
+        others are filled. A bone that is known in no frame stays as it is.
 
     Examples
     --------
     >>> smooth = smooth_together({"talus": poses}, {"talus": np.ones(15)}, {"talus": centre})
     """
-    if not poses or not (set(poses) == set(weights) == set(centres_mm)):
-        raise AnkleError(
-            f"poses of {sorted(poses)}, weights of {sorted(weights)} and centres of "
-            f"{sorted(centres_mm)}: give all three for the same bones"
-        )
-    found = {b: _checked(b, poses[b], weights[b], centres_mm[b]) for b in poses}
-    counts = {bone: len(given[0]) for bone, given in found.items()}
-    if len(set(counts.values())) > 1:
-        raise AnkleError(f"numbers of frames differ between the bones: {counts}")
-    observed, trust, centres = (np.stack(one) for one in zip(*found.values(), strict=True))
+    chosen = [bone for bone in poses if np.any(weights[bone])]
+    if not chosen:
+        return dict(poses)
+    observed, trust, centres = (
+        np.array([given[bone] for bone in chosen], dtype=np.float64)
+        for given in (poses, weights, centres_mm)
+    )
+    observed[trust == 0] = np.eye(4)
     still = observed
     for _ in range(PASSES):
         courses = np.stack([_smooth(*each) for each in zip(still, trust, centres, strict=True)])
         leg = _common_motion(observed, courses, trust, centres)
         # Without the leg's motion the bones' own courses show more clearly.
         still = np.linalg.inv(leg) @ observed
-    return dict(zip(found, leg @ courses, strict=True))
+    return {**poses, **dict(zip(chosen, leg @ courses, strict=True))}
 
 
 def _smooth(poses: Array, weights: Array, centre: Array) -> Array:
@@ -127,8 +116,9 @@ def _smooth(poses: Array, weights: Array, centre: Array) -> Array:
     middle = rotations[known].mean(weights[known])
     turned = (middle.inv() * rotations).as_rotvec() * BONE_RADIUS_MM
     course = np.hstack([turned, _places(poses, centre)])
-    if known.sum() < FEWEST_FRAMES:
-        smoothed = _filled(course, known)
+    if known.sum() < FEWEST_FRAMES:  # the known ones stay; between them are lines
+        frames, inside = np.arange(len(course)), np.flatnonzero(known)
+        smoothed = np.stack([np.interp(frames, inside, y[known]) for y in course.T], axis=1)
     else:
         smoothed = _robust_course(course, weights)
     result = np.tile(np.eye(4), (len(poses), 1, 1))
@@ -141,12 +131,6 @@ def _smooth(poses: Array, weights: Array, centre: Array) -> Array:
 def _places(poses: Array, centre: Array) -> Array:
     places: Array = poses[..., :3, :3] @ centre + poses[..., :3, 3]
     return places
-
-
-def _filled(course: Array, known: NDArray[np.bool_]) -> Array:
-    """Keep the known frames; between them draw lines, beyond them repeat the nearest."""
-    frames = np.arange(len(course))
-    return np.stack([np.interp(frames, frames[known], y[known]) for y in course.T], axis=1)
 
 
 def _robust_course(course: Array, weights: Array) -> Array:
@@ -237,7 +221,8 @@ def _common_motion(observed: Array, courses: Array, trust: Array, centres: Array
     shifts = np.stack([_places(p, c) for p, c in zip(observed, centres, strict=True)]) - places
     off = np.concatenate([turns, shifts], axis=-1)
     effect = np.tile(np.eye(6), (*off.shape[:2], 1, 1))
-    effect[..., 3:, :3] = -_cross_matrix(places - pivot) / BONE_RADIUS_MM
+    # (..., 3, 3) with which a cross product is one of matrix and vector
+    effect[..., 3:, :3] = -np.cross(np.eye(3), (places - pivot)[..., None, :]) / BONE_RADIUS_MM
 
     weights = trust * _agreement(off, effect, trust)
     weights[:, np.count_nonzero(weights, axis=0) < 2] = 0  # one bone alone tells nothing common
@@ -263,31 +248,3 @@ def _agreement(off: Array, effect: Array, trust: Array) -> Array:
 
 def _turn(poses: Array) -> Rotation:
     return Rotation.from_matrix(poses[..., :3, :3].reshape(-1, 3, 3))
-
-
-def _cross_matrix(vectors: Array) -> Array:
-    """Return (..., 3, 3) with which x × y is a product of matrix and y."""
-    return np.cross(np.eye(3), vectors[..., None, :])
-
-
-def _checked(
-    bone: str, poses: ArrayLike, weights: ArrayLike, centre_mm: ArrayLike
-) -> tuple[Array, Array, Array]:
-    """Return poses, weights and centre as arrays, with unknown poses replaced by no motion."""
-    matrices = np.array(poses, dtype=np.float64)
-    trust, centre = np.array(weights, dtype=np.float64), np.array(centre_mm, dtype=np.float64)
-    if matrices.shape != (*trust.shape, 4, 4) or trust.ndim != 1 or centre.shape != (3,):
-        raise AnkleError(
-            f"poses of {bone} of shape {matrices.shape}, weights {trust.shape}, centre "
-            f"{centre.shape}: expected (frames, 4, 4), one weight a frame and a point (3,)"
-        )
-    if not (np.isfinite([*trust, *centre]).all() and (trust >= 0).all() and trust.any()):
-        raise AnkleError(
-            f"poses of {bone}: weights {trust.tolist()}, centre {centre.tolist()}: give weights "
-            "from 0, of which one is above 0, and a finite point"
-        )
-    wrong = [frame for frame in np.flatnonzero(trust) if not is_rigid(matrices[frame])]
-    if wrong:
-        raise AnkleError(f"poses of {bone}: frame {wrong[0]} is not rigid")
-    matrices[trust == 0] = np.eye(4)
-    return matrices, trust, centre

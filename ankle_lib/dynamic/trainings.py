@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ankle_lib.dynamic.frames import Frame, read_frames
-from ankle_lib.dynamic.random_scans import random_scans
-from ankle_lib.dynamic.static_bones import (
+from ankle_lib.dynamic.frames import (
     CohortPoses,
+    Frame,
     StaticBones,
     misplaced_labels,
+    read_frames,
     registration_error,
     true_poses,
 )
+from ankle_lib.dynamic.random_scans import random_scans
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import ready_to_predict

@@ -14,7 +14,7 @@ from ankle_lib.learning.architectures import Head, SliceNetwork
 from ankle_lib.learning.losses import LOSSES, SEGMENTATION_LOSSES
 from ankle_lib.learning.networks import build
 from ankle_lib.learning.optimisers import OPTIMIZERS
-from ankle_lib.patches.augmentation import Augmentation
+from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 
 Schedule = Literal["constant", "linear", "cosine", "one-cycle"]

@@ -20,10 +20,9 @@ from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scoring import patch_validation
 from ankle_lib.learning.training import Trained, train_once
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.items import Item, slices_at, static_items
 from ankle_lib.patches.rules import PatchRule
-from ankle_lib.patches.source import Batch, PatchSource
+from ankle_lib.patches.source import Augmentation, Batch, PatchSource
 from ankle_lib.volume import canonical_voxel_size, read_header
 
 ROTATIONS_DEG = (40.0, 60.0)

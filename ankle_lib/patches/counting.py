@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
@@ -44,8 +43,11 @@ CORRELATION_BINS = 40
 MAX_JOBS = 4
 """Subjects at a time; each takes about 1.5 GB at the report's grid."""
 
-Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-"""Of the two tables of `Extraction`."""
+COLUMNS = (
+    "task", "subject", "image", "bone", "n_slices", "n_tries", "n_in_region", "n_patches",
+    "variance",
+)  # fmt: skip
+"""Of `Extraction.images`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,6 @@ def count_cohort(
     accepted: Sequence[RegisteredFrame],
     *,
     device: torch.device | str = "cpu",
-    n_jobs: int | None = None,
-    progress: bool = True,
 ) -> Extraction:
     """Count the patches of the report's three data sets.
 
@@ -80,10 +80,6 @@ def count_cohort(
     accepted : sequence of RegisteredFrame
         From `quality.read_registered`; without any there are patches of static scans only.
     device : torch device
-    n_jobs : int, optional
-        Subjects at a time, in threads; the number of processor cores by default, at most 4.
-    progress : bool
-        Show a bar.
     """
     static_mm = pixel_mm(subject.static for subject in subjects)
     frames = [path for subject in subjects for run in subject.sequences.values() for path in run]
@@ -96,19 +92,22 @@ def count_cohort(
         dynamic_mm=dynamic_mm,
         device=device,
     )
-    parts = run_all(
+    of_subjects = run_all(
         work,
         subjects,
-        n_jobs=n_jobs or min(joblib.cpu_count(), MAX_JOBS),
+        n_jobs=min(joblib.cpu_count(), MAX_JOBS),
         workers="threads",
         desc="counting patches",
         unit="subject",
-        progress=progress,
     )
-    counted = _tables([rows for subject in parts for rows in subject])
+    parts = [part for of_subject in of_subjects for part in of_subject]
+    images = pd.concat([part.images for part in parts if len(part.images)], ignore_index=True)
+    correlations = pd.concat(
+        [p.correlations for p in parts if len(p.correlations)] or [parts[0].correlations]
+    )
     # a few rows per subject instead of thousands
-    sums = counted.correlations.groupby(["subject", "bone", "correlation"], sort=False)
-    return Extraction(counted.images, sums["n_patches"].sum().reset_index())
+    sums = correlations.groupby(["subject", "bone", "correlation"], sort=False)
+    return Extraction(images, sums["n_patches"].sum().reset_index())
 
 
 def count_patches(
@@ -131,44 +130,30 @@ def count_patches(
         An item counts for each bone whose label is known there, or for the bone that its patches
         show.
     """
-    return _tables([_rows(task, items, rules, device)])
-
-
-def _rows(task: str, items: Iterable[Item], rules: Rules, device: torch.device | str) -> Rows:
-    images: list[dict[str, Any]] = []
-    correlations: list[dict[str, Any]] = []
+    images, correlations = [], []
+    middles = (np.arange(CORRELATION_BINS) + 0.5) * 2 / CORRELATION_BINS - 1
     for item in items:
         rule = rule_of(item, rules)
         slices = as_slices(item, replace(rule, min_correlation=None), tuple(item.labels), device)
         kept, share = slices.kept, rule.tries / slices.n_positions
         if rule.min_correlation is not None:
             values = local_correlation(slices.image, slices.target, rule.size)
-            correlations += _histogram(item, values[kept], share)
+            counts = torch.histc(values[kept].clamp(-1, 1), CORRELATION_BINS, -1, 1) * share
+            rows = zip(middles.round(6), counts.tolist(), strict=True)
+            correlations += [(item.subject, item.bone, middle, n) for middle, n in rows]
             kept = kept & (values > rule.min_correlation)
         in_region, expected = (
             positions.flatten(1).sum(1, dtype=torch.float64) * share
             for positions in (slices.kept, kept)
         )
-        row = {
-            "task": task,
-            "subject": item.subject,
-            "image": item.name,
-            "n_slices": item.image.shape[2],
-            "n_tries": item.image.shape[2] * rule.tries,
-            "n_in_region": float(in_region.sum()),
-            "n_patches": float(expected.sum()),
-            "variance": float((expected * (1 - expected / rule.tries)).sum()),
-        }
-        images += [row | {"bone": bone} for bone in ([item.bone] if item.bone else item.labels)]
-    return images, correlations
-
-
-def _tables(parts: Sequence[Rows]) -> Extraction:
-    images, correlations = ([row for part in parts for row in part[table]] for table in (0, 1))
-    columns = ["task", "subject", "image", "bone", "n_slices", "n_tries", "n_in_region"]
+        n_slices = item.image.shape[2]
+        numbers = (n_slices, n_slices * rule.tries, float(in_region.sum()), float(expected.sum()))
+        variance = float((expected * (1 - expected / rule.tries)).sum())
+        for bone in [item.bone] if item.bone else item.labels:
+            images.append((task, item.subject, item.name, bone, *numbers, variance))
+    columns = ["subject", "bone", "correlation", "n_patches"]
     return Extraction(
-        pd.DataFrame(images, columns=[*columns, "n_patches", "variance"]),
-        pd.DataFrame(correlations, columns=["subject", "bone", "correlation", "n_patches"]),
+        pd.DataFrame(images, columns=COLUMNS), pd.DataFrame(correlations, columns=columns)
     )
 
 
@@ -209,30 +194,15 @@ def _count_subject(
     static_mm: float,
     dynamic_mm: float | None,
     device: torch.device | str,
-) -> list[Rows]:
+) -> list[Extraction]:
     one = [subject]
     task = STATIC_SEGMENTATION
-    parts = [_rows(task.name, static_items(one, masked), task.rule(static_mm), device)]
+    parts = [count_patches(task.name, static_items(one, masked), task.rule(static_mm), device)]
     if dynamic_mm is not None:
         task = RECONSTRUCTION
         pairs = reconstruction_items(one, accepted)
-        parts.append(_rows(task.name, pairs, task.rules(dynamic_mm), device))
+        parts.append(count_patches(task.name, pairs, task.rules(dynamic_mm), device))
         task = DYNAMIC_SEGMENTATION
         frames = dynamic_items(one, masked, accepted)
-        parts.append(_rows(task.name, frames, task.rule(dynamic_mm), device))
+        parts.append(count_patches(task.name, frames, task.rule(dynamic_mm), device))
     return parts
-
-
-def _histogram(item: Item, values: Tensor, share: float) -> list[dict[str, Any]]:
-    """Return the histogram of the correlations at an item's positions, in expected patches."""
-    counts = torch.histc(values.clamp(-1, 1), CORRELATION_BINS, -1, 1) * share
-    width = 2 / CORRELATION_BINS
-    return [
-        {
-            "subject": item.subject,
-            "bone": item.bone,
-            "correlation": round(-1 + (number + 0.5) * width, 6),
-            "n_patches": count,
-        }
-        for number, count in enumerate(counts.tolist())
-    ]

@@ -22,9 +22,6 @@ from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
 
-MOST_LABELS = 8
-"""Labels are stored as the bits of a byte."""
-
 SAME_GRID_MM = 1e-3
 """Affines of files that lie on one grid differ by less: they are stored in float32."""
 
@@ -140,7 +137,9 @@ def as_slices(
     AnkleError
         If the image or the target is not finite, or a label is not among ``labels``.
     """
-    _check_labels(item, labels)
+    unknown = [label for label in item.labels if label not in labels]
+    if unknown:
+        raise AnkleError(f"{item}: label {unknown[0]!r} is none of {', '.join(labels)}")
     height, width = rule.size
     missing = [max(0, rule.size[axis] - item.image.shape[axis]) for axis in (0, 1)]
     full = [item.image.shape[axis] + missing[axis] for axis in (0, 1)]
@@ -173,14 +172,6 @@ def as_slices(
     expected = kept.flatten(1).sum(1, dtype=torch.float64) * (rule.tries / n_positions)
     corner = (rows.start - before[0], columns.start - before[1])
     return Slices(image, target, kept, corner, black, n_positions, expected)
-
-
-def _check_labels(item: Item, labels: Sequence[str]) -> None:
-    if len(labels) > MOST_LABELS:
-        raise AnkleError(f"{len(labels)} labels: a patch can carry {MOST_LABELS}")
-    unknown = [label for label in item.labels if label not in labels]
-    if unknown:
-        raise AnkleError(f"{item}: label {unknown[0]!r} is none of {', '.join(labels)}")
 
 
 def zscore(data: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:

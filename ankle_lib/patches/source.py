@@ -8,16 +8,49 @@ storage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from ankle_lib.files import AnkleError
-from ankle_lib.patches.augmentation import Augmentation, distort_intensities, random_geometry
 from ankle_lib.patches.items import Item, Rules, Slices, as_slices, rule_of
 from ankle_lib.presets import BONES
+
+GREATEST_SCALE = 1.4
+"""A patch shrunk further and turned by 45 degrees would look beyond what a source stores."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far each change may go; the default changes nothing. Each patch gets its own."""
+
+    rotation_deg: float = 0.0
+    """Turned by up to this angle either way; 180 is any direction."""
+    scale: float = 1.0
+    """Anatomy enlarged up to this factor or shrunk down to its inverse; at most 1.4."""
+    gain: float = 0.0
+    """Brightness above air times exp(±gain)."""
+    shading: float = 0.0
+    """Smooth gain across the patch: each term of a parabola of the logarithm up to ±shading."""
+    gamma: float = 0.0
+    """Brightness, as part of the brightest, to the power exp(±gamma)."""
+    noise: float = 0.0
+    """Gaussian noise with a standard deviation of up to this, in units of the z-score."""
+
+    def __post_init__(self) -> None:
+        """Refuse negative ranges."""
+        if not 1 <= self.scale <= GREATEST_SCALE or not min(asdict(self).values()) >= 0:
+            raise AnkleError(
+                f"{self}: give the largest sizes, 0 or more, and a scale of 1 to {GREATEST_SCALE}"
+            )
+
+    @property
+    def moves(self) -> bool:
+        """Whether patches are turned or scaled."""
+        return self.rotation_deg > 0 or self.scale > 1
 
 
 @dataclass(frozen=True)
@@ -104,19 +137,13 @@ class PatchSource:
     ) -> None:
         self.labels = tuple(labels)
         self.device = torch.device(device)
-        self.size = (0, 0)
-        kinds: set[bool] = set()
-        contexts: set[int] = set()
+        kinds: set[tuple[tuple[int, int], bool, int]] = set()
         parts: list[dict[str, Tensor]] = []
         self._names: list[tuple[str, int, tuple[int, int]]] = []
         subjects: list[str] = []
         for item in items:
             rule = rule_of(item, rules)
-            if kinds and rule.size != self.size:
-                raise AnkleError(f"patches of {rule.size} and {self.size} pixels: use two sources")
-            self.size = rule.size
-            kinds.add(item.target is None)
-            contexts.add(len(item.context))
+            kinds.add((rule.size, item.target is None, len(item.context)))
             slices = as_slices(item, rule, labels, device)
             part = _parts_of(item, slices, labels, dtype)
             if len(part["counts"]):
@@ -126,16 +153,14 @@ class PatchSource:
                 name = f"{item.subject} {item.name}" + (f" {item.bone}" if item.bone else "")
                 self._names += [(name, k, slices.corner) for k in part["number"].tolist()]
         if len(kinds) > 1:
-            raise AnkleError("some items have labels and others a target: use two sources")
-        if len(contexts) > 1:
-            raise AnkleError(f"items with {sorted(contexts)} slices of context: use two sources")
-        if not parts:
             raise AnkleError(
-                f"no patch of {self.size} pixels obeys {rules}: check the masks, or lower the "
-                "fraction"
+                "use one source for each size of patches, for labels and targets, and for each "
+                f"number of slices; found (size, labels, slices) {sorted(kinds)}"
             )
+        if not parts:
+            raise AnkleError(f"no patch obeys {rules}: check the masks, or lower the fraction")
+        ((self.size, self.of_labels, _),) = kinds
         self.subjects = tuple(dict.fromkeys(subjects))
-        self.of_labels = kinds == {True}
 
         def joined(name: str) -> Tensor:
             """Lay the parts of all items one after the other."""
@@ -334,3 +359,62 @@ def _with_context(used: Tensor, item: Item) -> Tensor:
     first = max(int(used[0]) + min(item.context), 0)
     last = min(int(used[-1]) + max(item.context), item.image.shape[2] - 1)
     return torch.arange(min(first, int(used[0])), max(last, int(used[-1])) + 1)
+
+
+# --- random changes that a network should not mind ---
+
+
+def random_geometry(n: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Return how each patch lies in its slice.
+
+    Returns
+    -------
+    (n, 2, 2) float32 tensor
+        Maps (row, column) from the patch's centre, in pixels, to the slice.
+    """
+    angle = _uniform((n,), math.radians(augmentation.rotation_deg), generator)
+    step = torch.exp(_uniform((n,), math.log(augmentation.scale), generator))
+    cosine, sine = step * torch.cos(angle), step * torch.sin(angle)
+    return torch.stack([cosine, -sine, sine, cosine], dim=1).unflatten(1, (2, 2))
+
+
+def distort_intensities(
+    images: Tensor, black: Tensor, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Return images with other gain, shading, gamma and noise.
+
+    Parameters
+    ----------
+    images : (n, channels, h, w) float tensor
+    black : (n,) float tensor
+        Intensity of air, from which brightness is counted.
+    augmentation : Augmentation
+    generator : torch.Generator
+        On the images' device.
+    """
+    n, _, height, width = images.shape
+    floor = black[:, None, None, None]
+    light = (images - floor).clamp_min(0.0)
+    if augmentation.gamma > 0:
+        power = torch.exp(_uniform((n, 1, 1, 1), augmentation.gamma, generator))
+        brightest = light.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        light = brightest * (light / brightest) ** power
+    if augmentation.gain > 0:
+        light = light * torch.exp(_uniform((n, 1, 1, 1), augmentation.gain, generator))
+    if augmentation.shading > 0:
+        y = torch.linspace(-1, 1, height, device=images.device)[:, None].expand(height, width)
+        x = torch.linspace(-1, 1, width, device=images.device).expand(height, width)
+        terms = torch.stack([y, x, y * x, y * y - 1 / 3, x * x - 1 / 3])
+        coefficients = _uniform((n, len(terms)), augmentation.shading, generator)
+        light = light * torch.exp(torch.einsum("nt,thw->nhw", coefficients, terms))[:, None]
+    if augmentation.noise > 0:
+        sd = _uniform((n, 1, 1, 1), augmentation.noise, generator).abs()
+        noise = torch.randn(images.shape, generator=generator, device=images.device)
+        light = light + sd * noise
+    return light + floor
+
+
+def _uniform(shape: tuple[int, ...], reach: float, generator: torch.Generator) -> Tensor:
+    """Return random numbers between -reach and reach."""
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    return reach * (2 * uniform - 1)

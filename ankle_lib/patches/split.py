@@ -33,10 +33,6 @@ class Split:
     def __post_init__(self) -> None:
         """Refuse a split that leaks."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, codes in parts.items():
-            if isinstance(codes, str):
-                raise AnkleError(f"{name} is the text {codes!r}: give a tuple of subjects' codes")
-            object.__setattr__(self, name, tuple(codes))
         codes = [code for part in parts.values() for code in part]
         twice = sorted({code for code in codes if codes.count(code) > 1})
         if twice:

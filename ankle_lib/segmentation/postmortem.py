@@ -19,7 +19,7 @@ from ankle_lib.learning.scans import patch_source
 from ankle_lib.learning.scoring import summary
 from ankle_lib.learning.training import Trained
 from ankle_lib.metrics import Interval, bootstrap_interval
-from ankle_lib.patches.augmentation import Augmentation
+from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.study import Study
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ankle_lib.dynamic.frames import Frame
-from ankle_lib.dynamic.static_bones import StaticBones
+from ankle_lib.dynamic.frames import Frame, StaticBones
 from ankle_lib.learning.prediction import Prediction
 from ankle_lib.learning.scans import Scan
 from ankle_lib.patches.items import Item
@@ -16,7 +15,7 @@ from tests.toy_motion import Motion
 
 def static_bones(ankle: Motion) -> StaticBones:
     masks = {b: Volume(m.astype(np.uint8), ankle.static.affine) for b, m in ankle.masks.items()}
-    return StaticBones.of(masks)
+    return StaticBones(masks)
 
 
 def toy_frames(ankle: Motion, bones: StaticBones, code: str = "E01") -> list[Frame]:

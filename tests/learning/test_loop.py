@@ -21,10 +21,9 @@ from ankle_lib.learning.networks import build
 from ankle_lib.learning.optimisers import OPTIMIZERS
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scoring import patch_validation
-from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.rules import PatchRule
-from ankle_lib.patches.source import Batch, PatchSource
+from ankle_lib.patches.source import Augmentation, Batch, PatchSource
 
 LABELS = ("calcaneus", "talus")
 ARGUMENTS = {"out_channels": 2, "depth": 2, "width": 16}

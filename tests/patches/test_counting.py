@@ -162,8 +162,7 @@ def test_a_cohort_is_counted_for_all_tasks(tmp_path: Path) -> None:
         subject, own = write_subject(tmp_path, code, seed)
         people.append(subject)
         accepted += own
-    options = {"n_jobs": 2, "progress": False}
-    extraction = count_cohort(people, tmp_path / "masked", accepted, **options)
+    extraction = count_cohort(people, tmp_path / "masked", accepted)
     images = extraction.images
     assert images.groupby("task", sort=False).size().to_dict() == {
         "static_segmentation": 2 * 3,
@@ -183,7 +182,7 @@ def test_a_cohort_is_counted_for_all_tasks(tmp_path: Path) -> None:
     assert np.allclose(histogram.sort_index(), inside.sort_index())
 
     # a registration that is not accepted takes its patches with it, and nobody else's
-    fewer = count_cohort(people, tmp_path / "masked", accepted[1:], **options).images
+    fewer = count_cohort(people, tmp_path / "masked", accepted[1:]).images
     key = ["task", "subject", "image", "bone"]
     gone = set(images[key].itertuples(index=False, name=None)) - set(
         fewer[key].itertuples(index=False, name=None)
@@ -192,7 +191,7 @@ def test_a_cohort_is_counted_for_all_tasks(tmp_path: Path) -> None:
         ("reconstruction", "T01", "run frame 0", "calcaneus"),
         ("dynamic_segmentation", "T01", "run frame 0", "calcaneus"),
     }
-    alone = count_cohort(people, tmp_path / "masked", [], **options)
+    alone = count_cohort(people, tmp_path / "masked", [])
     assert set(alone.images["task"]) == {"static_segmentation"}
     assert alone.correlations.empty
 

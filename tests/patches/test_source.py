@@ -12,14 +12,18 @@ from scipy import ndimage, stats
 
 import ankle_lib.patches.source
 from ankle_lib.files import AnkleError
-from ankle_lib.patches.augmentation import Augmentation
 from ankle_lib.patches.counting import count_patches, counts_by_group
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.rules import (
     PatchRule,
     rejection_sampling,
 )
-from ankle_lib.patches.source import PatchSource
+from ankle_lib.patches.source import (
+    Augmentation,
+    PatchSource,
+    distort_intensities,
+    random_geometry,
+)
 from ankle_lib.presets import BONES
 from tests.patches.toy_items import RULE, foot, generator, item, windows
 
@@ -121,7 +125,7 @@ def test_patches_are_cut_from_their_own_image_and_labels() -> None:
 
 def test_same_seed_same_patches() -> None:
     source = PatchSource([item()], RULE)
-    augmentation = Augmentation(rotation_deg=90, scale=1.2, mirror=True, gain=0.2, noise=0.3)
+    augmentation = Augmentation(rotation_deg=90, scale=1.2, gain=0.2, noise=0.3)
     first, again, other = (source.draw(9, generator(s), augmentation) for s in (1, 1, 2))
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.target, again.target)
@@ -236,7 +240,7 @@ def test_pairs_are_selected_by_their_correlation() -> None:
 
 def test_sources_refuse_what_cannot_be_drawn() -> None:
     good = item()
-    with pytest.raises(AnkleError, match="no patch of"):
+    with pytest.raises(AnkleError, match="no patch obeys"):
         PatchSource([dataclasses.replace(good, region=np.zeros_like(good.region))], RULE)
     with pytest.raises(AnkleError, match="not finite"):
         PatchSource([dataclasses.replace(good, image=np.full_like(good.image, np.nan))], RULE)
@@ -244,7 +248,7 @@ def test_sources_refuse_what_cannot_be_drawn() -> None:
         PatchSource([dataclasses.replace(good, image=good.image * 1e6)], RULE)
     with pytest.raises(AnkleError, match="'talus' is none of tibia"):
         PatchSource([good], RULE, labels=("tibia", "calcaneus"))
-    with pytest.raises(AnkleError, match="some items have labels"):
+    with pytest.raises(AnkleError, match="for labels and targets"):
         PatchSource([good, dataclasses.replace(good, labels={}, target=good.image)], RULE)
     with pytest.raises(AnkleError, match="labels or a target to learn, not both"):
         dataclasses.replace(good, target=good.image)
@@ -254,3 +258,42 @@ def test_sources_refuse_what_cannot_be_drawn() -> None:
         dataclasses.replace(good, region=good.region * 1.0)
     with pytest.raises(AnkleError, match="no patch can obey"):
         PatchRule((5, 5), 10, 1.5)
+
+
+# --- random changes ---
+
+
+def test_geometry_covers_its_range_and_no_more() -> None:
+    turns = random_geometry(4000, Augmentation(rotation_deg=40, scale=1.25), generator()).double()
+    steps = torch.linalg.det(turns).sqrt()
+    angles = torch.rad2deg(torch.atan2(turns[:, 1, 0], turns[:, 0, 0]))
+    assert 39 < angles.max() <= 40.001
+    assert -40.001 <= angles.min() < -39
+    assert 1.24 < steps.max() < 1.2501
+    assert 0.7999 < steps.min() < 0.81
+
+
+def test_distortions_leave_air_black_and_change_light_as_asked() -> None:
+    images = torch.rand((50, 1, 16, 16), generator=generator()) * 3 - 1.5
+    images[:, :, :, :4] = -1.5
+    black = torch.full((50,), -1.5)
+
+    def changed(**kwargs: float) -> torch.Tensor:
+        return distort_intensities(images, black, Augmentation(**kwargs), generator(1))
+
+    assert torch.allclose(changed(), images, atol=1e-6)
+    for kwargs in ({"gain": 0.5}, {"gamma": 0.5}, {"shading": 0.5}):
+        result = changed(**kwargs)
+        assert torch.allclose(result[..., :4], images[..., :4], atol=1e-6)
+        assert (result - images)[..., 4:].abs().mean() > 0.05
+    factors = ((changed(gain=0.3) + 1.5) / (images + 1.5))[..., 4:].flatten(1)
+    assert torch.allclose(factors.amin(1), factors.amax(1), rtol=1e-3)
+    assert math.exp(-0.3) - 1e-3 < factors.min() < factors.max() < math.exp(0.3) + 1e-3
+    gamma = changed(gamma=0.5)
+    assert torch.allclose(gamma.amax((1, 2, 3)), images.amax((1, 2, 3)), atol=1e-5)
+    noise = (changed(noise=0.4) - images).flatten(1).std(1)
+    assert 0.3 < noise.max() < 0.45
+    with pytest.raises(AnkleError, match="scale=3"):
+        Augmentation(scale=3)
+    with pytest.raises(AnkleError, match="noise=-1"):
+        Augmentation(noise=-1)
