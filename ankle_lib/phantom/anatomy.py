@@ -15,10 +15,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ankle_lib.geometry import arrival
 from ankle_lib.phantom import shapes as drawn
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import GROUPS, Pose
@@ -148,10 +148,14 @@ class _Warp:
         generator = np.random.default_rng(child.seed)
         low, high = np.array([-30, -65, -75]), np.array([30, 110, 60])
         count = 12
-        self.scale = torch.tensor(child.size * np.array(child.stretch), dtype=torch.float32)
-        self.scale = self.scale.to(device)
-        self.centres = _tensor(generator.uniform(low, high, (count, 3)), device)
-        self.shifts = _tensor(generator.normal(0, child.roughness_mm, (count, 3)), device)
+        self.scale, self.centres, self.shifts = (
+            torch.as_tensor(array, dtype=torch.float32, device=device)
+            for array in (
+                child.size * np.array(child.stretch),
+                generator.uniform(low, high, (count, 3)),
+                generator.normal(0, child.roughness_mm, (count, 3)),
+            )
+        )
         self.width_mm = 20.0
         self.mean_scale = float(self.scale.prod() ** (1 / 3))
 
@@ -238,8 +242,8 @@ def _open_joints(distances: dict[str, Field], poses: Sequence[Pose]) -> None:
         groups = GROUP_OF_BONE[other], GROUP_OF_BONE[name]
         for pose in poses if groups[0] != groups[1] else poses[:1]:
             to_carver = np.linalg.inv(pose.matrix(groups[0])) @ pose.matrix(groups[1])
-            block = carved.block(*_moved_box(carver, np.linalg.inv(to_carver).astype(np.float64)))
-            matrix = _tensor(to_carver, carved.values.device)
+            block = arrival(carver.grid, np.linalg.inv(to_carver), carved.grid)
+            matrix = torch.from_numpy(to_carver).to(carved.values)
             points = carved.points(block) @ matrix[:3, :3].T + matrix[:3, 3]
             sampled = carver.sample(points, outside="border")[0]
             nearest[block] = torch.minimum(nearest[block], sampled)
@@ -399,13 +403,3 @@ def _paint_joint_spaces(soft: Field, distances: dict[str, Field]) -> None:
 def _coverage(distance: Tensor, voxel_mm: float) -> Tensor:
     """Share of a voxel inside a surface at this signed distance (mm) from its centre."""
     return (0.5 - distance / voxel_mm).clamp(0, 1)
-
-
-def _moved_box(field: Field, matrix: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    corners = np.array(list(itertools.product(*zip(field.origin_mm, field.high, strict=True))))
-    moved = corners @ matrix[:3, :3].T + matrix[:3, 3]
-    return torch.from_numpy(moved.min(0)).float(), torch.from_numpy(moved.max(0)).float()
-
-
-def _tensor(array: NDArray[np.float64], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(array)).to(device=device, dtype=torch.float32)

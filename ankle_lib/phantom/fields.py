@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.geometry import Box, bounding_box
+from ankle_lib.geometry import Box, Grid, bounding_box
 
 INTERPOLATION_GAIN = 1.5**1.5
 """Restores the variance that trilinear interpolation takes: 2/3 along each axis on average."""
@@ -50,6 +51,13 @@ class Field:
     def high(self) -> Tensor:
         """Largest coordinates (3,) in mm."""
         return self.origin_mm + self.spacing_mm * (torch.tensor(self.shape) - 1)
+
+    @property
+    def grid(self) -> Grid:
+        """Shape, and affine (4, 4) from voxel to the reference frame in mm."""
+        affine = np.diag([self.spacing_mm] * 3 + [1.0])
+        affine[:3, 3] = self.origin_mm
+        return self.shape, affine
 
     def points(self, block: Box | None = None) -> Tensor:
         """Coordinates (X, Y, Z, 3) in mm of all voxels, or of a block of them."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.geometry import Box
+from ankle_lib.geometry import Box, arrival
 from ankle_lib.motion_fields import jacobian_determinant
 from ankle_lib.phantom.anatomy import Anatomy
 from ankle_lib.phantom.fields import Field
@@ -141,7 +142,8 @@ def render(
     for first in range(0, shape[2], planes):
         offset = np.eye(4)
         offset[2, 3] = first
-        to_reference = np.linalg.inv(placement) @ (affine @ offset)
+        part = affine @ offset
+        to_reference = np.linalg.inv(placement) @ part
         inside, signal, *bones = values[..., first : first + planes]
         coordinates, jacobian = _soft_coordinates(anatomy, pose, to_reference, signal.shape)
         smallest = min(smallest, jacobian)
@@ -156,21 +158,22 @@ def render(
             signal[block] = signal[block] * (1 - coverage) + look
             inside[block] = torch.maximum(inside[block], coverage)
             if name in BONE_LABELS:
-                _mark(bone.distance, to_bone, bones[BONE_LABELS[name] - 1])
+                here = signal.shape, part
+                mask = mark(bone.distance, bone.group, pose, placement, here)
+                bones[BONE_LABELS[name] - 1].copy_(mask)
     return Rendering(values[1], values[0], values[2:], smallest)
 
 
 def mark(
-    distance: Field,
-    group: str,
-    pose: Pose,
-    placement: NDArray[np.float64],
-    grid: Grid,
+    distance: Field, group: str, pose: Pose, placement: NDArray[np.float64], grid: Grid
 ) -> Tensor:
     """Inside (1) or outside (0) of a surface that moves with a group of bones, on a world grid."""
     shape, affine = grid
     mask = torch.zeros(shape, device=distance.values.device)
-    _mark(distance, np.linalg.inv(placement @ pose.matrix(group)) @ affine, mask)
+    to_bone = np.linalg.inv(placement @ pose.matrix(group)) @ affine
+    block, coordinates = _bone_coordinates(distance, to_bone, shape)
+    sampled = distance.sample_normalised(coordinates, outside="border")[0]
+    mask[block] = (sampled < 0).to(mask)
     return mask
 
 
@@ -327,31 +330,19 @@ def _soft_coordinates(
     return full[0].permute(1, 2, 3, 0), float(jacobian.min())
 
 
-def _mark(distance: Field, to_bone: NDArray[np.float64], mask: Tensor) -> None:
-    block, coordinates = _bone_coordinates(distance, to_bone, mask.shape)
-    sampled = distance.sample_normalised(coordinates, outside="border")[0]
-    mask[block] = (sampled < 0).to(mask)
-
-
 def _bone_coordinates(
-    field: Field, to_bone: NDArray[np.float64], shape: Sequence[int]
+    field: Field, to_bone: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> tuple[Box, Tensor]:
     """Block of voxels that a bone's box can touch, and their ``grid_sample`` coordinates."""
-    low, high = field.origin_mm.double().numpy(), field.high.double().numpy()
-    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
-    inverse = np.linalg.inv(to_bone)
-    voxels = inverse[:3, :3] @ corners + inverse[:3, 3:]
-    first = np.clip(np.floor(voxels.min(1)), 0, shape).astype(int)
-    last = np.clip(np.ceil(voxels.max(1)) + 1, first, shape).astype(int)
-    i, j, k = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    block = arrival(field.grid, np.linalg.inv(to_bone), (shape, np.eye(4)))
     matrix = torch.from_numpy(field.normalising().numpy() @ to_bone)
     device = field.values.device
     x, y, z = (
         (torch.arange(s.start, s.stop, dtype=torch.float64)[:, None] * matrix[:, axis]).float()
-        for axis, s in enumerate((i, j, k))
+        for axis, s in enumerate(block)
     )
     x, y, z = x.to(device), y.to(device), (z + matrix[:, 3].float()).to(device)
-    return (i, j, k), x[:, None, None] + y[None, :, None] + z[None, None]
+    return block, x[:, None, None] + y[None, :, None] + z[None, None]
 
 
 def _lines_in_time(before: Tensor, centre: Tensor, after: Tensor) -> Tensor:
@@ -390,11 +381,9 @@ def _axes_mm(image: Tensor, voxel_mm: Sequence[float]) -> list[Tensor]:
 
 def _near_foot(inside: Tensor, voxel_mm: Sequence[float]) -> Tensor:
     """1 within reach of the foot in each slice (X, Y, Z), 0 beyond."""
-    radius = max(1, round(AIR_REACH_MM / float(voxel_mm[0])))
-    body = (inside > 0.3).float().permute(2, 0, 1)[:, None]
-    line = functional.max_pool2d(body, (2 * radius + 1, 1), 1, (radius, 0))
-    near = functional.max_pool2d(line, (1, 2 * radius + 1), 1, (0, radius))
-    return near[:, 0].permute(1, 2, 0)
+    size = 2 * max(1, round(AIR_REACH_MM / float(voxel_mm[0]))) + 1
+    near = ndimage.maximum_filter((inside > 0.3).cpu().numpy(), (size, size, 1))
+    return torch.from_numpy(near).to(inside)
 
 
 def _store(image: Tensor, scanner: Scanner) -> Tensor:
