@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
@@ -27,6 +28,8 @@ RANGE_PERCENTILES = (0.5, 99.5)
 SSIM_SIGMA = 1.5
 """Of the Gaussian window in pixels (Wang et al. 2004)."""
 
+SSIM_WINDOW = 11
+
 DETAIL_SIGMA = 1.0
 """Detail is what a Gaussian of so many pixels takes away."""
 
@@ -40,6 +43,7 @@ CONSTANT = 1e-6
 """A standard deviation below this part of the largest absolute value is rounding."""
 
 Mask = NDArray[np.bool_]
+Values = NDArray[np.float64]
 
 
 # --- masks ---
@@ -70,46 +74,32 @@ def dice(first: Mask, second: Mask) -> float:
     AnkleError
         If the shapes differ.
     """
-    _check_shapes("Dice", first, second)
+    if first.shape != second.shape:
+        raise AnkleError(f"Dice of masks with shapes {first.shape} and {second.shape}")
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return float(2.0 * np.count_nonzero(first & second) / total) if total else math.nan
 
 
-def patch_dice(first: Mask, second: Mask) -> NDArray[np.float64]:
-    """Return the Dice of each patch, as the report averages them (its Tables 6.1 to 6.3).
+def mask_scores(first: Mask, second: Mask, voxel_size_mm: Sequence[float]) -> MaskScores:
+    """Return Dice, HD95 and ASSD together.
 
-    Not comparable with the Dice of a volume: every patch weighs the same, however little bone it
-    shows, and two empty patches count as perfect.
+    Distances are from the centre of each surface voxel of one mask to the other mask's surface. A
+    surface voxel has a face neighbour outside the mask, or lies at the image's border. HD95 is the
+    larger of the 95th percentiles of the two directions, as MONAI has it (others take the
+    percentile of both directions together), ASSD the mean over the voxels of both surfaces. Both
+    are the image's diagonal, than which none is longer, if only one mask is empty, and NaN if both
+    are.
 
     Parameters
     ----------
-    first, second : (N, ...) bool arrays
-        Patches along the first axis.
-
-    Returns
-    -------
-    (N,) float64 array
-        In [0, 1]; 1 if both patches are empty.
+    first, second : bool arrays of one shape
+        Images of any number of axes.
+    voxel_size_mm : one float per axis
 
     Raises
     ------
     AnkleError
-        If the shapes differ.
-    """
-    _check_shapes("Dice of patches", first, second)
-    within = tuple(range(1, first.ndim))
-    total = np.count_nonzero(first, axis=within) + np.count_nonzero(second, axis=within)
-    common = np.count_nonzero(first & second, axis=within)
-    return np.where(total == 0, 1.0, 2.0 * common / np.maximum(total, 1))
-
-
-def mask_scores(first: Mask, second: Mask, voxel_size_mm: Sequence[float]) -> MaskScores:
-    """Return Dice, HD95 and ASSD together; the surfaces are searched once.
-
-    HD95 is the larger of the 95th percentiles of the two directions, as MONAI has it (others take
-    the percentile of both directions together), ASSD the mean over the voxels of both surfaces.
-    Both are the image's diagonal if only one mask is empty, and NaN if both are. Parameters and
-    errors are those of `surface_distances`.
+        If the shapes differ, or the voxel size does not fit them.
 
     Examples
     --------
@@ -118,54 +108,24 @@ def mask_scores(first: Mask, second: Mask, voxel_size_mm: Sequence[float]) -> Ma
     >>> mask_scores(np.roll(bone, 1, axis=0), bone, (0.5, 0.5, 2.0)).hd95_mm
     0.5
     """
-    distances = surface_distances(first, second, voxel_size_mm)
-    both = np.concatenate(distances)
-    if both.size == 0:
-        return MaskScores(dice(first, second), math.nan, math.nan)
-    percentiles = [float(np.percentile(one, HD_PERCENTILE)) for one in distances if one.size]
-    return MaskScores(dice(first, second), max(percentiles), float(both.mean()))
-
-
-def surface_distances(
-    first: Mask, second: Mask, voxel_size_mm: Sequence[float]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how far each surface voxel of one mask lies from the other mask's surface.
-
-    A surface voxel belongs to the mask and has a face neighbour that does not, or lies at the
-    image's border. Distances are between voxel centres.
-
-    Parameters
-    ----------
-    first, second : bool arrays of one shape
-        Images of any number of axes.
-    voxel_size_mm : one float per axis
-
-    Returns
-    -------
-    from_first, from_second : (n,) and (m,) float64 arrays
-        In mm. If the other mask is empty, every distance is the image's diagonal: no true
-        distance within the image is longer.
-
-    Raises
-    ------
-    AnkleError
-        If the shapes differ, or the voxel size does not fit them.
-    """
-    _check_shapes("surface distances", first, second)
+    overlap = dice(first, second)
     voxel = np.asarray(voxel_size_mm, dtype=np.float64)
     if voxel.shape != (first.ndim,) or not (np.isfinite(voxel) & (voxel > 0)).all():
         raise AnkleError(
             f"voxel size {voxel_size_mm} for an array of {first.ndim} axes: give as many positive "
             "lengths in mm"
         )
-    diagonal = float(np.linalg.norm(voxel * first.shape))
-    points = [_surface(np.asarray(mask, dtype=bool)) * voxel for mask in (first, second)]
-    return _nearest(points[0], points[1], diagonal), _nearest(points[1], points[0], diagonal)
-
-
-def _check_shapes(what: str, first: NDArray, second: NDArray) -> None:
-    if first.shape != second.shape:
-        raise AnkleError(f"{what} of masks with shapes {first.shape} and {second.shape}")
+    surfaces = [_surface(np.asarray(mask, dtype=bool)) * voxel for mask in (first, second)]
+    if not any(map(len, surfaces)):
+        return MaskScores(overlap, math.nan, math.nan)
+    if not all(map(len, surfaces)):
+        diagonal = float(np.linalg.norm(voxel * first.shape))
+        return MaskScores(overlap, diagonal, diagonal)
+    distances = [
+        KDTree(others).query(points)[0] for points, others in (surfaces, reversed(surfaces))
+    ]
+    hd95_mm = max(float(np.percentile(one, HD_PERCENTILE)) for one in distances)
+    return MaskScores(overlap, hd95_mm, float(np.concatenate(distances).mean()))
 
 
 def _surface(mask: Mask) -> NDArray[np.int_]:
@@ -176,14 +136,6 @@ def _surface(mask: Mask) -> NDArray[np.int_]:
     inside = mask[box[0]]
     edge = inside & ~ndimage.binary_erosion(inside)
     return np.argwhere(edge) + [axis.start for axis in box[0]]
-
-
-def _nearest(
-    points: NDArray[np.float64], others: NDArray[np.float64], diagonal: float
-) -> NDArray[np.float64]:
-    if len(others) == 0:
-        return np.full(len(points), diagonal)
-    return np.asarray(KDTree(others).query(points)[0], dtype=np.float64).reshape(len(points))
 
 
 # --- images ---
@@ -214,7 +166,7 @@ def image_scores(
     Parameters
     ----------
     image, truth : arrays of one shape, 2D or 3D
-        3D: sagittal slices ``[:, :, k]``.
+        3D: sagittal slices ``[:, :, k]``, of at least 11 x 11 pixels.
     mask : bool array of this shape, optional
         Pixels that count; all by default.
     data_range : float
@@ -227,17 +179,36 @@ def image_scores(
     Raises
     ------
     AnkleError
-        If shapes differ, the mask is empty, a value inside it is not finite, or the range is not
-        positive.
+        If shapes differ, the mask is empty, a value inside it is not finite, the range is not
+        positive, or the truth is constant or 0 there.
+
+    Examples
+    --------
+    >>> image_scores(sharp, truth, near_bones, data_range=intensity_range(truth, near_bones)).ssim
     """
+    first, second, chosen = _inside(image, truth, mask)
+    if not (math.isfinite(data_range) and data_range > 0):
+        raise AnkleError(f"the data range is {data_range}: give a positive number")
+    steps = np.ones(image.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
+    if steps.shape != (image.ndim,) or not (steps > 0).all():
+        raise AnkleError(f"spacing {spacing} for {image.ndim} axes: give as many positive lengths")
+    if min(image.shape[:2]) < SSIM_WINDOW:
+        raise AnkleError(f"SSIM of slices of {image.shape[:2]} pixels: its window needs 11 x 11")
+    size = float(np.mean(second**2))
+    if size == 0:
+        raise AnkleError("the true image is 0 everywhere in the mask: no error is a part of that")
+    # outside the mask anything may lie, but windows and slopes reach there
+    one, two = (np.nan_to_num(np.asarray(array, dtype=np.float64)) for array in (image, truth))
+    error = float(np.mean((first - second) ** 2))
+    psnr_db = 10 * math.log10(data_range**2 / error) if error else math.inf
     return ImageScores(
-        correlation(image, truth, mask),
-        psnr_db(image, truth, mask, data_range=data_range),
-        ssim(image, truth, mask, data_range=data_range),
-        nrmse(image, truth, mask),
-        sharpness(image, truth, mask, spacing=spacing),
-        detail(image, truth, mask, spacing=spacing),
-        shifted_psnr_db(image, truth, mask, data_range=data_range, spacing=spacing),
+        _correlation(first, second),
+        psnr_db,
+        _ssim(one, two, chosen, data_range),
+        math.sqrt(error / size),
+        _sharpness(one, two, chosen, steps),
+        _detail(one, two, chosen, np.isfinite(steps)),
+        psnr_db + _gain_of_shift(one, two, chosen, np.isfinite(steps)) if error else math.inf,
     )
 
 
@@ -256,188 +227,7 @@ def intensity_range(truth: NDArray, mask: Mask | None = None) -> float:
     return float(high - low)
 
 
-def correlation(image: NDArray, truth: NDArray, mask: Mask | None = None) -> float:
-    """Return Pearson's correlation, the report's measure; 0 if image or truth is constant."""
-    first, second, _ = _inside(image, truth, mask)
-    one, two = first - first.mean(), second - second.mean()
-    if _is_constant(first, one) or _is_constant(second, two):
-        return 0.0
-    return float((one @ two) / math.sqrt((one @ one) * (two @ two)))
-
-
-def psnr_db(
-    image: NDArray, truth: NDArray, mask: Mask | None = None, *, data_range: float
-) -> float:
-    """Return the peak signal to noise ratio, 10 log10(range² / mean squared error).
-
-    Infinite if image and truth are equal. Parameters and errors are those of `image_scores`.
-    """
-    first, second, _ = _inside(image, truth, mask)
-    return _psnr(float(np.mean((first - second) ** 2)), data_range)
-
-
-def nrmse(image: NDArray, truth: NDArray, mask: Mask | None = None) -> float:
-    """Return the root mean squared error as part of the truth's root mean square.
-
-    Raises
-    ------
-    AnkleError
-        If the truth is 0 everywhere in the mask; also as `image_scores`.
-    """
-    first, second, _ = _inside(image, truth, mask)
-    size = float(np.mean(second**2))
-    if size == 0:
-        raise AnkleError("the true image is 0 everywhere in the mask: no error is a part of that")
-    return math.sqrt(float(np.mean((first - second) ** 2)) / size)
-
-
-def ssim(image: NDArray, truth: NDArray, mask: Mask | None = None, *, data_range: float) -> float:
-    """Return the mean structural similarity of slices, in the mask (Wang et al. 2004).
-
-    Gaussian windows of 1.5 pixels, as in the paper. A 3D image is compared slice by slice,
-    ``[:, :, k]``. Two constant images of one value give 1.
-
-    Parameters and errors are those of `image_scores`; besides, slices must be at least 11 x 11.
-    """
-    # scikit-image takes a second to import
-    from skimage.metrics import structural_similarity
-
-    _, _, chosen = _inside(image, truth, mask)
-    _check_range(data_range)
-    if min(image.shape[:2]) < 11:
-        raise AnkleError(f"SSIM of slices of {image.shape[:2]} pixels: its window needs 11 x 11")
-    one, two = (np.atleast_3d(array).astype(np.float64) for array in (image, truth))
-    # outside the mask anything may lie, but the windows reach there
-    one, two = np.nan_to_num(one), np.nan_to_num(two)
-    places = np.atleast_3d(chosen)
-    total = 0.0
-    for k in np.flatnonzero(places.any(axis=(0, 1))):
-        _, similar = structural_similarity(
-            one[:, :, k],
-            two[:, :, k],
-            data_range=data_range,
-            gaussian_weights=True,
-            sigma=SSIM_SIGMA,
-            use_sample_covariance=False,
-            full=True,
-        )
-        total += float(similar[places[:, :, k]].sum())
-    return float(total / np.count_nonzero(places))
-
-
-def sharpness(
-    image: NDArray,
-    truth: NDArray,
-    mask: Mask | None = None,
-    *,
-    spacing: Sequence[float] | None = None,
-) -> float:
-    """Return the image's root mean squared gradient as part of the truth's.
-
-    1: as sharp as the truth; less: smoother; more: sharper, or noisy, which it cannot tell apart
-    (`detail` can). Gradients are central differences along every axis.
-
-    Parameters
-    ----------
-    image, truth, mask, spacing
-        As in `image_scores`.
-
-    Raises
-    ------
-    AnkleError
-        If the truth is constant around the mask; also as `image_scores`.
-    """
-    _, _, chosen = _inside(image, truth, mask)
-    steps = _steps(image, spacing)
-    first, second = (_gradient_energy(array, chosen, steps) for array in (image, truth))
-    if second == 0:
-        raise AnkleError("the true image is constant around the mask: nothing is as sharp as that")
-    return math.sqrt(first / second)
-
-
-def detail(
-    image: NDArray,
-    truth: NDArray,
-    mask: Mask | None = None,
-    *,
-    spacing: Sequence[float] | None = None,
-) -> float:
-    """Return which part of the truth's fine detail the image holds.
-
-    Both are freed of what a Gaussian of one pixel keeps; the slope of the regression of the one on
-    the other is 1 if all detail is there, 0 if none is. Noise in the image does not change it.
-    Parameters are those of `image_scores`.
-
-    Raises
-    ------
-    AnkleError
-        If the truth has no detail; also as `image_scores`.
-    """
-    _, _, chosen = _inside(image, truth, mask)
-    sigmas = np.where(np.isinf(_steps(image, spacing)), 0.0, DETAIL_SIGMA)
-    one, two = (_fine(array, sigmas)[chosen] for array in (image, truth))
-    energy = float(two @ two)
-    if energy == 0:
-        raise AnkleError("the true image has no detail in the mask: there is none to be found")
-    return float(one @ two) / energy
-
-
-def shifted_psnr_db(
-    image: NDArray,
-    truth: NDArray,
-    mask: Mask | None = None,
-    *,
-    data_range: float,
-    spacing: Sequence[float] | None = None,
-) -> float:
-    """Return the PSNR after the best shift of the image, of at most a pixel along each axis.
-
-    What a registration leaves is a shift, which a PSNR punishes like a wrong image. The shift is
-    found by least squares, and is not taken if it does not help. What the outermost pixels of the
-    array gain or lose by it does not count.
-
-    Parameters
-    ----------
-    image, truth, mask, data_range, spacing
-        As in `image_scores`.
-    """
-    exact = psnr_db(image, truth, mask, data_range=data_range)
-    _, _, chosen = _inside(image, truth, mask)
-    joined = np.isfinite(_steps(image, spacing))
-    core = np.zeros_like(chosen)
-    core[
-        tuple(
-            slice(1, -1) if near and n > 2 else slice(None)
-            for near, n in zip(joined, image.shape, strict=True)
-        )
-    ] = True
-    points = np.argwhere(chosen & core)
-    points = points[:: max(1, len(points) // SHIFT_POINTS)].T
-    if not points.size:
-        return exact
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    wanted = np.asarray(truth, dtype=np.float64)[tuple(points)]
-    slopes = np.stack([_slope(values, axis)[tuple(points)] for axis in range(image.ndim)], axis=1)
-    slopes *= joined
-    spline = ndimage.spline_filter(values, order=3, mode="nearest")
-    found = values[tuple(points)]
-    errors = [float(np.mean((found - wanted) ** 2))]
-    shift = np.zeros(image.ndim)
-    for _ in range(SHIFT_STEPS):
-        step = np.linalg.lstsq(slopes, found - wanted, rcond=None)[0]
-        shift = np.clip(shift + step, -1, 1)
-        found = ndimage.map_coordinates(
-            spline, points - shift[:, None], order=3, mode="nearest", prefilter=False
-        )
-        errors.append(float(np.mean((found - wanted) ** 2)))
-    if min(errors) == 0 or math.isinf(exact):
-        return math.inf
-    return exact + 10 * math.log10(errors[0] / min(errors))
-
-
-def _inside(
-    image: NDArray, truth: NDArray, mask: Mask | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], Mask]:
+def _inside(image: NDArray, truth: NDArray, mask: Mask | None) -> tuple[Values, Values, Mask]:
     """Return the values of image and truth in the mask, and the mask."""
     chosen = np.ones(image.shape, dtype=bool) if mask is None else np.asarray(mask) > 0
     if not image.shape == truth.shape == chosen.shape:
@@ -457,35 +247,55 @@ def _inside(
     return first, second, chosen
 
 
-def _check_range(data_range: float) -> None:
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise AnkleError(f"the data range is {data_range}: give a positive number")
+def _correlation(first: Values, second: Values) -> float:
+    """Return Pearson's correlation, the report's measure; 0 if image or truth is constant."""
+    one, two = first - first.mean(), second - second.mean()
+    for values, centred in ((first, one), (second, two)):
+        if np.sqrt(np.mean(centred**2)) <= CONSTANT * np.abs(values).max():
+            return 0.0
+    return float((one @ two) / math.sqrt((one @ one) * (two @ two)))
 
 
-def _psnr(squared_error: float, data_range: float) -> float:
-    _check_range(data_range)
-    if squared_error == 0:
-        return math.inf
-    return 10 * math.log10(data_range**2 / squared_error)
+def _ssim(image: Values, truth: Values, chosen: Mask, data_range: float) -> float:
+    """Return the mean structural similarity of slices ``[:, :, k]``, in the mask.
+
+    Gaussian windows of 1.5 pixels, as in the paper. Two constant images of one value give 1.
+    """
+    # scikit-image takes a second to import
+    from skimage.metrics import structural_similarity
+
+    one, two, places = (np.atleast_3d(array) for array in (image, truth, chosen))
+    total = 0.0
+    for k in np.flatnonzero(places.any(axis=(0, 1))):
+        _, similar = structural_similarity(
+            one[:, :, k],
+            two[:, :, k],
+            data_range=data_range,
+            gaussian_weights=True,
+            sigma=SSIM_SIGMA,
+            use_sample_covariance=False,
+            full=True,
+        )
+        total += float(similar[places[:, :, k]].sum())
+    return float(total / np.count_nonzero(places))
 
 
-def _is_constant(values: NDArray[np.float64], centred: NDArray[np.float64]) -> bool:
-    return float(np.sqrt(np.mean(centred**2))) <= CONSTANT * float(np.abs(values).max())
+def _sharpness(image: Values, truth: Values, chosen: Mask, steps: Values) -> float:
+    """Return the image's root mean squared gradient as part of the truth's.
 
-
-def _steps(image: NDArray, spacing: Sequence[float] | None) -> NDArray[np.float64]:
-    steps = np.ones(image.ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    if steps.shape != (image.ndim,) or not (steps > 0).all():
-        raise AnkleError(f"spacing {spacing} for {image.ndim} axes: give as many positive lengths")
-    return steps
-
-
-def _gradient_energy(array: NDArray, chosen: Mask, steps: NDArray[np.float64]) -> float:
-    smooth = np.nan_to_num(np.asarray(array, dtype=np.float32))
-    return sum(
-        float(np.mean((_slope(smooth, axis)[chosen].astype(np.float64) / step) ** 2))
-        for axis, step in enumerate(steps)
+    1: as sharp as the truth; less: smoother; more: sharper, or noisy, which it cannot tell apart
+    (`_detail` can). Gradients are central differences along every axis.
+    """
+    first, second = (
+        sum(
+            float(np.mean((_slope(smooth, axis)[chosen].astype(np.float64) / step) ** 2))
+            for axis, step in enumerate(steps)
+        )
+        for smooth in (image.astype(np.float32), truth.astype(np.float32))
     )
+    if second == 0:
+        raise AnkleError("the true image is constant around the mask: nothing is as sharp as that")
+    return math.sqrt(first / second)
 
 
 def _slope(array: NDArray, axis: int) -> NDArray:
@@ -493,10 +303,51 @@ def _slope(array: NDArray, axis: int) -> NDArray:
     return np.gradient(array, axis=axis) if array.shape[axis] > 1 else np.zeros_like(array)
 
 
-def _fine(array: NDArray, sigmas: NDArray[np.float64]) -> NDArray[np.float64]:
-    values = np.nan_to_num(np.asarray(array, dtype=np.float64))
-    fine: NDArray[np.float64] = values - ndimage.gaussian_filter(values, sigmas)
-    return fine
+def _detail(image: Values, truth: Values, chosen: Mask, joined: Mask) -> float:
+    """Return which part of the truth's fine detail the image holds.
+
+    Both are freed of what a Gaussian of one pixel keeps, along the axes whose pixels are
+    ``joined``; the slope of the regression of the one on the other is 1 if all detail is there, 0
+    if none is. Noise in the image does not change it.
+    """
+    one, two = (
+        (values - ndimage.gaussian_filter(values, DETAIL_SIGMA * joined))[chosen]
+        for values in (image, truth)
+    )
+    energy = float(two @ two)
+    if energy == 0:
+        raise AnkleError("the true image has no detail in the mask: there is none to be found")
+    return float(one @ two) / energy
+
+
+def _gain_of_shift(image: Values, truth: Values, chosen: Mask, joined: Mask) -> float:
+    """Return by how many dB the best shift of the image, of at most a pixel, raises the PSNR.
+
+    What a registration leaves is a shift, which a PSNR punishes like a wrong image. It is found by
+    least squares along the axes whose pixels are ``joined``, and not taken if it does not help.
+    What the outermost pixels of the array gain or lose by it does not count.
+    """
+    core = np.zeros_like(chosen)
+    sides = zip(joined, image.shape, strict=True)
+    core[tuple(slice(1, -1) if near and n > 2 else slice(None) for near, n in sides)] = True
+    points = np.argwhere(chosen & core)
+    points = points[:: max(1, len(points) // SHIFT_POINTS)].T
+    if not points.size:
+        return 0.0
+    found, wanted = (values[tuple(points)] for values in (image, truth))
+    slopes = np.stack([_slope(image, axis)[tuple(points)] for axis in range(image.ndim)], axis=1)
+    slopes *= joined
+    spline = ndimage.spline_filter(image, order=3, mode="nearest")
+    errors = [float(np.mean((found - wanted) ** 2))]
+    shift = np.zeros(image.ndim)
+    for _ in range(SHIFT_STEPS):
+        step = np.linalg.lstsq(slopes, found - wanted, rcond=None)[0]
+        shift = np.clip(shift + step, -1, 1)
+        found = ndimage.map_coordinates(
+            spline, points - shift[:, None], order=3, mode="nearest", prefilter=False
+        )
+        errors.append(float(np.mean((found - wanted) ** 2)))
+    return 10 * math.log10(errors[0] / min(errors)) if min(errors) else math.inf
 
 
 # --- subjects ---
@@ -561,3 +412,33 @@ def bootstrap_interval(
     tail = 100.0 * (1.0 - level) / 2.0
     low, high = np.percentile(means[draws].mean(axis=1), [tail, 100.0 - tail])
     return Interval(float(means.mean()), float(low), float(high))
+
+
+def over_subjects(table: pd.DataFrame, by: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
+    """Return mean and 95 % interval over subjects of each score, see `bootstrap_interval`.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns subject, ``by`` and ``scores``. Rows of one subject (seeds, frames) are averaged
+        before subjects are drawn.
+    by, scores : sequences of str
+
+    Returns
+    -------
+    DataFrame
+        Columns ``by`` and, for each score, ``<score>_mean``, ``<score>_low``, ``<score>_high``; a
+        row per group, in their first order.
+
+    Examples
+    --------
+    >>> over_subjects(scores, ["method", "bone"], ["dice", "hd95_mm"])
+    """
+    rows = []
+    for key, part in table.groupby(list(by), sort=False, dropna=False):
+        row = dict(zip(by, key, strict=True))
+        for score in scores:
+            interval = bootstrap_interval(part[score], list(part["subject"]))
+            row |= {f"{score}_{name}": value for name, value in interval._asdict().items()}
+        rows.append(row)
+    return pd.DataFrame(rows)

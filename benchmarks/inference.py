@@ -32,9 +32,8 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint
-from ankle_lib.learning.networks import build
+from ankle_lib.learning.networks import SliceNetwork, build
 from ankle_lib.learning.prediction import labels_from
 from ankle_lib.learning.slices import whole_slices
 from ankle_lib.masking.foot import CODE_STATIC_THRESHOLD, foot_mask

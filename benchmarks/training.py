@@ -25,11 +25,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ankle_lib.learning.architectures import SliceNetwork
-from ankle_lib.learning.loop import train
-from ankle_lib.learning.networks import build
+from ankle_lib.learning.networks import SliceNetwork, build
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scoring import patch_validation
+from ankle_lib.learning.training import train
 from ankle_lib.manifest.layouts import read_clean_cohort
 from ankle_lib.patches.items import Item, static_items
 from ankle_lib.patches.rules import STATIC_SEGMENTATION, PatchRule, rejection_sampling

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,19 +20,11 @@ from ankle_lib.metrics import (
     ImageScores,
     Interval,
     bootstrap_interval,
-    correlation,
-    detail,
     dice,
     image_scores,
     intensity_range,
     mask_scores,
-    nrmse,
-    patch_dice,
-    psnr_db,
-    sharpness,
-    shifted_psnr_db,
-    ssim,
-    surface_distances,
+    over_subjects,
 )
 
 VOXEL_MM = (0.5, 0.7, 2.0)
@@ -67,32 +60,6 @@ def test_dice_by_hand() -> None:
         dice(first, second[None])
 
 
-def test_patch_dice_counts_two_empty_patches_as_perfect() -> None:
-    first = np.zeros((4, 8, 8), bool)
-    second = np.zeros((4, 8, 8), bool)
-    first[1:3, :4] = True
-    second[2, 2:6] = True
-    second[3, 0, 0] = True
-    assert patch_dice(first, second).tolist() == [1.0, 0.0, 0.5, 0.0]
-    # the volume that these patches tile does not agree half as well
-    assert dice(first, second) == pytest.approx(2 * 16 / (64 + 33))
-    with pytest.raises(AnkleError, match="Dice of patches"):
-        patch_dice(first, second[:2])
-
-
-def test_patch_dice_equals_monais() -> None:
-    from monai.metrics import compute_dice
-
-    first = np.stack([blob(seed, (16, 16)) for seed in range(6)] + [np.zeros((16, 16), bool)])
-    second = np.stack([blob(seed, (16, 16)) for seed in range(10, 16)] + [np.zeros((16, 16), bool)])
-    expected = compute_dice(
-        torch.from_numpy(first[:, None]).float(),
-        torch.from_numpy(second[:, None]).float(),
-        ignore_empty=False,
-    )
-    np.testing.assert_allclose(patch_dice(first, second), expected[:, 0], rtol=1e-6)
-
-
 # --- distances -----------------------------------------------------------------------------------
 
 
@@ -118,9 +85,10 @@ def test_distances_equal_brute_force(seed: int, flat: bool) -> None:
     voxel = VOXEL_MM[: len(shape)]
     first, second = blob(seed, shape), blob(seed + 1, shape)
     first[0, 0] = second[-1, -1] = True  # neither is empty, both reach the border
-    found = surface_distances(first, second, voxel)
-    np.testing.assert_allclose(found[0], brute_force(first, second, voxel), atol=1e-9)
-    np.testing.assert_allclose(found[1], brute_force(second, first, voxel), atol=1e-9)
+    distances = brute_force(first, second, voxel), brute_force(second, first, voxel)
+    found = mask_scores(first, second, voxel)
+    assert found.hd95_mm == pytest.approx(max(np.percentile(one, 95) for one in distances))
+    assert found.assd_mm == pytest.approx(np.concatenate(distances).mean())
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -256,6 +224,22 @@ def test_what_was_not_there_to_measure_is_left_out() -> None:
         bootstrap_interval([1.0, math.inf], ["a", "b"])
 
 
+def test_tables_average_seeds_before_subjects() -> None:
+    table = pd.DataFrame(
+        {
+            "subject": ["E01", "E01", "E02", "E02"],
+            "bone": "talus",
+            "dice": [0.8, 0.6, 0.9, 0.9],
+            "hd95_mm": [2.0, 4.0, 1.0, 1.0],
+        }
+    )
+    (row,) = over_subjects(table, ["bone"], ["dice", "hd95_mm"]).to_dict("records")
+    assert list(row)[:4] == ["bone", "dice_mean", "dice_low", "dice_high"]
+    assert row["dice_mean"] == pytest.approx(0.8)
+    assert row["hd95_mm_mean"] == pytest.approx(2.0)
+    assert 0.7 <= row["dice_low"] < 0.8 < row["dice_high"] <= 0.9
+
+
 # --- images ---
 
 
@@ -275,6 +259,16 @@ def image(truth: NDArray) -> NDArray[np.float64]:
     return truth + np.random.default_rng(1).normal(0, 0.7, truth.shape)
 
 
+def scores(
+    image: NDArray,
+    truth: NDArray,
+    mask: NDArray | None = None,
+    data_range: float = 10.0,
+    spacing: tuple[float, ...] | None = None,
+) -> ImageScores:
+    return image_scores(image, truth, mask, data_range=data_range, spacing=spacing)
+
+
 # --- oracles -------------------------------------------------------------------------------------
 
 
@@ -283,7 +277,7 @@ def image(truth: NDArray) -> NDArray[np.float64]:
 def test_psnr_and_nrmse_are_those_of_others(seed: int, noise: float, data_range: float) -> None:
     truth = texture(seed=seed)
     image = truth + np.random.default_rng(seed).normal(0, noise, truth.shape)
-    found = psnr_db(image, truth, data_range=data_range)
+    found = scores(image, truth, data_range=data_range).psnr_db
     expected = oracle.peak_signal_noise_ratio(truth, image, data_range=data_range)
     assert found == pytest.approx(expected)
     of_monai = PSNRMetric(max_val=data_range)(
@@ -291,7 +285,7 @@ def test_psnr_and_nrmse_are_those_of_others(seed: int, noise: float, data_range:
     )
     assert found == pytest.approx(float(of_monai), rel=1e-5)
     expected = oracle.normalized_root_mse(truth, image, normalization="euclidean")
-    assert nrmse(image, truth) == pytest.approx(expected)
+    assert scores(image, truth).nrmse == pytest.approx(expected)
 
 
 def test_ssim_is_that_of_scikit_image_slice_by_slice() -> None:
@@ -309,18 +303,18 @@ def test_ssim_is_that_of_scikit_image_slice_by_slice() -> None:
         )[1]
         for k in range(3)
     ]
-    found = ssim(image, truth, data_range=12.0)
+    found = scores(image, truth, data_range=12.0).ssim
     assert found == pytest.approx(float(np.mean(expected)))
     mask = np.zeros(truth.shape, dtype=bool)
     mask[5:9, 4:20, 1:] = True
     inside = np.stack(expected, axis=2)[mask].mean()
-    assert ssim(image, truth, mask, data_range=12.0) == pytest.approx(float(inside))
+    assert scores(image, truth, mask, data_range=12.0).ssim == pytest.approx(float(inside))
 
 
 def test_correlation_is_pearsons(image: NDArray, truth: NDArray) -> None:
     expected = np.corrcoef(image.ravel(), truth.ravel())[0, 1]
-    assert correlation(image, truth) == pytest.approx(expected)
-    assert correlation(5 - 3 * image, truth) == pytest.approx(-expected)
+    assert scores(image, truth).correlation == pytest.approx(expected)
+    assert scores(5 - 3 * image, truth).correlation == pytest.approx(-expected)
 
 
 def test_the_obvious_sharpness(image: NDArray, truth: NDArray) -> None:
@@ -328,9 +322,9 @@ def test_the_obvious_sharpness(image: NDArray, truth: NDArray) -> None:
         rows, columns = np.gradient(array, 0.5, 2.0)
         return float(np.sqrt((rows**2 + columns**2).mean()))
 
-    found = sharpness(image, truth, spacing=(0.5, 2.0))
+    found = scores(image, truth, spacing=(0.5, 2.0)).sharpness
     assert found == pytest.approx(slope(image) / slope(truth), rel=1e-5)
-    assert sharpness(image, truth) != pytest.approx(found, rel=1e-3)
+    assert scores(image, truth).sharpness != pytest.approx(found, rel=1e-3)
 
 
 # --- what they mean ------------------------------------------------------------------------------
@@ -344,30 +338,32 @@ def test_equal_images_are_perfect(truth: NDArray) -> None:
 def test_a_blurred_image_is_less_sharp_and_noise_is_no_detail() -> None:
     big = texture((80, 80))
     blurred = ndimage.gaussian_filter(big, 2.0)
-    assert sharpness(blurred, big) < 0.6
-    assert detail(blurred, big) < 0.4
+    assert scores(blurred, big).sharpness < 0.6
+    assert scores(blurred, big).detail < 0.4
     noisy = blurred + np.random.default_rng(3).normal(0, 1.4, big.shape)
-    assert sharpness(noisy, big) > 1.0  # it looks sharp
-    assert detail(noisy, big) == pytest.approx(detail(blurred, big), abs=0.2)  # it is not
-    assert detail(2 * big, big) == pytest.approx(2.0)
+    # it looks sharp, but is not
+    assert scores(noisy, big).sharpness > 1.0
+    assert scores(noisy, big).detail == pytest.approx(scores(blurred, big).detail, abs=0.2)
+    assert scores(2 * big, big).detail == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("shift", [(0.4, -0.7), (1.0, 1.0), (0.0, 0.25)])
 def test_a_shift_is_compensated(truth: NDArray, shift: tuple[float, float]) -> None:
     moved = ndimage.shift(truth, shift, order=3, mode="nearest")
-    plain = psnr_db(moved, truth, data_range=10.0)
-    assert shifted_psnr_db(moved, truth, data_range=10.0) > plain + 12
+    plain = scores(moved, truth).psnr_db
+    assert scores(moved, truth).shifted_psnr_db > plain + 12
 
 
 def test_no_more_than_a_pixel_is_compensated(truth: NDArray) -> None:
     far = ndimage.shift(truth, (4.0, 0.0), order=3, mode="nearest")
-    assert shifted_psnr_db(far, truth, data_range=10.0) < psnr_db(far, truth, data_range=10.0) + 6
+    found = scores(far, truth)
+    assert found.shifted_psnr_db < found.psnr_db + 6
 
 
 def test_a_shift_that_does_not_help_is_not_taken(truth: NDArray) -> None:
     noise = truth + np.random.default_rng(4).normal(0, 1.0, truth.shape)
-    plain = psnr_db(noise, truth, data_range=10.0)
-    assert plain <= shifted_psnr_db(noise, truth, data_range=10.0) < plain + 0.5
+    plain = scores(noise, truth).psnr_db
+    assert plain <= scores(noise, truth).shifted_psnr_db < plain + 0.5
 
 
 def test_only_the_mask_counts(image: NDArray, truth: NDArray) -> None:
@@ -376,12 +372,11 @@ def test_only_the_mask_counts(image: NDArray, truth: NDArray) -> None:
     spoilt = image.copy()
     spoilt[0] = np.nan
     spoilt[-1] = 1e6
-    for score in (correlation, nrmse, sharpness):
-        assert score(spoilt, truth, mask) == pytest.approx(score(image, truth, mask)), score
-    found, expected = (psnr_db(one, truth, mask, data_range=8.0) for one in (spoilt, image))
-    assert found == expected
-    cut = (slice(6, 16), slice(6, 20))
-    assert expected == pytest.approx(psnr_db(image[cut], truth[cut], data_range=8.0))
+    found, expected = scores(spoilt, truth, mask), scores(image, truth, mask)
+    for name in ("correlation", "psnr_db", "nrmse", "sharpness"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name)), name
+    error = np.mean((image - truth)[mask] ** 2)
+    assert expected.psnr_db == pytest.approx(10 * np.log10(100 / error))
 
 
 def test_the_data_range_is_between_percentiles(truth: NDArray) -> None:
@@ -397,58 +392,42 @@ def test_the_data_range_is_between_percentiles(truth: NDArray) -> None:
 
 def test_constant_images_have_defined_scores(truth: NDArray) -> None:
     flat = np.full_like(truth, 3.0)
-    assert correlation(flat, truth) == 0.0
-    assert correlation(truth, flat) == 0.0
-    assert sharpness(flat, truth) == 0.0
-    assert detail(flat, truth) == pytest.approx(0.0, abs=1e-9)
-    assert ssim(flat, flat, data_range=1.0) == pytest.approx(1.0)
-    assert psnr_db(flat, flat, data_range=1.0) == math.inf
-    for refused in (intensity_range, lambda t: sharpness(t, t), lambda t: detail(t, t)):
-        with pytest.raises(AnkleError, match=r"constant|no detail"):
+    found = scores(flat, truth)
+    assert (found.correlation, found.sharpness) == (0.0, 0.0)
+    assert found.detail == pytest.approx(0.0, abs=1e-9)
+    for refused in (intensity_range, lambda one: scores(truth, one)):
+        with pytest.raises(AnkleError, match="constant"):
             refused(flat)
     with pytest.raises(AnkleError, match="0 everywhere"):
-        nrmse(truth, np.zeros_like(truth))
+        scores(truth, np.zeros_like(truth))
 
 
-@pytest.mark.parametrize(
-    "score",
-    [
-        correlation,
-        nrmse,
-        sharpness,
-        detail,
-        lambda *given: psnr_db(*given, data_range=1.0),
-        lambda *given: ssim(*given, data_range=1.0),
-        lambda *given: shifted_psnr_db(*given, data_range=1.0),
-    ],
-)
-def test_empty_masks_nan_and_shapes_are_refused(score: object, truth: NDArray) -> None:
+def test_empty_masks_nan_and_shapes_are_refused(truth: NDArray) -> None:
     with pytest.raises(AnkleError, match="mask is empty"):
-        score(truth, truth, np.zeros(truth.shape, dtype=bool))  # type: ignore[operator]
+        scores(truth, truth, np.zeros(truth.shape, dtype=bool))
     broken = truth.copy()
     broken[3, 3] = np.nan
     with pytest.raises(AnkleError, match="image holds 1 values"):
-        score(broken, truth)  # type: ignore[operator]
+        scores(broken, truth)
     with pytest.raises(AnkleError, match="truth holds 1 values"):
-        score(truth, broken)  # type: ignore[operator]
+        scores(truth, broken)
     with pytest.raises(AnkleError, match="one grid"):
-        score(truth[1:], truth)  # type: ignore[operator]
+        scores(truth[1:], truth)
 
 
 @pytest.mark.parametrize("data_range", [0.0, -1.0, math.nan, math.inf])
 def test_a_data_range_must_be_positive(truth: NDArray, data_range: float) -> None:
-    for score in (psnr_db, ssim, shifted_psnr_db):
-        with pytest.raises(AnkleError, match="data range"):
-            score(truth + 1, truth, data_range=data_range)
+    with pytest.raises(AnkleError, match="data range"):
+        scores(truth + 1, truth, data_range=data_range)
 
 
 def test_other_refusals(truth: NDArray) -> None:
     with pytest.raises(AnkleError, match="11 x 11"):
-        ssim(truth[:8], truth[:8], data_range=1.0)
+        scores(truth[:8], truth[:8])
     with pytest.raises(AnkleError, match="spacing"):
-        sharpness(truth, truth, spacing=(1.0, 0.0))
+        scores(truth, truth, spacing=(1.0, 0.0))
     with pytest.raises(AnkleError, match="2 or 3"):
-        correlation(truth[0], truth[0])
+        scores(truth[0], truth[0])
 
 
 # --- slices that others lie between ---
@@ -461,21 +440,22 @@ def test_nothing_is_compared_across_slices_that_were_left_out() -> None:
     step = (0.5, 0.5, math.inf)
     some = (slice(None), slice(None), slice(0, None, 6))
     apart = [
-        detail(image[:, :, k], truth[:, :, k]) * float(np.sum(fine(truth[:, :, k]) ** 2))
+        scores(image[:, :, k], truth[:, :, k]).detail * float(np.sum(fine(truth[:, :, k]) ** 2))
         for k in (0, 6, 12)
     ]
     whole = sum(float(np.sum(fine(truth[:, :, k]) ** 2)) for k in (0, 6, 12))
-    found = image_scores(image[some], truth[some], data_range=10.0, spacing=step).detail
+    found = scores(image[some], truth[some], spacing=step).detail
     assert found == pytest.approx(sum(apart) / whole)
-    assert found < detail(image[some], truth[some]) - 0.1  # neighbours that are none look sharp
+    # neighbours that are none look sharp
+    assert found < scores(image[some], truth[some]).detail - 0.1
     # a shift within the slices is found, and none across them
     shifted = ndimage.shift(truth, (0.6, -0.4, 0), order=3, mode="nearest")[some]
-    plain = psnr_db(shifted, truth[some], data_range=10.0)
-    assert shifted_psnr_db(shifted, truth[some], data_range=10.0, spacing=step) > plain + 12
+    plain = scores(shifted, truth[some]).psnr_db
+    assert scores(shifted, truth[some], spacing=step).shifted_psnr_db > plain + 12
     across = truth[:, :, 1:13:6], truth[:, :, 0:12:6]
-    plain = psnr_db(*across, data_range=10.0)
-    gain = shifted_psnr_db(*across, data_range=10.0, spacing=step) - plain
-    assert gain < shifted_psnr_db(*across, data_range=10.0) - plain
+    plain = scores(*across).psnr_db
+    gain = scores(*across, spacing=step).shifted_psnr_db - plain
+    assert gain < scores(*across).shifted_psnr_db - plain
 
 
 def fine(image: NDArray) -> NDArray:

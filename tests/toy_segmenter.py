@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from ankle_lib.geometry import apply
-from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import save_checkpoint
-from ankle_lib.learning.networks import build
+from ankle_lib.learning.networks import SliceNetwork, build
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume
 from tests.toy_ankle import ELLIPSOIDS, FOOT, oblique_affine

@@ -19,8 +19,7 @@ from ankle_lib.dynamic.frames import CohortPoses, Frame, Poses, StaticBones
 from ankle_lib.dynamic.smoothing import smooth_together
 from ankle_lib.dynamic.trainings import DynamicStudy
 from ankle_lib.geometry import bounding_box, part_of, weighted_centre
-from ankle_lib.learning.prediction import Prediction, predict
-from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.learning.prediction import Prediction, Segmenter, predict
 from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice, mask_scores

@@ -25,7 +25,7 @@ from ankle_lib.dynamic.random_scans import random_scans
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import ready_to_predict
-from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
 from ankle_lib.learning.recipes import Recipe
 from ankle_lib.learning.scans import (
     Scan,
@@ -35,11 +35,9 @@ from ankle_lib.learning.scans import (
     read_scans,
     train_on_scans,
 )
-from ankle_lib.learning.scoring import summary
-from ankle_lib.learning.segmenter import Segmenter, read_segmenter
 from ankle_lib.learning.training import WEIGHTS, Trained, train_side_by_side
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.metrics import dice
+from ankle_lib.metrics import dice, over_subjects
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.rules import DYNAMIC_SEGMENTATION
 from ankle_lib.patches.split import Split, report_split
@@ -156,8 +154,8 @@ class DynamicStudy:
         parts = []
         for columns, networks, scans in kinds:
             networks = networks if isinstance(networks, list) else [networks]
-            table = summary(scan_dice(networks, scans, self.sizes.pixel_mm)).assign(**columns)
-            parts.append(table[[*columns, "bone", "dice_mean", "dice_low", "dice_high"]])
+            table = scan_dice(networks, scans, self.sizes.pixel_mm).assign(**columns)
+            parts.append(over_subjects(table, [*columns, "bone"], ["dice"]))
         return pd.concat(parts, ignore_index=True)
 
 

@@ -10,14 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from ankle_lib.figures.images import Slice
-from ankle_lib.learning.prediction import predict
+from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.scans import Scan, draw_patches, one_slice, rotation_of, turned
 from ankle_lib.learning.scoring import THRESHOLD
-from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.training import Trained
 from ankle_lib.patches.items import slices_at
 from ankle_lib.presets import BONES
-from ankle_lib.segmentation.final import final_pixel_mm
 from ankle_lib.segmentation.study import Study, volume_masks
 
 NETWORK_NAMES = {
@@ -109,7 +107,7 @@ def final_rows(trained: Trained, study: Study, n: int = 4) -> dict[str, list[Sli
 
     On the scans' own grids, ``as scanned`` and ``turned``.
     """
-    segmenter = Segmenter.of(trained, pixel_mm=final_pixel_mm(study))
+    segmenter = Segmenter.of(trained, pixel_mm=study.final_pixel_mm)
     rows: dict[str, list[Slice]] = {"as scanned": [], "turned": []}
     for number, scan in enumerate(study.native_test[:n]):
         beside = max(map(abs, slices_at(segmenter.context_mm, scan.voxel_size_mm[2])))

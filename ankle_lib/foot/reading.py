@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Grid, apply, corner_distance_mm, in_words, world_to_voxel
-from ankle_lib.learning.segmenter import THIN_MM
+from ankle_lib.learning.prediction import THIN_MM
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, canonical_voxel_size, load, resample, to_orientation
 

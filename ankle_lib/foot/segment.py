@@ -23,8 +23,7 @@ from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import read_image
 from ankle_lib.foot.results import Beside, Outcome, beside, frames_in_words
 from ankle_lib.geometry import in_words
-from ankle_lib.learning.prediction import predict
-from ankle_lib.learning.segmenter import Segmenter, read_segmenter
+from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, canonical_voxel_size, save, to_orientation
 

@@ -7,15 +7,14 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from ankle_lib.files import AnkleError, atomic_path
-from ankle_lib.learning.architectures import SliceNetwork
-from ankle_lib.learning.networks import build
+from ankle_lib.files import AnkleError, atomic_path, first_problem
+from ankle_lib.learning.networks import SliceNetwork, build
 
 FORMAT = "ankle_lib checkpoint"
 VERSION = 1
@@ -34,6 +33,22 @@ class _Content(BaseModel):
     labels: list[str]
     weights: dict[str, Any]
     training: dict[Any, Any]
+
+
+class NetworkInput(BaseModel):
+    """What a checkpoint says about the input of its network, for `load_with_input`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    axes: Literal["PSR"]
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """What each channel of the input is."""
+        raise NotImplementedError
+
+
+Input = TypeVar("Input", bound=NetworkInput)
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,37 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(network.eval(), tuple(content["labels"]), content["training"])
 
 
+def load_with_input(path: Path, kind: type[Input], use: str) -> tuple[Checkpoint, Input]:
+    """Read a checkpoint that says in ``training["input"]`` how the input of its network is made.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type of NetworkInput
+    use : str
+        Whose checkpoint to use instead of one of another kind.
+
+    Raises
+    ------
+    AnkleError
+        As `load_checkpoint`; if it does not say so, or wants another input.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        wanted = kind.model_validate(checkpoint.training.get("input"))
+    except ValidationError as error:
+        raise AnkleError(
+            f"{path}: does not say how its input is made, or wants one that this ankle_lib does "
+            f"not make here ({first_problem(error)}): use {use}"
+        ) from None
+    if len(wanted.images) != checkpoint.network.in_channels:
+        raise AnkleError(
+            f"{path}: its network sees {checkpoint.network.in_channels} images at a time, but its "
+            f"input has {list(wanted.images)}: train it again"
+        )
+    return checkpoint, wanted
+
+
 def _check_archive(path: Path) -> None:
     """Refuse what is no zip archive as torch writes them, or fails its checksums."""
     try:
@@ -148,17 +194,15 @@ def _checked(path: Path, content: Any) -> SliceNetwork:
     try:
         _Content.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        entry = ".".join(map(str, first["loc"]))
-        raise AnkleError(f"{path}: {entry}: {first['msg']}: train again") from None
+        raise AnkleError(f"{path}: {first_problem(error)}: train again") from None
     try:
         # without memory for weights: those in the file take their place
         with torch.device("meta"):
             network = build(content["name"], **content["arguments"])
-    except (AnkleError, TypeError) as error:
+    except AnkleError as error:
         raise AnkleError(f"{path}: {error}") from None
     _check_weights(path, network, content["weights"])
-    n_channels = content["arguments"].get("out_channels", 1)
+    n_channels = network.arguments["out_channels"]
     if len(content["labels"]) != n_channels:
         raise AnkleError(f"{path}: {len(content['labels'])} labels for {n_channels} channels")
     network.load_state_dict(content["weights"], assign=True)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import field, replace
+from typing import Annotated, Literal
 
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from ankle_lib.files import AnkleError
-from ankle_lib.learning.architectures import Head, SliceNetwork
-from ankle_lib.learning.losses import LOSSES, SEGMENTATION_LOSSES
-from ankle_lib.learning.networks import build
-from ankle_lib.learning.optimisers import OPTIMIZERS
+from ankle_lib.learning.losses import SEGMENTATION_LOSSES
+from ankle_lib.learning.networks import Head, SliceNetwork, build
 from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 
@@ -25,58 +23,25 @@ WARM_UP = 0.3
 FIRST_RATE = 0.04
 """Of the largest rate, at the beginning of a one-cycle schedule; PyTorch's default is 1 / 25."""
 
-Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value can be used, and what to give instead of one that cannot."""
+Count = Annotated[int, Field(ge=1)]
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+"""Values that no training could use are refused."""
 
 
-def _whole(least: int) -> Rule:
-    return lambda value: type(value) is int and value >= least, f"a whole number, {least} or more"
-
-
-def _one_of(known: Mapping[str, Any] | tuple[str, ...]) -> Rule:
-    return lambda value: value in known, f"one of {', '.join(known)}"
-
-
-def _is_rate(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(one, str) for one in value)
-
-
-_STAGE: dict[str, Rule] = {
-    "steps": _whole(1),
-    "batch_size": _whole(1),
-    "learning_rate": (_is_rate, "a positive number"),
-    "schedule": _one_of(get_args(Schedule)),
-}
-_RECIPE: dict[str, Rule] = {
-    "epochs": _whole(1),
-    "seed": _whole(0),
-    "loss": _one_of(LOSSES),
-    "optimizer": _one_of(OPTIMIZERS),
-    "labels": (_are_names, "a tuple with one name per output channel"),
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Stage:
     """A part of a training with one size of patches."""
 
-    pixels: int | None
+    pixels: Count | None
     """Rows and columns of a patch; None: whole slices."""
-    steps: int
+    steps: Count
     """Patches are drawn without end, so a training is a number of steps."""
-    batch_size: int = 8
-    learning_rate: float = 5e-4
+    batch_size: Count = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """The largest one, where a schedule changes it."""
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     """``linear`` and ``cosine`` fall to zero over all steps, ``one-cycle`` rises first."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that no training could use."""
-        _check(self, _STAGE)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -93,7 +58,7 @@ class Stage:
         return self.learning_rate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """Everything that decides a network, but the images that it sees.
 
@@ -102,7 +67,7 @@ class Recipe:
 
     stages: tuple[Stage, ...]
     """Done one after the other, each with the weights of the one before."""
-    labels: tuple[str, ...] = BONES
+    labels: Annotated[tuple[str, ...], Field(min_length=1)] = BONES
     """What each output channel shows: bones, or ``("intensity",)``."""
     network: str = "unet"
     depth: int | None = None
@@ -112,10 +77,10 @@ class Recipe:
     """Images that the network sees of a slice."""
     context_mm: tuple[float, ...] = (0.0,)
     """Where the slices lie that the network sees at a time, from the one that it answers for."""
-    loss: str = "bce"
-    """One of `losses.LOSSES`."""
-    optimizer: str = "adam"
-    """One of `optimisers.OPTIMIZERS`."""
+    loss: Literal["bce", "dice+bce", "weighted-l1", "weighted-l2", "l1", "l1+gradient"] = "bce"
+    """See `losses.LOSSES`."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """See `optimisers.OPTIMIZERS`."""
     min_fraction: float = 0.75
     """Part of a patch that must be foot."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -123,36 +88,28 @@ class Recipe:
     """Weights of the last stage's best epoch on the validation subject, instead of the last."""
     n_validation: int = 64
     """Patches to find the best epoch with."""
-    epochs: int = 5
+    epochs: Count = 5
     """Parts of about equal length of each stage; after each, a training that is killed goes on."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Decides the first weights and the patches."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that no training could use."""
-        _check(self, _RECIPE)
 
     @property
     def head(self) -> Head:
         """What the network gives, as its loss wants it."""
         return "probability" if self.loss in SEGMENTATION_LOSSES else "intensity"
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What `networks.build` is called with, besides the name."""
-        sizes = {"depth": self.depth, "width": self.width, "stem": self.stem}
-        return {
-            "in_channels": len(self.channels) * len(self.context_mm),
-            "out_channels": len(self.labels),
-            "head": self.head,
-            **{name: value for name, value in sizes.items() if value is not None},
-        }
-
     def fresh(self) -> SliceNetwork:
         """Return the network with its first weights, which the seed decides."""
+        sizes = {"depth": self.depth, "width": self.width, "stem": self.stem}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return build(self.network, **self.arguments)
+            return build(
+                self.network,
+                in_channels=len(self.channels) * len(self.context_mm),
+                out_channels=len(self.labels),
+                head=self.head,
+                **{name: value for name, value in sizes.items() if value is not None},
+            )
 
     def of_bone(self, bone: str) -> Recipe:
         """Return the recipe of the network for one bone."""
@@ -163,13 +120,6 @@ class Recipe:
         steps = self.stages[stage].steps
         n_epochs = min(self.epochs, steps)
         return [steps * epoch // n_epochs for epoch in range(1, n_epochs + 1)]
-
-
-def _check(settings: Stage | Recipe, rules: Mapping[str, Rule]) -> None:
-    for name, (is_usable, wanted) in rules.items():
-        value = getattr(settings, name)
-        if not is_usable(value):
-            raise AnkleError(f"{name} is {value!r}: give {wanted}")
 
 
 def _falling_cosine(done: float) -> float:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib import cache
-from ankle_lib.learning.architectures import SliceNetwork
-from ankle_lib.learning.loop import DrawBatch, Validate
+from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scoring import patch_validation
-from ankle_lib.learning.training import Trained, train_once
+from ankle_lib.learning.training import DrawBatch, Trained, Validate, train_once
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item, slices_at, static_items
 from ankle_lib.patches.rules import PatchRule

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ankle_lib.learning.loop import Validate
 from ankle_lib.learning.networks import fast_autocast
-from ankle_lib.metrics import bootstrap_interval, mask_scores, patch_dice
+from ankle_lib.learning.training import Validate
+from ankle_lib.metrics import mask_scores
 from ankle_lib.patches.source import Batch, PatchSource, pair_correlation
 
 THRESHOLD = 0.5
@@ -69,57 +69,46 @@ def patch_scores(
     """
     rows = []
     for subject, batch in batches.items():
-        given = outputs_of(network, batch.image, batchnorm_training=batchnorm_training)
-        found, true = ((one > THRESHOLD).cpu().numpy() for one in (given, batch.target))
-        for channel, label in enumerate(labels):
-            mean = float(patch_dice(found[:, channel], true[:, channel]).mean())
-            rows.append((subject, label, mean))
+        found = outputs_of(network, batch.image, batchnorm_training=batchnorm_training)
+        means = _patch_dice(found, batch.target).double().mean(0).tolist()
+        rows += [(subject, label, mean) for label, mean in zip(labels, means, strict=True)]
     return pd.DataFrame(rows, columns=["subject", "bone", "patch_dice"])
 
 
-def patch_validation(
-    source: PatchSource, n_patches: int, *, seed: int = 0, batch_size: int = 32
-) -> Validate:
+def patch_validation(source: PatchSource, n_patches: int, *, seed: int = 0) -> Validate:
     """Return a function that scores a network on the same random patches every time.
 
     Parameters
     ----------
     source : PatchSource
-        Of the validation subjects.
+        Of the validation subjects, on the network's device.
     n_patches : int
     seed : int
         Decides the patches.
-    batch_size : int
 
     Returns
     -------
     callable
-        ``{"score": …, "dice_talus": …}``: the mean Dice over patches as `metrics.patch_dice` has
-        it, and its mean over labels; patches whose label is unknown do not count. For intensities
+        ``{"score": …, "dice_talus": …}``: the mean Dice over patches as `patch_scores` has it,
+        and its mean over labels; patches whose label is unknown do not count. For intensities
         ``{"score": …}``, the mean correlation.
     """
     generator = torch.Generator(source.device).manual_seed(seed)
-    places = source.draw(n_patches, generator).where.split(batch_size)
+    places = source.draw(n_patches, generator).where.split(PATCHES_AT_ONCE)
 
     def validate(network: nn.Module) -> dict[str, float]:
-        device = next(network.parameters()).device
-        sums, numbers = torch.zeros(1, device=device), torch.zeros(1, device=device)
+        found = []
         for where in places:
             batch = source.at(where)
-            output, target = network(batch.image.to(device)), batch.target.to(device)
+            output = network(batch.image)
             if source.of_labels:
-                scores, valid = _dice(output, target), batch.valid.to(device)
+                scores = _patch_dice(output, batch.target)
+                found.append(scores.where(batch.valid, torch.nan))
             else:
-                scores = pair_correlation(output.float(), target)[:, None]
-                valid = torch.ones_like(scores, dtype=torch.bool)
-            sums = sums + (scores * valid).sum(0)
-            numbers = numbers + valid.sum(0)
-        means = (sums / numbers).tolist()
-        if not source.of_labels:
-            return {"score": means[0]}
-        known = [mean for mean, n in zip(means, numbers.tolist(), strict=True) if n]
-        by_label = {f"dice_{label}": mean for label, mean in zip(source.labels, means, strict=True)}
-        return {"score": sum(known) / len(known), **by_label}
+                found.append(pair_correlation(output.float(), batch.target)[:, None])
+        means = torch.cat(found).nanmean(0).tolist()
+        names = [f"dice_{label}" for label in source.labels] if source.of_labels else []
+        return {"score": float(np.nanmean(means)), **dict(zip(names, means, strict=False))}
 
     return validate
 
@@ -135,48 +124,18 @@ def bone_scores(
     A bone that is missed has the image's diagonal as its distance.
     """
     return [
-        {
-            "subject": subject,
-            "bone": bone,
-            **mask_scores(mask, truth[bone], voxel_size_mm)._asdict(),
-        }
+        {"subject": subject, "bone": bone} | mask_scores(mask, truth[bone], voxel_size_mm)._asdict()
         for bone, mask in found.items()
         if bone in truth
     ]
 
 
-def summary(
-    table: pd.DataFrame, by: Sequence[str] = ("bone",), *, score: str = "dice"
-) -> pd.DataFrame:
-    """Return mean and 95 % interval over subjects of the Dice, and the mean HD95.
+def _patch_dice(probability: Tensor, target: Tensor) -> Tensor:
+    """Return the Dice of each patch and channel, shape (n, channels); 1 if both are empty.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns subject, ``by``, the score and, if there is one, hd95_mm. Rows of one subject
-        (seeds) are averaged before subjects are drawn.
-    by : sequence of str
-    score : str
-        Column with a Dice, ``dice`` or ``patch_dice``.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``by``, dice_mean, dice_low, dice_high, and hd95_mm.
+    Not comparable with the Dice of a volume: every patch weighs the same, however little bone it
+    shows.
     """
-    rows = []
-    for key, part in table.groupby(list(by), sort=False):
-        interval = bootstrap_interval(part[score], list(part["subject"]))
-        row = dict(zip(by, key, strict=True))
-        row |= {f"dice_{name}": value for name, value in interval._asdict().items()}
-        if "hd95_mm" in part:
-            row["hd95_mm"] = float(part.groupby("subject")["hd95_mm"].mean().mean())
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _dice(probability: Tensor, target: Tensor) -> Tensor:
-    """Return the Dice of each patch and channel, shape (n, channels)."""
     predicted, true = probability > THRESHOLD, target > THRESHOLD
     shared = (predicted & true).sum((2, 3))
     total = predicted.sum((2, 3)) + true.sum((2, 3))

@@ -1,32 +1,69 @@
-"""A network that is trained once: it stays in a folder named after all that decides it."""
+"""Networks that are trained once, by one loop for every network of the course.
+
+Each stays in a folder named after all that decides it. Lightning Fabric takes care of device and
+precision; everything else can be read here.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import logging
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
 import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ankle_lib import cache
 from ankle_lib.files import AnkleError, write_csv
-from ankle_lib.learning.architectures import SliceNetwork
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
-from ankle_lib.learning.loop import DrawBatch, Validate, train
-from ankle_lib.learning.networks import parameter_count, ready_to_predict
+from ankle_lib.learning.losses import compute_loss
+from ankle_lib.learning.networks import (
+    SliceNetwork,
+    is_fast_in_bfloat16,
+    parameter_count,
+    ready_to_predict,
+)
+from ankle_lib.learning.optimisers import OPTIMIZERS
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.parallel import run_all
+from ankle_lib.patches.source import Batch
 
 WEIGHTS = "network.ckpt"
+TABLES = ("losses.csv", "epochs.csv")
 
 MOST_AT_ONCE = 4
 """Networks trained side by side: each process takes most of a gigabyte."""
 
 Answer = TypeVar("Answer")
+
+DrawBatch = Callable[[int, torch.Generator], Batch]
+"""Draws that many patches; the generator is on the training device, see `PatchSource.draw`."""
+
+Validate = Callable[[nn.Module], dict[str, float]]
+"""Takes the network in evaluation mode; returns numbers, of which ``score`` is to be large."""
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+STEPS_CSV, EPOCHS_CSV = "steps.csv", "epochs.csv"
+
+CHECK_STEPS, CHECK_SECONDS = 20, 1.0
+"""Losses are looked at so many steps later: it makes the processor wait for the GPU."""
+
+NAMED_PATCHES = 3
+"""How many patches of a batch an error names."""
+
+Waiting = list[tuple[Tensor, Tensor, Tensor, Callable[[Sequence[int]], str]]]
+"""Losses that nobody has looked at yet, whether their batches are finite, and what tells where
+these are from."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +80,6 @@ class Trained:
         Columns epoch, step, loss, …, samples_per_s, stage and, with validation, score.
     folder : Path
         Of the training; what is measured on the network is remembered there.
-    notes : dict
-        What else its checkpoint says of the training.
     """
 
     network: SliceNetwork
@@ -52,7 +87,6 @@ class Trained:
     losses: pd.DataFrame
     epochs: pd.DataFrame
     folder: Path
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -120,14 +154,13 @@ def train_once(
     >>> recipe = Recipe((Stage(64, 400),), labels=("talus",))
     >>> trained = train_once(recipe, lambda stage: source.draw, folder, decides=checksums)
     """
-    first = None
-    if start is not None:
-        first = [weights.cpu().numpy() for weights in start.state_dict().values()]
-    place = place_of(recipe, draws, folder, decides=[decides, first])
+    first = [] if start is None else [one.cpu().numpy() for one in start.state_dict().values()]
+    settings = [recipe, decides, first, cache.code_digest(train_once)]
+    place = cache.folder_for(folder, recipe.network, draws, settings)
     if not (place / WEIGHTS).exists():
         network = recipe.fresh()
         if start is not None:
-            _take_weights(network, start)
+            network.load_state_dict(start.state_dict())
         last, tables = len(recipe.stages) - 1, []
         for number, stage in enumerate(recipe.stages):
             validate = None
@@ -146,11 +179,14 @@ def train_once(
                 progress=progress,
             )
             tables.append(trained)
-        losses, epochs = (joined(of_stages) for of_stages in zip(*tables, strict=True))
-        keep_trained(place, network, recipe, losses, epochs)
+        for name, of_stages in zip(TABLES, zip(*tables, strict=True), strict=True):
+            write_csv(place / name, joined(of_stages))
+        save_checkpoint(place / WEIGHTS, network, labels=recipe.labels)
         for number in range(len(recipe.stages)):  # the optimiser's state is twice the weights
             shutil.rmtree(place / f"stage-{number}", ignore_errors=True)
-    return read_trained(place, recipe, device)
+    network = ready_to_predict(load_checkpoint(place / WEIGHTS).network, device)
+    losses, epochs = (pd.read_csv(place / name) for name in TABLES)
+    return Trained(network, recipe, losses, epochs, place)
 
 
 def train_side_by_side(
@@ -181,35 +217,6 @@ def _done(training: Callable[[], Trained]) -> None:
     training()
 
 
-def place_of(recipe: Recipe, work: Callable[..., Any], folder: Path, *, decides: Any) -> Path:
-    """Return the folder of a training, named after all that decides it, the code included."""
-    decides = [recipe, decides, cache.code_digest(train_once)]
-    return cache.folder_for(folder, recipe.network, work, decides)
-
-
-def keep_trained(
-    place: Path,
-    network: SliceNetwork,
-    recipe: Recipe,
-    losses: pd.DataFrame,
-    epochs: pd.DataFrame,
-    notes: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a finished training for `read_trained`: tables first, weights last."""
-    write_csv(place / "losses.csv", losses)
-    write_csv(place / "epochs.csv", epochs)
-    training = {"recipe": json.loads(json.dumps(asdict(recipe))), "notes": dict(notes or {})}
-    save_checkpoint(place / WEIGHTS, network, labels=recipe.labels, training=training)
-
-
-def read_trained(place: Path, recipe: Recipe, device: str = "cpu") -> Trained:
-    """Read a finished training."""
-    checkpoint = load_checkpoint(place / WEIGHTS)
-    losses, epochs = (pd.read_csv(place / f"{table}.csv") for table in ("losses", "epochs"))
-    network = ready_to_predict(checkpoint.network, device)
-    return Trained(network, recipe, losses, epochs, place, checkpoint.training["notes"])
-
-
 def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Put the stages' tables below each other, with steps that go on counting."""
     done, parts = 0, []
@@ -219,11 +226,198 @@ def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _take_weights(network: SliceNetwork, start: SliceNetwork) -> None:
-    try:
-        network.load_state_dict(start.state_dict())
-    except RuntimeError:
+# --- the loop ---
+
+
+def train(
+    network: SliceNetwork,
+    recipe: Recipe,
+    draw_batch: DrawBatch,
+    folder: Path,
+    *,
+    stage: int = 0,
+    validate: Validate | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train a network in place; go on where an interrupted call stopped.
+
+    ``folder`` receives ``last.ckpt`` and ``best.ckpt`` (see `checkpoints.load_checkpoint`),
+    ``steps.csv`` and ``epochs.csv``. What a step draws depends on the seed and the step's number
+    only, so a training that was killed and called again ends as if it had never stopped; on a CPU
+    to the last bit.
+
+    Parameters
+    ----------
+    network : SliceNetwork
+        Made by `networks.build`. Left on the training device, in evaluation mode.
+    recipe : Recipe
+    draw_batch : callable
+        ``draw_batch(n, generator) -> Batch``, e.g. ``source.draw``.
+    folder : Path
+        Of this training alone.
+    stage : int
+        Which of the recipe's stages this is, from 0.
+    validate : callable, optional
+        Called after each epoch, e.g. from `scoring.patch_validation`. The network then ends with
+        the weights of the best epoch, otherwise with those of the last.
+    device : str
+        "cpu" or "cuda".
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    steps : DataFrame
+        Columns step, loss, learning_rate; one row per batch, as in the report's Fig. 6.6.
+    epochs : DataFrame
+        Columns epoch, step, loss, learning_rate, seconds, samples_per_s, then what validation
+        gave, ``score`` first.
+
+    Raises
+    ------
+    AnkleError
+        If network, loss and labels do not go together; if the loss or the score is not finite.
+
+    Examples
+    --------
+    >>> recipe = Recipe((Stage(64, 400),), labels=("talus",))
+    >>> steps, epochs = train(recipe.fresh(), recipe, source.draw, folder)
+    """
+    if network.head != recipe.head:
         raise AnkleError(
-            f"a {network.name} with {network.arguments} cannot start from the weights of a "
-            "network of another size: build it alike, or start from random weights"
-        ) from None
+            f"the loss {recipe.loss} trains a network with head {recipe.head!r}, this one has "
+            f"{network.head!r}: build it with the other head"
+        )
+    fabric = _fabric(device)
+    settings, seed = recipe.stages[stage], recipe.seed * 1000 + stage
+    state: dict[str, Any] = {"losses": torch.zeros(0), "epochs": [], "optimizer": None}
+    if (folder / LAST).exists():
+        found = load_checkpoint(folder / LAST)
+        network.load_state_dict(found.network.state_dict())
+        state = found.training
+    losses, epochs, ends = state["losses"].tolist(), state["epochs"], recipe.epoch_ends(stage)
+
+    # the caller's random numbers are neither disturbed nor of any influence
+    gpus = [fabric.device] if fabric.device.type == "cuda" else []
+    bar = tqdm(
+        desc=f"training {network.name}",
+        total=settings.steps,
+        initial=len(losses),
+        unit="step",
+        disable=not progress,
+    )
+    with torch.random.fork_rng(gpus), bar:
+        network.train()
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), settings.learning_rate)
+        model, optimizer = fabric.setup(network, optimizer)
+        if state["optimizer"]:
+            optimizer.load_state_dict(state["optimizer"])
+        generator = torch.Generator(fabric.device)
+        for end in ends[len(epochs) :]:
+            first, began = len(losses), time.perf_counter()
+            waiting, looked = Waiting(), began
+            for step in range(first, end):
+                _seed_step(generator, seed, step)
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.learning_rate_at(step)
+                batch = draw_batch(settings.batch_size, generator)
+                image = batch.image.contiguous(memory_format=torch.channels_last)
+                with fabric.autocast():
+                    output = model.logits(image).float()
+                loss = compute_loss(recipe.loss, output, batch)
+                optimizer.zero_grad()
+                fabric.backward(loss)
+                optimizer.step()
+
+                usable = torch.isfinite(batch.image).all() & torch.isfinite(batch.target).all()
+                waiting.append((loss.detach(), usable, batch.where, batch.describe))
+                is_late = time.perf_counter() - looked > CHECK_SECONDS
+                if is_late or len(waiting) == CHECK_STEPS or step + 1 == end:
+                    losses += _checked_losses(waiting, len(losses) + 1, settings.learning_rate)
+                    bar.set_postfix_str(f"loss {losses[-1]:.3g}", refresh=False)
+                    bar.update(len(waiting))
+                    waiting, looked = [], time.perf_counter()
+
+            seconds = looked - began
+            row: dict[str, Any] = {
+                "epoch": len(epochs) + 1,
+                "step": end,
+                "loss": sum(losses[first:]) / (end - first),
+                "learning_rate": settings.learning_rate_at(end - 1),
+                "seconds": seconds,
+                "samples_per_s": (end - first) * settings.batch_size / seconds,
+            }
+            if validate is not None:
+                row |= _scores(network, validate, fabric, end)
+                if all(row["score"] > before["score"] for before in epochs):
+                    best = {"epoch": row["epoch"], "score": row["score"]}
+                    save_checkpoint(folder / BEST, network, labels=recipe.labels, training=best)
+            epochs.append(row)
+            bar.set_postfix({key: f"{row[key]:.3g}" for key in ("loss", "score") if key in row})
+            write_csv(folder / STEPS_CSV, _steps_table(recipe, stage, losses))
+            write_csv(folder / EPOCHS_CSV, pd.DataFrame(epochs))
+            state = {"losses": torch.tensor(losses, dtype=torch.float64), "epochs": epochs}
+            state["optimizer"] = optimizer.state_dict()
+            save_checkpoint(folder / LAST, network, labels=recipe.labels, training=state)
+    if validate is not None:
+        network.load_state_dict(load_checkpoint(folder / BEST).network.state_dict())
+    network.eval()
+    return _steps_table(recipe, stage, losses), pd.DataFrame(epochs)
+
+
+def _fabric(device: str) -> Fabric:
+    """Return Fabric on one device, in bfloat16 where that is fast."""
+    # it tells the precision anew for every training of a chapter
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+    precision: Any = "bf16-mixed" if is_fast_in_bfloat16(device) else "32-true"
+    return Fabric(accelerator=device, devices=1, precision=precision)
+
+
+def _seed_step(generator: torch.Generator, seed: int, step: int) -> None:
+    """Let patches and dropout of a step depend on nothing but these numbers."""
+    digest = hashlib.blake2b(f"{seed} {step} 0".encode(), digest_size=4).digest()
+    number = int.from_bytes(digest, "little")
+    generator.manual_seed(number)
+    torch.manual_seed(number)
+
+
+def _checked_losses(waiting: Waiting, first: int, learning_rate: float) -> list[float]:
+    """Return the losses of steps that follow each other; refuse one that is not finite."""
+    losses: list[float] = torch.stack([step[0] for step in waiting]).tolist()
+    for number, loss in enumerate(losses):
+        if math.isfinite(loss):
+            continue
+        _, usable, where, describe = waiting[number]
+        places = [describe(one) for one in where.tolist()]
+        more = len(places) - NAMED_PATCHES
+        patches = "; ".join(places[:NAMED_PATCHES]) + (f"; and {more} more" if more > 0 else "")
+        advice = "the images or targets are not finite, so check these"
+        if usable:
+            advice = f"lower the learning rate ({learning_rate:g})"
+        raise AnkleError(
+            f"the loss is {loss} at step {first + number}, on patches of {patches}: {advice}"
+        )
+    return losses
+
+
+def _scores(
+    network: SliceNetwork, validate: Validate, fabric: Fabric, step: int
+) -> dict[str, float]:
+    """Return what validation gives, ``score`` first."""
+    network.eval()
+    with torch.inference_mode(), fabric.autocast():
+        scores = validate(network)
+    network.train()
+    if not math.isfinite(scores.get("score", math.nan)):
+        raise AnkleError(
+            f"validation after step {step} gave {scores}: it must return a finite score"
+        )
+    return {"score": scores["score"], **scores}
+
+
+def _steps_table(recipe: Recipe, stage: int, losses: Sequence[float]) -> pd.DataFrame:
+    rates = [recipe.stages[stage].learning_rate_at(step) for step in range(len(losses))]
+    steps = range(1, len(losses) + 1)
+    return pd.DataFrame({"step": steps, "loss": losses, "learning_rate": rates})

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from torch import nn
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import bounding_box
-from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
+from ankle_lib.learning.checkpoints import NetworkInput, load_with_input, save_checkpoint
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.training import Trained, train_once
@@ -45,10 +45,10 @@ IMAGE, RESIDUAL = ("intensity",), ("residual",)
 FRAME_ALONE = "frame alone"
 
 
-class _Input(BaseModel):
+class _Input(NetworkInput):
     """What a checkpoint says about the input of its network."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
 
     voxel_mm: Annotated[
         list[Annotated[float, Field(ge=0.1, le=5)]], Field(min_length=3, max_length=3)
@@ -56,9 +56,13 @@ class _Input(BaseModel):
     normalisation: Literal["zscore-bones"] = "zscore-bones"
     """Each channel by its own mean and standard deviation within 5 mm of the bones."""
     axes: Literal["PSR"] = "PSR"
-    channels: int
     names: list[Literal["measured", "static"]]
     residual: bool = True
+
+    @property
+    def images(self) -> Sequence[str]:
+        """Of `CHANNELS`."""
+        return self.names
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,6 @@ def save_refiner(path: Path, trained: Trained, scenes: Sequence[Scene]) -> Path:
     refiner = refiner_of(trained)
     wanted = _Input(
         voxel_mm=[round(size, 6) for size in scenes[0].voxel_size_mm],
-        channels=len(refiner.channels),
         names=list(refiner.channels),  # type: ignore[arg-type]  # pydantic sees to it
         residual=refiner.residual,
     )
@@ -251,21 +254,7 @@ def read_refiner(path: Path, device: str = "cpu") -> Refiner:
     AnkleError
         If the network was trained for something else, or it does not say how its input is made.
     """
-    checkpoint = load_checkpoint(path)
-    try:
-        wanted = _Input.model_validate(checkpoint.training.get("input"))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise AnkleError(
-            f"{path}: holds no network for reconstruction, or does not say how its input is made "
-            f"({place} {first['input']!r}: {first['msg']}): use chapter 06's"
-        ) from None
-    if len(wanted.names) != checkpoint.network.in_channels:
-        raise AnkleError(
-            f"{path}: its network sees {checkpoint.network.in_channels} images, but names "
-            f"{wanted.names}: train it again"
-        )
+    checkpoint, wanted = load_with_input(path, _Input, "the network of chapter 06")
     network = ready_to_predict(checkpoint.network, device)
     return Refiner(network, tuple(wanted.names), wanted.residual, tuple(wanted.voxel_mm))
 

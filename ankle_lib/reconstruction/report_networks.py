@@ -7,24 +7,29 @@ enlarged. Of a patch of 32 × 32 pixels it can choose 8 × 8 = 64 numbers, the o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ankle_lib import cache
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
+from ankle_lib.learning.losses import report_weight
+from ankle_lib.learning.networks import SliceNetwork, ready_to_predict
 from ankle_lib.learning.recipes import Recipe, Stage
-from ankle_lib.learning.training import Trained, train_once
+from ankle_lib.learning.training import WEIGHTS, Trained, train_once
 from ankle_lib.metrics import ImageScores, image_scores
 from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES
-from ankle_lib.reconstruction.report_pairs import PARTS, Pairs
+from ankle_lib.reconstruction.report_pairs import LOWEST_R, PARTS, Pairs, places_of
 
 PATCH_RANGE = 6.0
 """Data range of patches: their bone's mean plus and minus 3 standard deviations."""
@@ -33,6 +38,10 @@ REPORT_FACTOR = 4
 """By which the report's ResNet with three stages enlarges; two stages enlarge by 2, one by 1."""
 
 AT_ONCE = 64
+
+WEIGHT_RATE = 0.05
+"""Learning rate of the two parameters of g: they see every patch and settle within a few dozen
+steps."""
 
 Answer = Callable[[Batch], Tensor]
 """Maps a batch to what should look like its targets."""
@@ -70,9 +79,9 @@ def outputs_of(network: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([network(part) for part in images.split(AT_ONCE)])
 
 
-def answer_of(trained: Trained) -> Answer:
+def answer_of(network: nn.Module) -> Answer:
     """Return what a trained network makes of the patches of a batch."""
-    return lambda batch: outputs_of(trained.network, batch.image)
+    return lambda batch: outputs_of(network, batch.image)
 
 
 def score_patches(pairs: Pairs, answers: Mapping[str, Answer]) -> pd.DataFrame:
@@ -91,7 +100,7 @@ def score_patches(pairs: Pairs, answers: Mapping[str, Answer]) -> pd.DataFrame:
     Examples
     --------
     >>> trained = train_on_pairs(pairs, report_recipe(steps=100))
-    >>> score_patches(pairs, {"ResNet": answer_of(trained)})
+    >>> score_patches(pairs, {"ResNet": answer_of(trained.network)})
     """
     rows = []
     for method, answer in answers.items():
@@ -118,7 +127,7 @@ def degrees_of_freedom(pixels: int, factor: int = REPORT_FACTOR) -> int:
     return (-(-pixels // factor)) ** 2
 
 
-@cache
+@functools.cache
 def reachable_basis(pixels: int, factor: int = REPORT_FACTOR) -> NDArray[np.float64]:
     """Return an orthonormal basis of all outputs that a network can give.
 
@@ -186,3 +195,108 @@ def outside_reach(outputs: Tensor, factor: int = REPORT_FACTOR) -> float:
     rest = outputs.double() - best_reachable(outputs, factor).double()
     sizes = outputs.double().flatten(1).norm(dim=1).clamp_min(1e-12)
     return float((rest.flatten(1).norm(dim=1) / sizes).max())
+
+
+# --- the weight g of a pair, learnt with the network: the report's second proposal ---
+
+
+def report_g(correlation: ArrayLike) -> NDArray[np.float64]:
+    """Return the report's g(r) = 1 / (1 + exp(-10 (r - 0.5))) (its Fig. 6.15)."""
+    return report_weight(torch.from_numpy(np.array(correlation, dtype=np.float64))).numpy()
+
+
+def flatness(correlation: ArrayLike) -> dict[str, float]:
+    """Return how flat the report's g is over pairs.
+
+    Returns
+    -------
+    dict
+        ``g_low``, ``g_median``, ``g_high``: 5th, 50th and 95th percentile; ``g_least``;
+        ``as_good_as``: which part of the pairs, weighted alike, would have the same variance,
+        (Σg)² / (n Σg²). 1 is flat.
+    """
+    g = report_g(correlation)
+    found = dict(zip(("g_low", "g_median", "g_high"), np.percentile(g, [5, 50, 95]), strict=True))
+    return {"g_least": g.min(), **found, "as_good_as": g.sum() ** 2 / (g.size * (g**2).sum())}
+
+
+def flat_weights(pairs: Pairs) -> pd.DataFrame:
+    """Return how flat g is over the training pairs of each bone, see `flatness`."""
+    rows = []
+    for bone in BONES:
+        r = pairs.scored["train", bone].correlation.cpu().numpy()
+        rows.append({"bone": bone, "r_least": float(r.min()), **flatness(r)})
+    return pd.DataFrame(rows)
+
+
+def learnt_g(correlation: ArrayLike, slope: float) -> NDArray[np.float64]:
+    """Return exp(slope (r - 1)): g(1) = 1, for only the ratio of two weights matters."""
+    return np.exp(slope * (np.asarray(correlation, dtype=np.float64) - 1.0))
+
+
+def learn_weight(pairs: Pairs, recipe: Recipe) -> tuple[SliceNetwork, float]:
+    """Train a network and g together, or read both if that was done before.
+
+    The report fixed g by eye and proposed to learn it, were it not for the trivial answer: if g is
+    0, so is the loss. That answer disappears if a weight is understood as a promise of precision.
+    An error d, the mean absolute difference, that follows a Laplace distribution of scale s has
+    the negative logarithm d / s + log s; with g = 1 / s this is g·d - log g, which takes the place
+    of the recipe's loss. A small g now costs. Of the error as a function of the correlation r we
+    assume log g = a + b (r - 0.6), with b >= 0: two parameters, rising.
+
+    Returns
+    -------
+    network : SliceNetwork
+    slope : float
+        Of `learnt_g`.
+    """
+    place = cache.folder_for(pairs.folder, "g-learnt", learn_weight, [recipe, pairs.decides])
+    if not (place / WEIGHTS).exists():
+        (stage,) = recipe.stages
+        network = recipe.fresh().to(pairs.device).train()
+        level, raw_slope = (torch.zeros((), device=pairs.device).requires_grad_() for _ in range(2))
+        optimizer = torch.optim.Adam(
+            [
+                {"params": network.parameters(), "lr": stage.learning_rate},
+                {"params": [level, raw_slope], "lr": WEIGHT_RATE},
+            ]
+        )
+        generator = torch.Generator(pairs.device).manual_seed(recipe.seed)
+        for _ in range(stage.steps):
+            batch = pairs.source.draw(stage.batch_size, generator)
+            error = (network(batch.image) - batch.target).abs().mean((1, 2, 3))
+            # the slope is never negative: a better match must not count less
+            log_g = level + functional.softplus(raw_slope) * (batch.correlation - LOWEST_R)
+            loss = (log_g.exp() * error - log_g).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        found = {"slope": float(functional.softplus(raw_slope.detach()))}
+        save_checkpoint(place / WEIGHTS, network, labels=recipe.labels, training=found)
+    checkpoint = load_checkpoint(place / WEIGHTS)
+    return ready_to_predict(checkpoint.network, pairs.device), checkpoint.training["slope"]
+
+
+def weights_and_truth(pairs: Pairs, slope: float, registered: Path) -> pd.DataFrame:
+    """Set both weights beside the true misregistration, which only a simulation knows.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    slope : float
+        Of `learnt_g`.
+    registered : Path
+        Folder of chapter 03, whose ``registration.csv`` holds ``tre_mm``.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, sequence, frame, bone, correlation, report_g, learnt_g, tre_mm; one row
+        per pair. ``tre_mm`` is empty for real scans.
+    """
+    table = pd.concat([places_of(pairs.scored["train", b]) for b in BONES], ignore_index=True)
+    errors = pd.read_csv(registered / "tables" / "registration.csv")
+    keys = ["subject", "sequence", "frame", "bone"]
+    table = table.merge(errors[[*keys, "tre_mm"]], on=keys, how="left")
+    r = table["correlation"].to_numpy()
+    return table.assign(report_g=report_g(r), learnt_g=learnt_g(r, slope))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Box, bounding_box
-from ankle_lib.metrics import ImageScores, bootstrap_interval, image_scores, intensity_range
+from ankle_lib.metrics import ImageScores, image_scores, intensity_range, over_subjects
 from ankle_lib.parallel import run_all
 from ankle_lib.reconstruction.guided import with_the_measured
 from ankle_lib.reconstruction.sharp_scenes import Scene, on_grid
@@ -153,20 +153,13 @@ def mean_scores(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns method, bone (``all`` too: the mean of the bones), those of `ImageScores`, and
-        ``<score>_low``, ``<score>_high``.
+        Columns method, bone (``all`` too: the mean of the bones) and, of each of `ImageScores`,
+        ``<score>``, ``<score>_low``, ``<score>_high``.
     """
-    rows = []
-    for method, of_method in table.groupby("method", sort=False):
-        for bone, part in _bones_and_all(of_method):
-            row: dict[str, object] = {"method": method, "bone": bone}
-            ends: dict[str, float] = {}
-            for score in ImageScores._fields:
-                interval = bootstrap_interval(part[score], list(part["subject"]))
-                row[score] = interval.mean
-                ends |= {f"{score}_low": interval.low, f"{score}_high": interval.high}
-            rows.append(row | ends)
-    return pd.DataFrame(rows)
+    found = over_subjects(_with_all(table, "method"), ["method", "bone"], ImageScores._fields)
+    found = found.rename(columns=lambda column: column.removesuffix("_mean"))
+    first = ["method", "bone", *ImageScores._fields]
+    return found[first + [column for column in found if column not in first]]
 
 
 def gains(
@@ -191,18 +184,17 @@ def gains(
         Columns over, bone (``all`` too), gain, low, high.
     """
     wide = table.pivot_table(score, ["subject", "scene", "bone"], "method")
-    rows = []
-    for other in others:
-        difference = (wide[method] - wide[other]).reset_index(name="gain")
-        for bone, part in _bones_and_all(difference):
-            rows.append((other, bone, *bootstrap_interval(part["gain"], list(part["subject"]))))
-    return pd.DataFrame(rows, columns=["over", "bone", "gain", "low", "high"])
+    differences = pd.concat(
+        (wide[method] - wide[other]).reset_index(name="gain").assign(over=other) for other in others
+    )
+    found = over_subjects(_with_all(differences, "over"), ["over", "bone"], ["gain"])
+    return found.set_axis(["over", "bone", "gain", "low", "high"], axis=1)
 
 
-def _bones_and_all(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for bone, part in table.groupby("bone", sort=False):
-        yield str(bone), part
-    yield "all", table
+def _with_all(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Repeat the rows of each group as those of the bone ``all``, after its bones."""
+    groups = [rows for _, rows in table.groupby(by, sort=False)]
+    return pd.concat(part for rows in groups for part in (rows, rows.assign(bone="all")))
 
 
 def consistencies(scenes: Iterable[Scene], answers: Mapping[str, Answer]) -> pd.DataFrame:

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from ankle_lib.learning.networks import NETWORKS, REPORT_PARAMETERS
-from ankle_lib.learning.scoring import summary
 from ankle_lib.learning.training import Trained
+from ankle_lib.metrics import over_subjects
 from ankle_lib.patches.split import Part
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.study import Study
@@ -49,6 +49,9 @@ CHOSEN = {"unet": 5e-4, "resnet-basic": 1e-4}
 
 RESNET_SLICES = 2
 """The ResNet takes ten times as long, so it is scored on every so-many-th slice of the U-Net's."""
+
+LEARNT_FROM: tuple[Part, ...] = ("train", "validation")
+"""The parts whose subjects the report knew when it chose."""
 
 FIRST_BONE = BONES[0]
 """The report chose depth and learning rate by the calcaneus."""
@@ -115,10 +118,10 @@ def chosen_networks(study: Study) -> dict[str, list[Trained]]:
         for network, rate in CHOSEN.items()
         for bone in BONES
     ]
-    networks: dict[str, list[Trained]] = {network: [] for network in CHOSEN}
-    for recipe, trained in study.fit_all(recipes).items():
-        networks[recipe.network].append(trained)
-    return networks
+    trained = study.fit_all(recipes).values()
+    return {
+        network: [one for one in trained if one.recipe.network == network] for network in CHOSEN
+    }
 
 
 def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
@@ -131,11 +134,9 @@ def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Trained]
         where there is one subject.
     """
     tables = []
-    parts: tuple[Part, ...] = ("train", "validation")
-    for part in parts:
+    for part in LEARNT_FROM:
         report = {name: REPORT_TRAINED[name, part] for name in networks}
-        scores = _on_patches(study, networks, part, report)
-        tables.append(scores.assign(part=part))
+        tables.append(_on_patches(study, networks, part, report).assign(part=part))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -161,17 +162,22 @@ def on_whole_slices(study: Study, networks: Mapping[str, Sequence[Trained]]) -> 
         Columns network, bone, dice_mean, dice_low, dice_high, report_dice, report_min, report_max,
         dice_min, dice_max, eval_dice_mean. Only the last is in evaluation mode.
     """
-    rows = []
+    by, tables = ["network", "bone"], []
     for name, of_bones in networks.items():
         step = RESNET_SLICES if "resnet" in name else 1
-        for trained, report in zip(of_bones, REPORT_VOLUMES[name], strict=True):
-            coded = study.volume_scores(trained, step=step, batchnorm_training=True)
-            row = _row(name, coded, "dice")
-            row |= dict(zip(("report_dice", "report_min", "report_max"), report, strict=True))
-            row |= {"dice_min": coded["dice"].min(), "dice_max": coded["dice"].max()}
-            row["eval_dice_mean"] = study.volume_scores(trained, step=step)["dice"].mean()
-            rows.append(row)
-    return pd.DataFrame(rows)
+        coded, plain = (
+            pd.concat(
+                study.volume_scores(one, step=step, batchnorm_training=as_2020) for one in of_bones
+            )
+            for as_2020 in (True, False)
+        )
+        table = over_subjects(coded.assign(network=name), by, ["dice"])
+        table[["report_dice", "report_min", "report_max"]] = REPORT_VOLUMES[name]
+        dice = coded.groupby("bone", sort=False)["dice"]
+        table["dice_min"], table["dice_max"] = dice.min().to_numpy(), dice.max().to_numpy()
+        means = plain.groupby("bone", sort=False)["dice"].mean()
+        tables.append(table.assign(eval_dice_mean=means.to_numpy()))
+    return pd.concat(tables, ignore_index=True)
 
 
 def cross_validate(study: Study) -> pd.DataFrame:
@@ -198,7 +204,6 @@ def cross_validate(study: Study) -> pd.DataFrame:
 
 def _varied(study: Study, what: str, values: Mapping[str, Iterable[Any]]) -> pd.DataFrame:
     """Train for the calcaneus with each value of one field of the recipe."""
-    parts: tuple[Part, ...] = ("train", "validation")
     recipes = {
         (network, value): study.report_recipe(network, FIRST_BONE, **{what: value})
         for network, chosen in values.items()
@@ -207,7 +212,7 @@ def _varied(study: Study, what: str, values: Mapping[str, Iterable[Any]]) -> pd.
     trained = study.fit_all(recipes.values())
     rows = []
     for (network, value), recipe in recipes.items():
-        for part in parts:
+        for part in LEARNT_FROM:
             dice = _patch_dice(study, trained[recipe], part)
             rows.append((network, value, trained[recipe].parameters, part, dice))
     return pd.DataFrame(rows, columns=["network", what, "parameters", "part", "dice"])
@@ -219,18 +224,13 @@ def _on_patches(
     part: Part,
     report: Mapping[str, Sequence[float]],
 ) -> pd.DataFrame:
-    rows = []
+    tables = []
     for name, of_bones in networks.items():
-        for trained, value in zip(of_bones, report[name], strict=True):
-            row = _row(name, study.patch_scores(trained, part), "patch_dice")
-            rows.append(row | {"report_dice": value})
-    return pd.DataFrame(rows)
-
-
-def _row(network: str, scores: pd.DataFrame, column: str) -> dict[str, Any]:
-    """Return the mean over subjects of one bone's scores, with its interval."""
-    wanted = scores[["subject", "bone", column]]
-    return {"network": network, **summary(wanted, score=column).iloc[0]}
+        scores = pd.concat(study.patch_scores(one, part) for one in of_bones)
+        scores = scores.rename(columns={"patch_dice": "dice"}).assign(network=name)
+        table = over_subjects(scores, ["network", "bone"], ["dice"])
+        tables.append(table.assign(report_dice=report[name]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _patch_dice(study: Study, trained: Trained, part: Part) -> float:

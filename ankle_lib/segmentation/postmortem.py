@@ -16,9 +16,8 @@ import pandas as pd
 from ankle_lib.files import AnkleError
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import patch_source
-from ankle_lib.learning.scoring import summary
 from ankle_lib.learning.training import Trained
-from ankle_lib.metrics import Interval, bootstrap_interval
+from ankle_lib.metrics import Interval, bootstrap_interval, over_subjects
 from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation.study import Study
@@ -147,12 +146,11 @@ def summarised(table: pd.DataFrame) -> pd.DataFrame:
         subject_sd (of the mean over seeds).
     """
     by = ["order", "step", "bone"]
-    result = summary(table, by)
+    result = over_subjects(table, by, ["dice"])
     groups = table.groupby(by, sort=False)
     spreads = pd.DataFrame(
         {
-            "patch_dice": groups["patch_dice"].mean(),
-            "rotated_dice": groups["rotated_dice"].mean(),
+            **groups[["hd95_mm", "patch_dice", "rotated_dice"]].mean(),
             "seed_sd": groups.apply(lambda part: part.groupby("seed")["dice"].mean().std()),
             "subject_sd": groups.apply(lambda part: part.groupby("subject")["dice"].mean().std()),
         }

@@ -1,9 +1,12 @@
-"""The scans, the split and the sizes that all experiments of chapter 05 share."""
+"""The scans, the split and the sizes that all experiments of chapter 05 share, and its answer.
+
+The answer is one network for the three bones, for whole slices and feet turned by any angle.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pandas as pd
 from numpy.typing import NDArray
 
+from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import (
     Scan,
@@ -18,6 +22,7 @@ from ankle_lib.learning.scans import (
     coarser,
     every,
     factor_for,
+    final_recipe,
     read_scans,
     rotation_of,
     train_on_scans,
@@ -52,8 +57,6 @@ class Study:
         Where trainings are kept.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show bars.
     """
 
     scans: tuple[Scan, ...]
@@ -63,7 +66,6 @@ class Study:
     sizes: SegmentationSizes
     folder: Path
     device: str = "cpu"
-    progress: bool = False
     sources: Sources = field(default_factory=Sources, repr=False)
 
     @property
@@ -92,11 +94,8 @@ class Study:
     ) -> dict[Recipe, Trained]:
         """Train several networks, or read what was trained before; see `train_side_by_side`."""
         wanted = dict.fromkeys(recipes)
-        trained = train_side_by_side(
-            [self._training(recipe, split) for recipe in wanted],
-            device=self.device,
-            progress=self.progress,
-        )
+        trainings = [self._training(recipe, split) for recipe in wanted]
+        trained = train_side_by_side(trainings, device=self.device)
         return dict(zip(wanted, trained, strict=True))
 
     def _training(self, recipe: Recipe, split: Split | None) -> Callable[[], Trained]:
@@ -110,7 +109,6 @@ class Study:
             self.folder,
             validation=validation,
             device=self.device,
-            progress=self.progress,
             sources=self.sources,
         )
 
@@ -145,8 +143,7 @@ class Study:
         rotated: bool = False,
         step: int = 1,
         most: int | None = None,
-        batchnorm_training: bool = False,
-        tile: int | None = None,
+        **how: Any,
     ) -> pd.DataFrame:
         """Return `volume_scores` of the test part, on every so-many-th slice, made once.
 
@@ -159,17 +156,16 @@ class Study:
             Of the slices of ``sizes.slice_step``, take every so-many-th.
         most : int, optional
             Score the first so many subjects only.
-        batchnorm_training, tile
+        **how
             As for `volume_masks`.
         """
 
         def work() -> pd.DataFrame:
             scans = self.rotated_test if rotated else self.sparse_test
-            fewer = [every(scan, step) for scan in scans[:most]]
-            return volume_scores(trained, fewer, batchnorm_training=batchnorm_training, tile=tile)
+            return volume_scores(trained, [every(scan, step) for scan in scans[:most]], **how)
 
-        how = [rotated, step, self.sizes.slice_step, most, batchnorm_training, tile]
-        return trained.remembered("volumes", work, [how, _stamp(self.part("test"))])
+        settings = [rotated, step, self.sizes.slice_step, most, how, _stamp(self.part("test"))]
+        return trained.remembered("volumes", work, settings)
 
     @cached_property
     def sparse_test(self) -> list[Scan]:
@@ -187,6 +183,12 @@ class Study:
         """The test part on the scans' own grids."""
         return [scan for code in self.split.test for scan in self.native if scan.code == code]
 
+    @property
+    def final_pixel_mm(self) -> float:
+        """Side of the pixels that the final network sees."""
+        scan = self.native[0]
+        return factor_for(scan, self.sizes.final_pixel_mm) * scan.pixel_mm
+
 
 def read_study(
     subjects: Sequence[CleanSubject],
@@ -195,7 +197,6 @@ def read_study(
     folder: Path,
     *,
     device: str = "cpu",
-    progress: bool = False,
 ) -> Study:
     """Read the scans of all subjects and split them as the report did.
 
@@ -211,8 +212,6 @@ def read_study(
         Where trainings are kept.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show bars.
 
     Raises
     ------
@@ -222,7 +221,7 @@ def read_study(
     split, folds = report_split(subjects, tested=True), tuple(cross_validation(subjects))
     native = read_scans(subjects, masked)
     scans = tuple(coarser(scan, factor_for(scan, sizes.pixel_mm)) for scan in native)
-    return Study(scans, native, split, folds, sizes, folder, device, progress)
+    return Study(scans, native, split, folds, sizes, folder, device)
 
 
 def volume_masks(
@@ -252,14 +251,15 @@ def volume_masks(
     return {bone: maps[channel] > THRESHOLD for channel, bone in enumerate(recipe.labels)}
 
 
-def volume_scores(
-    trained: Trained,
-    scans: Iterable[Scan],
-    *,
-    batchnorm_training: bool = False,
-    tile: int | None = None,
-) -> pd.DataFrame:
+def volume_scores(trained: Trained, scans: Iterable[Scan], **how: Any) -> pd.DataFrame:
     """Return Dice, HD95 and ASSD of what `volume_masks` gives, one number per volume and bone.
+
+    Parameters
+    ----------
+    trained : Trained
+    scans : iterable of Scan
+    **how
+        As for `volume_masks`.
 
     Returns
     -------
@@ -268,9 +268,43 @@ def volume_scores(
     """
     rows = []
     for scan in scans:
-        found = volume_masks(trained, scan, batchnorm_training=batchnorm_training, tile=tile)
+        found = volume_masks(trained, scan, **how)
         rows += bone_scores(scan.code, found, scan.item.labels, scan.voxel_size_mm)
     return pd.DataFrame(rows)
+
+
+def train_final(study: Study, seed: int = 0) -> Trained:
+    """Train the final network on the training part of the study."""
+    factor = factor_for(study.native[0], study.sizes.final_pixel_mm)
+    scans = [coarser(scan, factor, to_learn=True) for scan in study.native]
+    return replace(study, scans=tuple(scans)).fit(final_recipe(study.sizes.final_stages, seed))
+
+
+def score_final(trained: Trained, study: Study) -> pd.DataFrame:
+    """Score the final network on the whole scans of all test subjects, as `ankle segment` runs it.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, bone, angle_deg (0 as scanned, and turned by 40 to 60 degrees), dice,
+        hd95_mm, assd_mm.
+    """
+    segmenter = Segmenter.of(trained, pixel_mm=study.final_pixel_mm)
+
+    def work(scan: Scan, angle: float) -> pd.DataFrame:
+        shown = turned(scan, angle) if angle else scan
+        masks = predict(shown.item.image, shown.voxel_size_mm, segmenter).masks()
+        rows = bone_scores(scan.code, masks, shown.item.labels, shown.voxel_size_mm)
+        return pd.DataFrame(rows)
+
+    tables = []
+    for number, scan in enumerate(study.native_test):
+        for angle in (0.0, rotation_of(number, len(study.split.test))):
+            settings = [scan.code, scan.checksum, angle, segmenter.pixel_mm]
+            table = trained.remembered("final", partial(work, scan, angle), settings)
+            table.insert(2, "angle_deg", angle)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _stamp(scans: Iterable[Scan]) -> list[tuple[str, str]]:

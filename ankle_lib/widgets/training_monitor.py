@@ -42,7 +42,7 @@ class TrainingMonitor(View):
 
     def __init__(self, folder: Path) -> None:
         # here, for a notebook without a training shall not depend on its code
-        from ankle_lib.learning.loop import EPOCHS_CSV, STEPS_CSV
+        from ankle_lib.learning.training import EPOCHS_CSV, STEPS_CSV
 
         self._names, self._epochs = (STEPS_CSV, KEPT_CSV), EPOCHS_CSV
         self._known: tuple[Any, ...] = ()
@@ -146,7 +146,7 @@ def training_figure(steps: pd.DataFrame, epochs: pd.DataFrame | None, title: str
     Parameters
     ----------
     steps, epochs : DataFrame
-        As in `loop.History`, or as `training.train_once` keeps them: where ``stage``
+        As in `training.train`, or as `training.train_once` keeps them: where ``stage``
         changes, the patches grow.
     title : str
     """

@@ -18,9 +18,8 @@ from ankle_lib.dynamic import contest
 from ankle_lib.dynamic.contest import GATED, METHODS, NETWORK, OVER_TIME, REGISTRATION
 from ankle_lib.dynamic.frames import Frame
 from ankle_lib.geometry import apply
-from ankle_lib.learning.prediction import Prediction
+from ankle_lib.learning.prediction import Prediction, Segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
-from ankle_lib.learning.segmenter import Segmenter
 from ankle_lib.learning.training import Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import FramePose, write_transforms

@@ -32,9 +32,8 @@ from ankle_lib.foot.segment import (
 )
 from ankle_lib.geometry import apply
 from ankle_lib.learning import prediction
-from ankle_lib.learning.architectures import SliceNetwork
-from ankle_lib.learning.networks import build
-from ankle_lib.learning.segmenter import Segmenter, read_segmenter
+from ankle_lib.learning.networks import SliceNetwork, build
+from ankle_lib.learning.prediction import Segmenter, read_segmenter
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
@@ -315,9 +314,7 @@ def test_other_networks_are_refused(network: SliceNetwork, tmp_path: Path) -> No
         read_segmenter(path)
     wide = build("fcn", depth=1, width=5, in_channels=3)
     path = written(wide, tmp_path / "wide.ckpt", {"input": INPUT}, ["talus"])
-    with pytest.raises(
-        AnkleError, match=re.escape("sees 3 slices at a time, but has context_mm [0.0]")
-    ):
+    with pytest.raises(AnkleError, match=r"sees 3 images at a time, but its input has \[0.0\]"):
         read_segmenter(path)
 
 
@@ -478,7 +475,7 @@ import resource, sys, numpy as np, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from ankle_lib.foot.segment import segment_scan
-from ankle_lib.learning.segmenter import read_segmenter
+from ankle_lib.learning.prediction import read_segmenter
 from tests.toy_ankle import oblique_affine
 from tests.toy_segmenter import rendered
 shape, mm = (576, 576, 120), (0.28, 0.28, 0.8)

@@ -30,10 +30,8 @@ from ankle_lib.foot.segment import (
 )
 from ankle_lib.geometry import apply
 from ankle_lib.learning import prediction
-from ankle_lib.learning.architectures import SliceNetwork
-from ankle_lib.learning.networks import build
-from ankle_lib.learning.prediction import predict
-from ankle_lib.learning.segmenter import Segmenter, read_segmenter
+from ankle_lib.learning.networks import SliceNetwork, build
+from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, load, save, to_orientation

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ankle_lib.learning.prediction import labels_from, predict, tidy_labels
-from ankle_lib.learning.segmenter import Segmenter
+from ankle_lib.learning.prediction import Segmenter, labels_from, predict, tidy_labels
 from ankle_lib.presets import BONES
 from tests.toy_scans import SHAPE, toy_scan, trained_reader
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
 from ankle_lib.learning import networks, slices
-from ankle_lib.learning.architectures import SliceNetwork
-from ankle_lib.learning.networks import build
+from ankle_lib.learning.networks import SliceNetwork, build
 from ankle_lib.learning.prediction import labels_from
 from ankle_lib.learning.slices import whole_slices
 

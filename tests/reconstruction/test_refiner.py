@@ -107,7 +107,7 @@ def test_a_saved_refiner_says_how_to_use_it(scene: Scene, tmp_path: Path) -> Non
     fitted = train_refiner(recipe, [scene], tmp_path / "trainings")
     path = save_refiner(tmp_path / "final.ckpt", fitted, [scene])
     wanted = load_checkpoint(path).training["input"]
-    assert wanted["channels"] == 1
+    assert wanted["names"] == ["static"]
     assert wanted["voxel_mm"] == pytest.approx(scene.voxel_size_mm)
     refiner = read_refiner(path)
     assert refiner.voxel_mm == pytest.approx(scene.voxel_size_mm)
@@ -115,7 +115,7 @@ def test_a_saved_refiner_says_how_to_use_it(scene: Scene, tmp_path: Path) -> Non
     expected = refined_by(refiner_of(fitted))(scene)
     np.testing.assert_allclose(refined_by(refiner)(scene), expected, rtol=1e-5)
     for changes, message in (
-        ({"normalisation": "zscore-foot"}, "no network for reconstruction"),
+        ({"normalisation": "zscore-foot"}, "normalisation: .*use the network of chapter 06"),
         ({"names": ["measured", "static"]}, "sees 1 images"),
     ):
         training = {"input": wanted | changes}
