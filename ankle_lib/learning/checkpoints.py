@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ankle_lib.files import AnkleError, atomic_path, first_problem
 from ankle_lib.learning.networks import SliceNetwork, build
@@ -100,14 +101,17 @@ def save_checkpoint(
         "format": FORMAT,
         "version": VERSION,
         "name": network.name,
-        "arguments": _plain("arguments", network.arguments),
-        "labels": _plain("labels", list(labels)),
-        "weights": _plain("weights", dict(network.state_dict())),
-        "training": _plain("training", dict(training or {})),
+        "arguments": network.arguments,
+        "labels": list(labels),
+        "weights": dict(network.state_dict()),
+        "training": dict(training or {}),
     }
-    _checked(Path(path), content)
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+    # copies, because a view would be saved with all that it looks at
+    plain = tree_map_only(Tensor, lambda one: one.detach().cpu().contiguous().clone(), content)
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as file:
+            torch.save(plain, file)
+        _read(temporary, Path(path))
     return Path(path)
 
 
@@ -123,16 +127,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise AnkleError(f"{path}: there is no such checkpoint: train the network first")
-    _check_archive(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a reader that meets foreign content may raise anything
-        raise AnkleError(
-            f"{path}: holds more than tensors, numbers and text, or is damaged "
-            f"({type(error).__name__}): use a checkpoint that ankle_lib wrote"
-        ) from None
-    network = _checked(path, content)
-    return Checkpoint(network.eval(), tuple(content["labels"]), content["training"])
+    return _read(path, path)
 
 
 def load_with_input(path: Path, kind: type[Input], use: str) -> tuple[Checkpoint, Input]:
@@ -166,10 +161,24 @@ def load_with_input(path: Path, kind: type[Input], use: str) -> tuple[Checkpoint
     return checkpoint, wanted
 
 
-def _check_archive(path: Path) -> None:
+def _read(place: Path, path: Path) -> Checkpoint:
+    """Read the checkpoint ``path``, whose file lies at ``place`` until it is whole."""
+    _check_archive(place, path)
+    try:
+        content = torch.load(place, map_location="cpu", weights_only=True)
+    except Exception as error:  # a reader that meets foreign content may raise anything
+        raise AnkleError(
+            f"{path}: holds more than tensors, numbers and text, or is damaged "
+            f"({type(error).__name__}): use a checkpoint that ankle_lib wrote"
+        ) from None
+    network = _checked(path, content)
+    return Checkpoint(network.eval(), tuple(content["labels"]), content["training"])
+
+
+def _check_archive(place: Path, path: Path) -> None:
     """Refuse what is no zip archive as torch writes them, or fails its checksums."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(place) as archive:
             # torch stores without compression: a compressed entry could unfold to any size
             foreign = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
             damaged = None if foreign else archive.testzip()
@@ -225,23 +234,3 @@ def _check_weights(path: Path, network: SliceNetwork, weights: dict[str, Any]) -
             )
         if not bool(torch.isfinite(found).all()):
             raise AnkleError(f"{path}: {key} holds values that are not finite: train again")
-
-
-def _plain(where: str, value: Any) -> Any:
-    """Copy nested containers with their tensors on the CPU; refuse what cannot be read back."""
-    if isinstance(value, Tensor):
-        # a copy, because a view would be saved with all that it looks at
-        return value.detach().cpu().contiguous().clone()
-    if isinstance(value, dict):
-        if not all(type(key) in (str, int) for key in value):
-            raise AnkleError(f"{where}: keys must be text or whole numbers, found {list(value)}")
-        return {key: _plain(f"{where}[{key!r}]", item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_plain(f"{where}[{n}]", item) for n, item in enumerate(value))
-    # type, not isinstance: a numpy float is a float too, but is saved as an object
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise AnkleError(
-        f"{where} is of type {type(value).__name__}: a checkpoint holds tensors, numbers, text "
-        "and None in dicts, lists and tuples; convert it"
-    )

@@ -13,8 +13,13 @@ from ankle_lib.learning import networks
 SMALLEST_SIDE = 16
 """Filters of fewer rows or columns (an image's first ones, the head) are left to Adam."""
 
+MOMENTUM = 0.95
+
 NEWTON_SCHULZ_STEPS = 3
 """Of the orthogonalisation; with the usual 5 a step takes longer and teaches no more."""
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of its polynomial (Jordan et al. 2024)."""
 
 
 def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
@@ -26,52 +31,17 @@ def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.opti
     return torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
 
 
-class Muon(torch.optim.Muon):
-    """PyTorch's Muon, in float32 where a device is slow in bfloat16, which PyTorch's insists on.
+def orthogonal(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Return a matrix (rows, columns) with singular values of about 1, by Newton-Schulz iterations.
 
-    Most laptops' processors emulate bfloat16: trainings would take three to four times as long.
+    In bfloat16 where the device is fast in it, as PyTorch's own Muon computes everywhere: most
+    laptops' processors emulate it, and trainings would take three to four times as long.
     """
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Change all matrices by their gradients."""
-        first = self.param_groups[0]["params"][0]
-        if networks.is_fast_in_bfloat16(first.device.type):
-            return super().step(closure)
-        for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                momentum = state["momentum_buffer"]
-                momentum.lerp_(matrix.grad, 1 - group["momentum"])
-                wanted = matrix.grad.lerp(momentum, group["momentum"])
-                step = orthogonal(wanted, group["ns_steps"], group["ns_coefficients"])
-                # as large as a step of Adam (Liu et al. 2025)
-                matrix.sub_(step, alpha=0.2 * max(matrix.shape) ** 0.5 * group["lr"])
-        return None
-
-
-def orthogonal(
-    matrix: Tensor, steps: int, coefficients: tuple[float, float, float], tiny: float = 1e-7
-) -> Tensor:
-    """Return a matrix with singular values of about 1, by Newton-Schulz iterations in float32.
-
-    Parameters
-    ----------
-    matrix : (rows, columns) float32 tensor
-    steps : int
-    coefficients : three floats
-        Of the polynomial (Jordan et al. 2024).
-    tiny : float
-        Smallest norm that is divided by.
-    """
-    a, b, c = coefficients
+    a, b, c = NEWTON_SCHULZ
+    found = matrix.bfloat16() if networks.is_fast_in_bfloat16(matrix.device.type) else matrix
     is_tall = matrix.shape[0] > matrix.shape[1]
-    found = matrix.T if is_tall else matrix
-    found = found / found.norm().clamp(min=tiny)
+    found = found.T if is_tall else found
+    found = found / found.norm().clamp(min=1e-7)
     for _ in range(steps):
         gram = found @ found.T
         found = torch.addmm(found, torch.addmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
@@ -99,18 +69,7 @@ class FilterMuon(torch.optim.Optimizer):
         groups = [{"params": group} for group in (filters, others) if group]
         super().__init__(groups, {"lr": learning_rate})
         self._filters = filters
-        self._matrices = [nn.Parameter(_as_matrix(one.detach())) for one in filters]
-        self._parts: dict[str, torch.optim.Optimizer] = {}
-        if filters:
-            self._parts["muon"] = Muon(
-                self._matrices,
-                lr=learning_rate,
-                weight_decay=0.0,
-                ns_steps=NEWTON_SCHULZ_STEPS,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        if others:
-            self._parts["adam"] = adam(others, learning_rate)
+        self._adam = adam(others, learning_rate) if others else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -119,29 +78,35 @@ class FilterMuon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._follow()
-        for matrix, one in zip(self._matrices, self._filters, strict=True):
-            matrix.grad = None if one.grad is None else _as_matrix(one.grad)
-        for part in self._parts.values():
-            for group in part.param_groups:
-                group["lr"] = self.param_groups[0]["lr"]
-            part.step()
+        rate = self.param_groups[0]["lr"]
+        for one in self._filters:
+            if one.grad is None:
+                continue
+            matrix, gradient = _as_matrix(one.detach()), _as_matrix(one.grad)
+            if "momentum" not in self.state[one]:
+                self.state[one]["momentum"] = torch.zeros_like(gradient)
+            momentum = self.state[one]["momentum"].lerp_(gradient, 1 - MOMENTUM)
+            step = orthogonal(gradient.lerp(momentum, MOMENTUM))
+            # as large as a step of Adam
+            matrix.sub_(step, alpha=0.2 * max(matrix.shape) ** 0.5 * rate)
+        if self._adam:
+            for group in self._adam.param_groups:
+                group["lr"] = rate
+            self._adam.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of both, by name."""
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        """Return the momentum of each filter, and Adam's state."""
+        momenta = [self.state[one].get("momentum") for one in self._filters]
+        return {"momenta": momenta, "adam": self._adam.state_dict() if self._adam else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of both."""
-        self._follow()
-        for name, part in self._parts.items():
-            part.load_state_dict(state_dict[name])
-
-    def _follow(self) -> None:
-        """Let the matrices be the filters, wherever these were moved since."""
-        for matrix, one in zip(self._matrices, self._filters, strict=True):
-            matrix.data = _as_matrix(one.detach())
+        for one, momentum in zip(self._filters, state_dict["momenta"], strict=True):
+            if momentum is not None:
+                self.state[one]["momentum"] = momentum.to(one.device)
+        if self._adam:
+            self._adam.load_state_dict(state_dict["adam"])
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]] = {

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ankle_lib import cache
 from ankle_lib.learning.networks import SliceNetwork
-from ankle_lib.learning.recipes import Recipe, Stage
+from ankle_lib.learning.recipes import Recipe, Schedule, Stage
 from ankle_lib.learning.scoring import patch_validation
 from ankle_lib.learning.training import DrawBatch, Trained, Validate, train_once
 from ankle_lib.manifest.layouts import CleanSubject
@@ -47,7 +47,7 @@ FINAL_FRACTION = 0.2
 FINAL_CONTEXT_MM = (-1.6, 0.0, 1.6)
 """The slice and one on each side: where a bone begins and ends, a single slice does not tell."""
 
-FINAL_SCHEDULES = ("one-cycle", "cosine")
+FINAL_SCHEDULES: tuple[Schedule, ...] = ("one-cycle", "cosine")
 
 
 @dataclass(frozen=True, eq=False)

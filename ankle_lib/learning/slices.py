@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import bounding_box
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 
 OVERLAP = 0.5
@@ -175,16 +176,16 @@ def _box(foot: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> Box:
     """Return the foot's box within the slices, with its margin, or all of the slices."""
     if foot is None:
         return slice(0, shape[0]), slice(0, shape[1])
-    return (
-        _reach(np.flatnonzero(foot.any(axis=(1, 2))), shape[0]),
-        _reach(np.flatnonzero(foot.any(axis=(0, 2))), shape[1]),
-    )
+    return plane_box(foot, MARGIN, SIDE_MULTIPLE)
 
 
-def _reach(filled: NDArray[np.int_], length: int) -> slice:
-    """Return the filled part of an axis with its margin, in whole multiples where they fit."""
-    low = max(int(filled[0]) - MARGIN, 0)
-    high = min(int(filled[-1]) + 1 + MARGIN, length)
-    missing = -(high - low) % SIDE_MULTIPLE
-    added = min(missing, length - high)
-    return slice(max(low - (missing - added), 0), high + added)
+def plane_box(mask: NDArray[np.bool_], margin: int, multiple: int) -> Box:
+    """Return rows and columns of a mask and its margin, in whole multiples where they fit."""
+    box = bounding_box(mask, (margin, margin, 0))
+    assert box is not None  # whoever asks has looked
+    sides = []
+    for side, length in zip(box[:2], mask.shape, strict=False):
+        missing = -(side.stop - side.start) % multiple
+        added = min(missing, length - side.stop)
+        sides.append(slice(max(side.start - (missing - added), 0), side.stop + added))
+    return sides[0], sides[1]

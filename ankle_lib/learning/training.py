@@ -55,7 +55,7 @@ Validate = Callable[[nn.Module], dict[str, float]]
 BEST, LAST = "best.ckpt", "last.ckpt"
 STEPS_CSV, EPOCHS_CSV = "steps.csv", "epochs.csv"
 
-CHECK_STEPS, CHECK_SECONDS = 20, 1.0
+CHECK_STEPS = 20
 """Losses are looked at so many steps later: it makes the processor wait for the GPU."""
 
 NAMED_PATCHES = 3
@@ -317,7 +317,7 @@ def train(
         generator = torch.Generator(fabric.device)
         for end in ends[len(epochs) :]:
             first, began = len(losses), time.perf_counter()
-            waiting, looked = Waiting(), began
+            waiting: Waiting = []
             for step in range(first, end):
                 _seed_step(generator, seed, step)
                 for group in optimizer.param_groups:
@@ -333,14 +333,13 @@ def train(
 
                 usable = torch.isfinite(batch.image).all() & torch.isfinite(batch.target).all()
                 waiting.append((loss.detach(), usable, batch.where, batch.describe))
-                is_late = time.perf_counter() - looked > CHECK_SECONDS
-                if is_late or len(waiting) == CHECK_STEPS or step + 1 == end:
+                if len(waiting) == CHECK_STEPS or step + 1 == end:
                     losses += _checked_losses(waiting, len(losses) + 1, settings.learning_rate)
                     bar.set_postfix_str(f"loss {losses[-1]:.3g}", refresh=False)
                     bar.update(len(waiting))
-                    waiting, looked = [], time.perf_counter()
+                    waiting = []
 
-            seconds = looked - began
+            seconds = time.perf_counter() - began
             row: dict[str, Any] = {
                 "epoch": len(epochs) + 1,
                 "step": end,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,22 +16,25 @@ from pydantic import ConfigDict, Field
 from torch import nn
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import bounding_box
 from ankle_lib.learning.checkpoints import NetworkInput, load_with_input, save_checkpoint
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 from ankle_lib.learning.recipes import Recipe, Stage
+from ankle_lib.learning.slices import plane_box
 from ankle_lib.learning.training import Trained, train_once
 from ankle_lib.presets import ReconstructionSizes
 from ankle_lib.reconstruction.moving_foot import MovedScan
-from ankle_lib.reconstruction.scene_patches import (
+from ankle_lib.reconstruction.scene_scores import BASELINES, Answer, score_scenes
+from ankle_lib.reconstruction.sharp_scenes import (
+    AROUND_BONE_MM,
     CHANNELS,
     SIDE_MULTIPLE,
+    Scene,
     SceneSource,
     channels_of,
+    on_grid,
+    scales_in,
     whole_size,
 )
-from ankle_lib.reconstruction.scene_scores import BASELINES, Answer, score_scenes
-from ankle_lib.reconstruction.sharp_scenes import AROUND_BONE_MM, Scene, on_grid, scales_in
 from ankle_lib.volume import Volume
 
 FADING_MM = 3.0
@@ -135,36 +139,23 @@ def refine(
     scales = scales_in(region, measured_on_grid, moved_static)
     mean, sd = scales["measured"]
     result = measured_on_grid.astype(np.float32)
-    box = bounding_box(region, (MARGIN, MARGIN, 0))
-    assert box is not None
-    sides = (_in_eights(side, n) for side, n in zip(box[:2], region.shape, strict=False))
-    plane = tuple(sides)
-    device = next(refiner.network.parameters()).device
-    was_training = refiner.network.training
-    refiner.network.eval()
-    try:
-        for k in np.flatnonzero(region.any(axis=(0, 1))):
-            if k % step:
-                continue
-            part = (*plane, slice(k, k + 1))
-            measured = measured_on_grid[part]
-            images = channels_of(measured, moved_static[part], scales, refiner.channels)[..., 0]
-            if not np.isfinite(images).all():
-                raise AnkleError(f"slice {k} holds values that are not finite: clean the scans")
-            given = torch.from_numpy(images[None]).to(device)
-            given = given.contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode(), fast_autocast(device):
-                output = refiner.network(given)[0, 0].float().cpu().numpy()[:, :, None]
-            result[part] = sd * output + (measured if refiner.residual else mean)
-    finally:
-        refiner.network.train(was_training)
+    plane = plane_box(region, MARGIN, SIDE_MULTIPLE)
+    network = copy.deepcopy(refiner.network).eval()  # the given one stays as it was
+    device = next(network.parameters()).device
+    for k in np.flatnonzero(region.any(axis=(0, 1))):
+        if k % step:
+            continue
+        part = (*plane, slice(k, k + 1))
+        measured = measured_on_grid[part]
+        images = channels_of(measured, moved_static[part], scales, refiner.channels)[..., 0]
+        if not np.isfinite(images).all():
+            raise AnkleError(f"slice {k} holds values that are not finite: clean the scans")
+        given = torch.from_numpy(images[None]).to(device)
+        given = given.contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), fast_autocast(device):
+            output = network(given)[0, 0].float().cpu().numpy()[:, :, None]
+        result[part] = sd * output + (measured if refiner.residual else mean)
     return result
-
-
-def _in_eights(side: slice, length: int) -> slice:
-    """Grow a side of a box until the network can halve it three times, or the image ends."""
-    last = min(side.stop + (side.start - side.stop) % SIDE_MULTIPLE, length)
-    return slice(max(side.start - (side.start - last) % SIDE_MULTIPLE, 0), last)
 
 
 def refined_by(refiner: Refiner, step: int = 1) -> Answer:

@@ -27,16 +27,15 @@ REPORT_VALIDATION = {
 }
 """Table 6.1: mean Dice on validation patches, bones in the order of `BONES`."""
 
-REPORT_TRAINED = {
+REPORT_PATCHES = {
     ("unet", "train"): (0.89, 0.92, 0.92),
     ("unet", "validation"): (0.80, 0.81, 0.92),
+    ("unet", "test"): (0.74, 0.78, 0.87),
     ("resnet-basic", "train"): (0.94, 0.94, 0.94),
     ("resnet-basic", "validation"): (0.83, 0.82, 0.82),
+    ("resnet-basic", "test"): (0.80, 0.81, 0.80),
 }
-"""Table 6.2."""
-
-REPORT_PATCHES = {"unet": (0.74, 0.78, 0.87), "resnet-basic": (0.80, 0.81, 0.80)}
-"""Table 6.3: patches of the subjects with equinus."""
+"""Tables 6.2 and 6.3: patches of those it trained on, of another one, of those with equinus."""
 
 REPORT_VOLUMES = {
     "unet": ((0.42, 0.26, 0.53), (0.70, 0.52, 0.79), (0.50, 0.27, 0.63)),
@@ -124,31 +123,29 @@ def chosen_networks(study: Study) -> dict[str, list[Trained]]:
     }
 
 
-def trained_and_validated(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
-    """Score the chosen networks on patches they were trained on, and others (Table 6.2).
+def on_patches(
+    study: Study, networks: Mapping[str, Sequence[Trained]], *parts: Part
+) -> pd.DataFrame:
+    """Score the chosen networks on patches of parts of the split (Tables 6.2 and 6.3).
 
     Returns
     -------
     DataFrame
         Columns network, bone, dice_mean, dice_low, dice_high, report_dice, part. No interval
         where there is one subject.
+
+    Examples
+    --------
+    >>> on_patches(study, chosen_networks(study), "train", "validation")
     """
     tables = []
-    for part in LEARNT_FROM:
-        report = {name: REPORT_TRAINED[name, part] for name in networks}
-        tables.append(_on_patches(study, networks, part, report).assign(part=part))
+    for part in parts:
+        for name, of_bones in networks.items():
+            scores = pd.concat(study.patch_scores(one, part) for one in of_bones)
+            scores = scores.rename(columns={"patch_dice": "dice"}).assign(network=name)
+            table = over_subjects(scores, ["network", "bone"], ["dice"])
+            tables.append(table.assign(report_dice=REPORT_PATCHES[name, part], part=part))
     return pd.concat(tables, ignore_index=True)
-
-
-def on_test_patches(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
-    """Score the chosen networks on patches of the subjects with equinus (Table 6.3).
-
-    Returns
-    -------
-    DataFrame
-        Columns network, bone, dice_mean, dice_low, dice_high, report_dice.
-    """
-    return _on_patches(study, networks, "test", REPORT_PATCHES)
 
 
 def on_whole_slices(study: Study, networks: Mapping[str, Sequence[Trained]]) -> pd.DataFrame:
@@ -216,21 +213,6 @@ def _varied(study: Study, what: str, values: Mapping[str, Iterable[Any]]) -> pd.
             dice = _patch_dice(study, trained[recipe], part)
             rows.append((network, value, trained[recipe].parameters, part, dice))
     return pd.DataFrame(rows, columns=["network", what, "parameters", "part", "dice"])
-
-
-def _on_patches(
-    study: Study,
-    networks: Mapping[str, Sequence[Trained]],
-    part: Part,
-    report: Mapping[str, Sequence[float]],
-) -> pd.DataFrame:
-    tables = []
-    for name, of_bones in networks.items():
-        scores = pd.concat(study.patch_scores(one, part) for one in of_bones)
-        scores = scores.rename(columns={"patch_dice": "dice"}).assign(network=name)
-        table = over_subjects(scores, ["network", "bone"], ["dice"])
-        tables.append(table.assign(report_dice=report[name]))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _patch_dice(study: Study, trained: Trained, part: Part) -> float:

@@ -97,9 +97,8 @@ def test_a_view_is_saved_alone(network: SliceNetwork, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": {"loss": np.float64(0.1)}}, r"training\['loss'\] is of type float64"),
-        ({"training": {"a": [1, {"b": Path("x")}]}}, r"training\['a'\]\[1\]\['b'\] is of type"),
-        ({"training": {(1, 2): 3}}, "keys must be text or whole numbers"),
+        ({"training": {"loss": np.float64(0.1)}}, "more than tensors, numbers and text"),
+        ({"training": {"a": [1, {"b": Path("x")}]}}, "more than tensors, numbers and text"),
         ({"labels": ("talus",)}, "1 labels for 3 channels"),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ankle_lib.learning import networks
-from ankle_lib.learning.optimisers import FilterMuon, Muon, adam, orthogonal
+from ankle_lib.learning.optimisers import FilterMuon, adam, orthogonal
 
 
 def noise_like(weights: nn.Parameter) -> torch.Tensor:
@@ -74,18 +74,19 @@ def test_float32_steps_are_those_of_pytorchs_muon(shape: tuple[int, int]) -> Non
     ours = nn.Parameter(torch.randn(shape, generator=generator))
     theirs = nn.Parameter(ours.detach().clone())
     options = {"lr": 0.02, "weight_decay": 0.0, "ns_steps": 3, "adjust_lr_fn": "match_rms_adamw"}
-    mine, reference = Muon([ours], **options), torch.optim.Muon([theirs], **options)
-    before = ours.detach().clone()
+    filters = nn.Parameter(ours.detach()[:, :, None, None].clone())
+    mine, reference = FilterMuon([filters], 0.02), torch.optim.Muon([theirs], **options)
+    before = ours.detach()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "is_fast_in_bfloat16", lambda kind: False)
         for _ in range(3):
             gradient = torch.randn(shape, generator=generator)
-            for weights, optimizer in ((ours, mine), (theirs, reference)):
-                weights.grad = gradient.clone()
-                optimizer.step()
+            filters.grad, theirs.grad = gradient[:, :, None, None].clone(), gradient.clone()
+            mine.step()
+            reference.step()
     step = (theirs - before).detach()
     # bfloat16 has three digits
-    assert torch.dist(ours, theirs) < 0.02 * step.norm()
+    assert torch.dist(filters[:, :, 0, 0], theirs) < 0.02 * step.norm()
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -104,12 +105,11 @@ def test_float32_where_bfloat16_is_slow(fast: bool, monkeypatch: pytest.MonkeyPa
     optimizer = FilterMuon([weights], 0.01)
     optimizer.step()
     assert set(kinds) == {torch.bfloat16 if fast else torch.float32}
-    state = optimizer.state_dict()
-    assert state["muon"]["state"][0]["momentum_buffer"].dtype == torch.float32
+    assert optimizer.state_dict()["momenta"][0].dtype == torch.float32
 
 
 def test_orthogonal_has_singular_values_of_about_one() -> None:
     matrix = torch.randn(16, 40, generator=torch.Generator().manual_seed(0))
-    found = torch.linalg.svdvals(orthogonal(matrix, 5, (3.4445, -4.7750, 2.0315)))
+    found = torch.linalg.svdvals(orthogonal(matrix, 5).float())
     assert 0.6 < float(found.min()) < float(found.max()) < 1.3
-    assert not orthogonal(torch.zeros(4, 5), 5, (3.4445, -4.7750, 2.0315)).any()
+    assert not orthogonal(torch.zeros(4, 5)).any()

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import rigid
@@ -13,7 +15,15 @@ from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.reconstruction.scene_scores import consistencies, made_consistent
-from ankle_lib.reconstruction.sharp_scenes import Scene, around, make_scene, on_grid, read_scenes
+from ankle_lib.reconstruction.sharp_scenes import (
+    Scene,
+    SceneSource,
+    around,
+    channels_of,
+    make_scene,
+    on_grid,
+    read_scenes,
+)
 from ankle_lib.volume import Volume, save
 from tests.reconstruction.toy_scene import FRAME_SHAPE, POSE, toy_scene
 from tests.toy_ankle import toy_ankle
@@ -133,3 +143,50 @@ def test_the_frame_has_the_last_word(toy_truth: Any) -> None:
     errors = {name: np.abs(answer(found) - found.truth)[found.region].mean()
               for name, answer in answers.items()}  # fmt: skip
     assert errors["consistent"] < 0.5 * errors["wrong"]
+
+
+# --- as a network gets them ---
+
+
+def test_every_channel_is_normalised_about_the_bones(scene: Scene) -> None:
+    for channel in channels_of(scene.measured, scene.moved_static, scene.scales):
+        inside = channel[scene.region]
+        assert inside.mean() == pytest.approx(0, abs=1e-3)
+        assert inside.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("pixels", [16, None])
+def test_patches_are_parts_of_the_scene(scene: Scene, pixels: int | None, residual: bool) -> None:
+    source = SceneSource([scene], pixels, residual=residual)
+    batch = source.draw(12, torch.Generator().manual_seed(0))
+    height, width = source.size
+    assert batch.image.shape == (12, 2, height, width)
+    assert batch.target.shape == (12, 1, height, width)
+    seen = channels_of(scene.measured, scene.moved_static, scene.scales)
+    mean, sd = scene.scales["measured"]
+    wanted = (scene.truth - (scene.measured if residual else mean)) / sd
+    box = ndimage.find_objects(scene.region.astype(int))[0]
+    for n, (_, k, row, column) in enumerate(batch.where.tolist()):
+        i, j, k = row + box[0].start, column + box[1].start, k + box[2].start
+        middle = (height // 2, width // 2)
+        found = batch.image[n, :, middle[0], middle[1]].numpy()
+        np.testing.assert_allclose(found, seen[:, i, j, k], atol=5e-3)
+        assert float(batch.target[n, 0][middle]) == pytest.approx(wanted[i, j, k], abs=5e-3)
+        if pixels:
+            assert scene.region[i, j, k]
+    assert "T01 active_run-01 frame 2, slice" in batch.describe(batch.where[0].tolist())
+
+
+def test_the_same_seed_draws_the_same_patches(scene: Scene) -> None:
+    source = SceneSource([scene], 16)
+    one, two, other = (source.draw(6, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(one.image, two.image)
+    assert not torch.equal(one.image, other.image)
+
+
+def test_a_source_refuses_scenes_without_truth(scene: Scene) -> None:
+    with pytest.raises(AnkleError, match="no truth"):
+        SceneSource([replace(scene, truth=None)], 16)
+    with pytest.raises(AnkleError, match="no scene"):
+        SceneSource([], 16)

@@ -8,11 +8,10 @@ from ankle_lib.segmentation.study import Study
 def test_reports_tables_have_the_promised_columns(study: Study) -> None:
     networks = {"unet": [study.fit(study.report_recipe("unet", bone)) for bone in BONES]}
     start = ["network", "bone", "dice_mean", "dice_low", "dice_high", "report_dice"]
-    validated = experiments.trained_and_validated(study, networks)
+    validated = experiments.on_patches(study, networks, "train", "validation")
     assert list(validated.columns) == [*start, "part"]
     assert validated.loc[validated["part"] == "validation", "dice_low"].isna().all()
-    on_patches = experiments.on_test_patches(study, networks)
-    assert list(on_patches.columns) == start
+    on_patches = experiments.on_patches(study, networks, "test")
     assert list(on_patches["report_dice"]) == [0.74, 0.78, 0.87]
     whole = experiments.on_whole_slices(study, networks)
     assert list(whole.columns[:6]) == start
@@ -35,7 +34,7 @@ def test_one_field_is_varied(study: Study) -> None:
 
 
 def test_the_reports_numbers_are_complete() -> None:
-    for table in (experiments.REPORT_VALIDATION, experiments.REPORT_TRAINED):
+    for table in (experiments.REPORT_VALIDATION, experiments.REPORT_PATCHES):
         assert all(len(values) == len(BONES) for values in table.values())
     for mean, low, high in sum(experiments.REPORT_VOLUMES.values(), ()):
         assert low <= mean <= high
