@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterable
@@ -70,18 +71,13 @@ def write_transforms(path: str | os.PathLike[str], poses: Iterable[FramePose]) -
         If a matrix is not rigid, or a frame has a bone twice.
     """
     entries = [
-        {
-            "frame": int(pose.frame),
-            "bone": pose.bone,
-            "matrix": np.asarray(pose.matrix, dtype=np.float64).tolist(),
-            "correlation": _number(pose.correlation),
-            "accepted": bool(pose.accepted),
-        }
+        vars(pose) | {"matrix": pose.matrix.tolist(), "correlation": _number(pose.correlation)}
         for pose in poses
     ]
     # What could not be read back is not written.
-    _checked(Path(path), {"convention": CONVENTION, "transforms": entries})
-    return write_json(path, {"convention": CONVENTION, "transforms": entries})
+    document = {"convention": CONVENTION, "transforms": entries}
+    _checked(Path(path), json.dumps(document).encode())
+    return write_json(path, document)
 
 
 def read_transforms(path: str | os.PathLike[str]) -> list[FramePose]:
@@ -143,13 +139,10 @@ def write_itk(path: str | os.PathLike[str], matrix: ArrayLike) -> Path:
     )
 
 
-def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:
-    """Turn JSON, or what is to become JSON, into poses."""
+def _checked(path: Path, content: bytes) -> list[FramePose]:
+    """Turn JSON into poses."""
     try:
-        if isinstance(content, bytes):
-            document = _Document.model_validate_json(content)
-        else:
-            document = _Document.model_validate(content)
+        document = _Document.model_validate_json(content)
     except ValidationError as error:
         raise AnkleError(f"{path}: {first_problem(error)}") from None
     poses: dict[tuple[int, str], FramePose] = {}
@@ -159,13 +152,8 @@ def _checked(path: Path, content: bytes | dict[str, object]) -> list[FramePose]:
             raise AnkleError(f"{what}: found twice: keep one of the two")
         if not is_rigid(entry.matrix):
             raise AnkleError(f"{what}: not a rigid 4x4 matrix: {entry.matrix}")
-        poses[entry.frame, entry.bone] = FramePose(
-            frame=entry.frame,
-            bone=entry.bone,
-            matrix=np.array(entry.matrix, dtype=np.float64),
-            correlation=entry.correlation,
-            accepted=entry.accepted,
-        )
+        matrix = np.array(entry.matrix, dtype=np.float64)
+        poses[entry.frame, entry.bone] = FramePose(**(vars(entry) | {"matrix": matrix}))
     return list(poses.values())
 
 

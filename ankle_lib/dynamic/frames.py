@@ -29,7 +29,7 @@ from ankle_lib.registration.truth import (
     read_true_poses,
     tre_mm,
 )
-from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
+from ankle_lib.volume import Volume, canonical_voxel_size, load, to_orientation
 
 Masks = Mapping[str, NDArray[np.bool_]]
 
@@ -158,7 +158,7 @@ def read_frames(
             for number, path in enumerate(paths):
                 bones = [one for one in own if (one.sequence, one.frame) == (sequence, number)]
                 item = dynamic_item(subject, sequence, number, masked, bones)
-                affine = _canonical_affine(path)
+                affine = to_orientation(load(path)).affine
                 scan = Scan(item, subject.group, canonical_voxel_size(affine))
                 true = {} if labels is None else _true_masks(path, labels, number, item.image.shape)
                 frame = Frame(sequence, number, scan, affine, true)
@@ -180,13 +180,6 @@ def _cut_ends(subject: CleanSubject) -> dict[str, NDArray[np.float64]]:
         if (mask.shape[1] - 1 - top) * mask.voxel_size_mm[1] <= CUT_MM:
             ends[bone] = apply(mask.affine, filled[filled[:, 1] == top])
     return ends
-
-
-def _canonical_affine(path: Path) -> NDArray[np.float64]:
-    """Return the affine of a file's grid in canonical axes."""
-    header = read_header(path)
-    empty = np.broadcast_to(np.zeros((), np.uint8), header.shape[:3])
-    return to_orientation(Volume(empty, header.affine)).affine
 
 
 def _true_masks(

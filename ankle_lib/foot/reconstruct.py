@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ankle_lib.figures.reconstruction import Still, reconstruction_filmstrip
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import Scans, read_scans
-from ankle_lib.foot.results import Outcome, beside, frames_in_words
+from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
 from ankle_lib.geometry import Grid
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.reconstruction.guided import grid_of_bones, reconstruct_frames
@@ -78,7 +78,7 @@ def reconstruct_file(
     refiner = read_refiner(checkpoint, device) if checkpoint else None
     scans = read_scans(static, [dynamic], masks)
     poses = read_poses(transforms, scans)
-    with files.written() as paths:
+    with written(files) as paths:
         table = reconstruct(
             scans, poses, paths, whole=whole, refiner=refiner, device=device, progress=progress
         )
@@ -96,7 +96,7 @@ def reconstruct_file(
     problem = ""
     if left_out:
         problem = f"{out}: no accepted pose in {frames_in_words(left_out)}: these frames are 0"
-    return Outcome(files.files, lines, notes, problem)
+    return Outcome(files, lines, notes, problem)
 
 
 def read_poses(path: Path, scans: Scans) -> list[Poses]:

@@ -1,6 +1,6 @@
 """Results that are whole: the earlier one or the new one, never half of each.
 
-A result is a folder (`result_folder`), or one image with files beside it (`Beside`).
+A result is a folder (`result_folder`), or one image with files beside it (`written`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,24 +39,12 @@ class Outcome:
     """What was asked for and could not be done, though the files are there."""
 
 
-@dataclass(frozen=True)
-class Beside:
-    """An image that somebody named, and the files that are written beside it."""
-
-    image: Path
-    others: tuple[Path, ...]
-
-    @property
-    def files(self) -> list[Path]:
-        """All of them, the image first."""
-        return [self.image, *self.others]
-
-    @contextmanager
-    def written(self) -> Iterator[list[Path]]:
-        """Yield temporary paths for `files`; if the block succeeds all become final, else none."""
-        with ExitStack() as together:
-            # renamed in reverse: the image comes last, when all the rest is there
-            yield [together.enter_context(atomic_path(path)) for path in self.files]
+@contextmanager
+def written(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield temporary paths for files; if the block succeeds all become final, else none."""
+    with ExitStack() as together:
+        # renamed in reverse: the first comes last, when all the rest is there
+        yield [together.enter_context(atomic_path(path)) for path in files]
 
 
 def beside(
@@ -67,8 +55,8 @@ def beside(
     sign: str,
     thing: str,
     command: str,
-) -> Beside:
-    """Return the files to write, before any work is done for them.
+) -> list[Path]:
+    """Return the files to write, the image first, before any work is done for them.
 
     Parameters
     ----------
@@ -100,17 +88,17 @@ def beside(
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise AnkleError(f"{out}: {parent} is a file: name a folder for the {thing}")
-    result = Beside(out, tuple(out.with_name(stem + name) for name in names))
+    files = [out, *(out.with_name(stem + name) for name in names)]
     read = {path.resolve() for path in inputs if path.exists()}
-    for path in result.files:
+    for path in files:
         if path.resolve() in read:
             raise AnkleError(f"{path}: is what is read: name another file for the {thing}")
-    if out.exists() and not _has_line(result.others[0], sign):
+    if out.exists() and not _has_line(files[1], sign):
         raise AnkleError(
-            f"{out}: exists and is no result of `{command}` ({result.others[0].name} is missing or "
-            "of another program): name another file, or move it away"
+            f"{out}: exists and is no result of `{command}` ({files[1].name} is missing or of "
+            "another program): name another file, or move it away"
         )
-    return result
+    return files
 
 
 def frames_in_words(frames: Sequence[int]) -> str:
@@ -157,7 +145,8 @@ def result_folder(out: Path, record: dict[str, Any]) -> Iterator[Path]:
         write_json(out / RECORD, {**head, "files": sorted({*files, *earlier})})
         for name in set(earlier) - set(files):
             (out / name).unlink(missing_ok=True)
-            _remove_if_empty((out / name).parent, out)
+            with suppress(OSError):  # the folder is left where it holds something else
+                (out / name).parent.rmdir()
         for name in files:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, out / name)
@@ -198,11 +187,6 @@ def _check_inside(out: Path, name: str) -> None:
         raise AnkleError(f"{out / RECORD}: {name!r} is no file of this folder: name another folder")
     if not (out / name).parent.resolve().is_relative_to(out.resolve()):
         raise AnkleError(f"{(out / name).parent}: leads out of {out}: name another folder")
-
-
-def _remove_if_empty(folder: Path, out: Path) -> None:
-    if folder != out and folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _has_line(path: Path, line: str) -> bool:

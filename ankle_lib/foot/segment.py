@@ -7,7 +7,7 @@ bone's confidence and volume in every frame, and what of it is odd.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ankle_lib.figures.labelled_scan import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import read_image
-from ankle_lib.foot.results import Beside, Outcome, beside, frames_in_words
+from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
 from ankle_lib.geometry import in_words
 from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
 from ankle_lib.presets import BONES
@@ -108,19 +108,19 @@ def segment_file(
         bones = " and no ".join(bone for bone in BONES if bone in set(missing["bone"]))
         frames = f" in {frames_in_words(sorted(set(missing['frame'])))}"
         where = frames if scan.n_frames > 1 else ""
-        problem = f"{image}: no {bones} found{where}: see {files.files[-1]}"
-    return Outcome(files.files, lines, list(found.notes), problem)
+        problem = f"{image}: no {bones} found{where}: see {files[-1]}"
+    return Outcome(files, lines, list(found.notes), problem)
 
 
-def label_files(out: Path, *inputs: Path) -> Beside:
+def label_files(out: Path, *inputs: Path) -> list[Path]:
     """Return the files of a segmentation, before any work is done for them; see `beside`."""
     names = ("_labels.txt", "_confidence.csv", "_overlay.png")
     return beside(out, names, inputs, sign=MARK, thing="labels", command="ankle segment")
 
 
-def write_labels(files: Beside, found: Segmentation, figure: Figure) -> None:
+def write_labels(files: Sequence[Path], found: Segmentation, figure: Figure) -> None:
     """Write labels, their description, the table and the picture; all of them or none."""
-    with files.written() as (labels, description, table, picture):
+    with written(files) as (labels, description, table, picture):
         made = found.labels
         save(labels, made.data, made.affine, time_step_s=made.time_step_s)
         description.write_text(label_description(found.names), encoding="utf-8")

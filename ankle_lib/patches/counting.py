@@ -35,6 +35,7 @@ from ankle_lib.patches.rules import (
     STATIC_SEGMENTATION,
     local_correlation,
 )
+from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 
 CORRELATION_BINS = 40
@@ -181,8 +182,8 @@ def counts_by_group(images: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataF
     sums = found[["n_patches", "n_slices", "n_tries", "n_in_region"]].sum()
     sums.insert(1, "n_images", found.size())
     sums.insert(1, "n_patches_sd", found["variance"].sum() ** 0.5)
-    report = [float(REPORT_PATCHES.get(key, float("nan"))) for key in sums.index]
-    sums.insert(1, "report_n_patches", report)
+    report = pd.DataFrame(REPORT_PATCHES, index=BONES).unstack().astype(float)
+    sums.insert(1, "report_n_patches", report.reindex(sums.index))
     return sums.reset_index()
 
 

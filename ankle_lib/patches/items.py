@@ -17,7 +17,7 @@ from torch.nn import functional
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import bounding_box
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.patches.rules import PatchRule, admissible_positions
+from ankle_lib.patches.rules import PatchRule, admissible_positions, local_correlation
 from ankle_lib.presets import BONES
 from ankle_lib.quality.registered import RegisteredFrame
 from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
@@ -157,16 +157,16 @@ def as_slices(
 
     black = float(item.image.min())
     image = laid_out(item.image, black, torch.float32)
-    region = laid_out(item.region, 0, torch.bool)
+    kept = admissible_positions(laid_out(item.region, 0, torch.bool), rule)
     if item.target is not None:
         target = laid_out(item.target, float(item.target.min()), torch.float32)
-        kept = admissible_positions(region, rule, image, target)
+        if rule.min_correlation is not None:
+            kept &= local_correlation(image, target, rule.size) > rule.min_correlation
     else:
         target = torch.zeros_like(image, dtype=torch.uint8)
         for bit, label in enumerate(labels):
             if label in item.labels:
                 target |= laid_out(item.labels[label], 0, torch.uint8) << bit
-        kept = admissible_positions(region, rule)
     if not (torch.isfinite(image).all() and torch.isfinite(target).all()):
         raise AnkleError(f"{item}: values that are not finite: normalise with zscore first")
     expected = kept.flatten(1).sum(1, dtype=torch.float64) * (rule.tries / n_positions)
@@ -248,10 +248,7 @@ def static_items(subjects: Iterable[CleanSubject], masked: Path) -> Iterator[Ite
         Results of chapter 02, which hold the foot masks.
     """
     for subject in subjects:
-        image = _read(subject.static)
-        foot = _read_mask(_foot_path(masked, subject.code, "static"), image)
-        labels = {bone: _read_mask(path, image) for bone, path in subject.masks.items()}
-        yield Item(subject.code, "static", _normalised(subject.static, image, foot), foot, labels)
+        yield _labelled(subject, "static", subject.static, masked, "static", subject.masks)
 
 
 def dynamic_items(
@@ -276,12 +273,24 @@ def dynamic_item(
 ) -> Item:
     """Return one frame, normalised inside the foot, with the bones accepted in it, if any."""
     path = _frame_path(subject, sequence, frame)
-    image = _read(path)
-    name = f"task-{sequence}_frame-{frame:02d}"
-    foot = _read_mask(_foot_path(masked, subject.code, name), image)
-    labels = {one.bone: _read_mask(one.mask, image) for one in accepted}
-    normalised = _normalised(path, image, foot)
-    return Item(subject.code, f"{sequence} frame {frame}", normalised, foot, labels)
+    masks = {one.bone: one.mask for one in accepted}
+    stem = f"task-{sequence}_frame-{frame:02d}"
+    return _labelled(subject, f"{sequence} frame {frame}", path, masked, stem, masks)
+
+
+def _labelled(
+    subject: CleanSubject,
+    name: str,
+    path: Path,
+    masked: Path,
+    stem: str,
+    masks: Mapping[str, Path],
+) -> Item:
+    """Return an image, normalised inside the foot, with bones that lie on its grid."""
+    image, folder = _read(path), f"sub-{subject.code}"
+    foot = _read_mask(masked / folder / f"{folder}_{stem}_desc-foot_mask.nii.gz", image)
+    labels = {bone: _read_mask(mask, image) for bone, mask in masks.items()}
+    return Item(subject.code, name, _normalised(path, image, foot), foot, labels)
 
 
 def reconstruction_items(
@@ -326,10 +335,6 @@ def _frame_path(subject: CleanSubject, sequence: str, frame: int) -> Path:
             "run chapter 03 again"
         )
     return frames[frame]
-
-
-def _foot_path(masked: Path, code: str, image: str) -> Path:
-    return masked / f"sub-{code}" / f"sub-{code}_{image}_desc-foot_mask.nii.gz"
 
 
 def _read(path: Path) -> Volume:

@@ -68,18 +68,14 @@ def box_sums(images: Tensor, size: tuple[int, int]) -> Tensor:
     return _running_differences(rows, size[0]).transpose(1, 2)
 
 
-def admissible_positions(
-    region: Tensor, rule: PatchRule, images: Tensor | None = None, targets: Tensor | None = None
-) -> Tensor:
-    """Return at which positions the report's extraction would keep a patch.
+def admissible_positions(region: Tensor, rule: PatchRule) -> Tensor:
+    """Return at which positions enough of a patch lies in the region; correlation is not asked.
 
     Parameters
     ----------
     region : (K, H, W) bool tensor
         Slices of the foot or of a bone.
     rule : PatchRule
-    images, targets : (K, H, W) float tensors, optional
-        Needed where the rule asks for a correlation.
 
     Returns
     -------
@@ -88,12 +84,7 @@ def admissible_positions(
     """
     # half a pixel less, so that a fraction like 0.7 is no question of rounding
     needed = int(np.ceil(rule.min_fraction * rule.size[0] * rule.size[1] - 1e-6))
-    kept = box_sums(region, rule.size) >= needed
-    if rule.min_correlation is not None:
-        if images is None or targets is None:
-            raise AnkleError("patches are to be selected by correlation, but there is no target")
-        kept &= local_correlation(images, targets, rule.size) > rule.min_correlation
-    return kept
+    return box_sums(region, rule.size) >= needed
 
 
 def local_correlation(first: Tensor, second: Tensor, size: tuple[int, int]) -> Tensor:
@@ -247,7 +238,7 @@ pixels of 0.91 mm."""
 
 TASKS = {task.name: task for task in (STATIC_SEGMENTATION, RECONSTRUCTION, DYNAMIC_SEGMENTATION)}
 
-_REPORT_COUNTS = {
+REPORT_PATCHES = {
     (STATIC_SEGMENTATION.name, "control"): (44924, 44924, 44924),
     (STATIC_SEGMENTATION.name, "equinus"): (43398, 43398, 43398),
     (RECONSTRUCTION.name, "control"): (37704, 15497, 38201),
@@ -255,10 +246,5 @@ _REPORT_COUNTS = {
     (DYNAMIC_SEGMENTATION.name, "control"): (44802, 32617, 37624),
     (DYNAMIC_SEGMENTATION.name, "equinus"): (29195, 28791, 29224),
 }
-
-REPORT_PATCHES = {
-    (task, group, bone): count
-    for (task, group), counts in _REPORT_COUNTS.items()
-    for bone, count in zip(BONES, counts, strict=True)
-}
-"""How many patches the report extracted, by task, group and bone: sections 6.2.1, 6.3.1, 6.4.1."""
+"""How many patches the report extracted, by task and group, of each of `BONES` (sections 6.2.1,
+6.3.1, 6.4.1)."""

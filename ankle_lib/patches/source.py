@@ -211,11 +211,6 @@ class PatchSource:
         Batch
             On the source's device.
         """
-        if generator.device.type != self.device.type:
-            raise AnkleError(
-                f"a generator on {generator.device} cannot draw from images on {self.device}: "
-                "put both on the training device"
-            )
         luck = torch.rand((2, n), generator=generator, device=self.device, dtype=torch.float64)
         slices = torch.searchsorted(self._shares, luck[0], right=True)
         slices = slices.clamp_max(len(self._shares) - 1)

@@ -361,7 +361,7 @@ def test_a_scan_keeps_the_orientation_of_its_file(tmp_path: Path, scan: Volume) 
 
 def test_outputs_lie_beside_each_other(tmp_path: Path) -> None:
     outputs = label_files(tmp_path / "new" / "sub.01.nii.gz", tmp_path / "scan.nii")
-    assert [path.name for path in outputs.files] == [
+    assert [path.name for path in outputs] == [
         "sub.01.nii.gz",
         "sub.01_labels.txt",
         "sub.01_confidence.csv",
@@ -410,20 +410,20 @@ def test_geometry_of_the_labels_is_that_of_the_scan(
     result = segment_scan(read_image(path), segmenter)
     write_labels(outputs, result, new_figure(1, 1))
 
-    labels = nib.load(outputs.image)
+    labels = nib.load(outputs[0])
     assert labels.get_data_dtype() == np.uint8
     assert labels.shape == image.shape
     np.testing.assert_array_equal(labels.header.get_sform(), image.header.get_sform())
     np.testing.assert_allclose(labels.header.get_qform(), image.header.get_qform(), atol=1e-5)
-    for ours, theirs in ((sitk.ReadImage(str(outputs.image)), sitk.ReadImage(str(path))),):
+    for ours, theirs in ((sitk.ReadImage(str(outputs[0])), sitk.ReadImage(str(path))),):
         assert ours.GetSize() == theirs.GetSize()
         np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-4)
         np.testing.assert_allclose(ours.GetSpacing(), theirs.GetSpacing(), atol=1e-5)
         np.testing.assert_allclose(ours.GetDirection(), theirs.GetDirection(), atol=1e-5)
     truth = labelled(labels.shape, labels.affine)
     assert least_dice(np.asarray(labels.dataobj), truth) > 0.995
-    assert outputs.others[2].read_bytes().startswith(b"\x89PNG")
-    names = sorted(one.name for one in outputs.image.parent.iterdir())
+    assert outputs[3].read_bytes().startswith(b"\x89PNG")
+    names = sorted(one.name for one in outputs[0].parent.iterdir())
     assert names == ["seg.nii.gz", "seg_confidence.csv", "seg_labels.txt", "seg_overlay.png"]
 
 

@@ -326,7 +326,7 @@ def test_geometry_and_time_step_are_kept(
     outputs = label_files(tmp_path / "out" / "seg.nii.gz")
     write_labels(outputs, result, new_figure(1, 1))
 
-    labels = nib.load(outputs.image)
+    labels = nib.load(outputs[0])
     assert labels.shape == source.shape
     assert labels.get_data_dtype() == np.uint8
     *sizes, step_ms = source.header.get_zooms()
@@ -336,12 +336,12 @@ def test_geometry_and_time_step_are_kept(
         ours, theirs = (getattr(one.header, form)(coded=True) for one in (labels, source))
         np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
         assert ours[1] == theirs[1]
-    np.testing.assert_array_equal(load(outputs.image).data, result.labels.data)
-    table = pd.read_csv(outputs.others[1], keep_default_na=False)
+    np.testing.assert_array_equal(load(outputs[0]).data, result.labels.data)
+    table = pd.read_csv(outputs[2], keep_default_na=False)
     pd.testing.assert_frame_equal(table, result.table, rtol=1e-5)
-    before = outputs.image.read_bytes()
+    before = outputs[0].read_bytes()
     write_labels(outputs, result, new_figure(1, 1))
-    assert outputs.image.read_bytes() == before
+    assert outputs[0].read_bytes() == before
 
 
 def test_a_series_of_one_frame_is_a_scan(
@@ -360,7 +360,7 @@ def test_a_failed_write_leaves_the_earlier_result(
     stored(path, series, "PSR")
     outputs = label_files(tmp_path / "out" / "seg.nii.gz", path)
     write_labels(outputs, found, new_figure(1, 1))
-    before = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
+    before = {one.name: one.read_bytes() for one in outputs[0].parent.iterdir()}
     assert len(before) == 4
 
     class Broken(Figure):
@@ -372,7 +372,7 @@ def test_a_failed_write_leaves_the_earlier_result(
         again = label_files(tmp_path / "out" / name, path)
         with pytest.raises(OSError, match="No space left"):
             write_labels(again, other, Broken())
-        now = {one.name: one.read_bytes() for one in outputs.image.parent.iterdir()}
+        now = {one.name: one.read_bytes() for one in outputs[0].parent.iterdir()}
         assert now == before
 
 
