@@ -19,9 +19,6 @@ from ankle_lib.geometry import Grid, Matrix, from_flirt, is_rigid, to_flirt, to_
 
 CONVENTION = "world RAS mm, static to frame"
 
-MAX_BYTES = 64 * 1024**2
-"""A pose takes about 500 bytes, so this is more than 100 000 of them."""
-
 _SMALLEST_DETERMINANT = 1e-6
 
 
@@ -91,17 +88,14 @@ def read_transforms(path: str | os.PathLike[str]) -> list[FramePose]:
     Raises
     ------
     AnkleError
-        If the file is missing, larger than 64 MiB or no JSON, names another convention, lacks a
+        If the file is missing or no JSON, names another convention, lacks a
         key, holds NaN or a matrix that is not rigid, or has a bone of a frame twice.
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_BYTES + 1)
+        text = path.read_bytes()
     except OSError as error:
         raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if len(text) > MAX_BYTES:
-        raise AnkleError(f"{path}: larger than {MAX_BYTES >> 20} MiB: not a list of transforms")
     return _checked(path, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ankle_lib import cache
 from ankle_lib.dynamic.frames import CohortPoses, Frame, Poses, StaticBones
 from ankle_lib.dynamic.smoothing import smooth_together
 from ankle_lib.dynamic.trainings import DynamicStudy
-from ankle_lib.geometry import bounding_box, part_of, weighted_centre
+from ankle_lib.geometry import weighted_centre
 from ankle_lib.learning.prediction import Prediction, Segmenter, predict
 from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
@@ -27,6 +28,7 @@ from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.registration.engines import Resolution, Settings, register
 from ankle_lib.registration.every_sequence import sequence_images, transforms_path
+from ankle_lib.registration.moving import cut_to_mask
 from ankle_lib.registration.regions import weights_of
 from ankle_lib.registration.truth import rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume
@@ -114,9 +116,8 @@ def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest
     >>> held = hold_contest(study, one, chapter.folder / "contest")
     >>> method_scores(held)
     """
-    sequences: dict[tuple[str, str], list[Frame]] = {}
-    for frame in study.test:
-        sequences.setdefault((frame.code, frame.sequence), []).append(frame)
+    by_sequence = itertools.groupby(study.test, lambda frame: (frame.code, frame.sequence))
+    sequences = {key: list(frames) for key, frames in by_sequence}
     subjects = {subject.code: subject for subject in study.subjects}
     fits = pd.read_csv(study.registered / "tables" / "registration.csv")
     seconds = fits.groupby(["subject", "sequence"])["seconds"].sum()
@@ -226,10 +227,8 @@ def poses_from_masks(
         start = np.tile(np.eye(4), (len(enough), 1, 1, 1))
         for row, n in enumerate(enough):
             start[row, 0, :3, 3] = weighted_centre(maps[n], grid) - bones.centres[bone]
-        margin = np.ceil(MARGIN_MM / np.array(mask.voxel_size_mm)).astype(int)
-        box = bounding_box(mask.data > 0, margin)
-        assert box is not None  # `StaticBones` has no empty masks
-        moving = Volume((mask.data[box] > 0).astype(np.float32), part_of(box, mask.affine)[1])
+        cut = cut_to_mask(mask, np.ceil(MARGIN_MM / np.array(mask.voxel_size_mm)))
+        moving = Volume(cut.data.astype(np.float32), cut.affine)
         fixed = Volume(np.stack([maps[n] for n in enough], axis=-1), grid)
         everywhere = {bone: np.ones(moving.shape, dtype=np.float32)}
         fit = register(fixed, moving, everywhere, start=start, settings=OF_MASKS)

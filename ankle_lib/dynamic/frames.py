@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Grid, apply, rigid, world_to_voxel
 from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.manifest.layouts import CleanSubject
@@ -93,12 +92,8 @@ class Frame:
 
     def with_image(self, image: Volume) -> Frame:
         """Return the frame with another image of it, normalised inside the same foot."""
-        other, item = to_orientation(image), self.scan.item
-        if other.shape != item.image.shape:
-            raise AnkleError(
-                f"{item}: another image of it has shape {other.shape}, expected {item.image.shape}"
-            )
-        item = replace(item, image=zscore(other.data, item.region))
+        item = self.scan.item
+        item = replace(item, image=zscore(to_orientation(image).data, item.region))
         return replace(self, scan=replace(self.scan, item=item))
 
     def below(self, row: int) -> Frame:
@@ -160,7 +155,9 @@ def read_frames(
                 item = dynamic_item(subject, sequence, number, masked, bones)
                 affine = to_orientation(load(path)).affine
                 scan = Scan(item, subject.group, canonical_voxel_size(affine))
-                true = {} if labels is None else _true_masks(path, labels, number, item.image.shape)
+                true = {}
+                if labels is not None:
+                    true = {bone: labels[..., number] == n for bone, n in TRUE_LABELS.items()}
                 frame = Frame(sequence, number, scan, affine, true)
                 rows = [
                     world_to_voxel(affine, apply(one.pose, ends[one.bone]))[:, 1].min()
@@ -180,17 +177,6 @@ def _cut_ends(subject: CleanSubject) -> dict[str, NDArray[np.float64]]:
         if (mask.shape[1] - 1 - top) * mask.voxel_size_mm[1] <= CUT_MM:
             ends[bone] = apply(mask.affine, filled[filled[:, 1] == top])
     return ends
-
-
-def _true_masks(
-    path: Path, labels: NDArray[np.uint8], number: int, shape: tuple[int, ...]
-) -> dict[str, NDArray[np.bool_]]:
-    if labels.shape[:3] != shape or number >= labels.shape[3]:
-        raise AnkleError(
-            f"{path}: frame {number} of shape {shape}, but true labels of shape {labels.shape}: "
-            "simulate the cohort again"
-        )
-    return {bone: labels[..., number] == label for bone, label in TRUE_LABELS.items()}
 
 
 # --- the bones of the static scan ---
@@ -323,8 +309,6 @@ def misplacement(
     directions : (2, 3) array
         Axis of the rotation and direction of the shift; their lengths do not count.
     """
-    if not error_mm > 0:
-        raise AnkleError(f"an error of {error_mm} mm was asked for: give a positive length")
     centre = points.mean(axis=0)
     lever = np.linalg.norm(points - centre, axis=1).mean()
     axis, shift = directions / np.linalg.norm(directions, axis=1, keepdims=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from ankle_lib.dynamic.random_scans import random_scans
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import ready_to_predict
-from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
+from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.recipes import Recipe
 from ankle_lib.learning.scans import (
     Scan,
@@ -226,18 +227,11 @@ def read_dynamic_study(
 
 def _static(checkpoint: Path, folder: Path, device: str) -> Trained:
     """Return the network of chapter 05; a copy of it lies where its scores are remembered."""
-    read, recipe = read_segmenter(checkpoint), final_recipe([])
-    if read.bones != BONES or read.context_mm != recipe.context_mm:
-        raise AnkleError(
-            f"{checkpoint}: segments {', '.join(read.bones)} with slices at {read.context_mm} mm, "
-            f"expected {', '.join(BONES)} at {recipe.context_mm}: use the final network of "
-            "chapter 05"
-        )
     with atomic_path(folder / WEIGHTS) as copy:
         shutil.copyfile(checkpoint, copy)
     nothing = pd.DataFrame({"step": []})
     network = ready_to_predict(load_checkpoint(checkpoint).network, device)
-    return Trained(network, recipe, nothing, nothing, folder)
+    return Trained(network, final_recipe([]), nothing, nothing, folder)
 
 
 def scan_dice(networks: Sequence[Trained], scans: Sequence[Scan], pixel_mm: float) -> pd.DataFrame:
@@ -283,12 +277,12 @@ def count_labels(study: DynamicStudy) -> pd.DataFrame:
     """
     rows = []
     for part in ("train", "validation", "test"):
-        known = [set(frame.scan.item.labels) for frame in getattr(study, part)]
-        row = {"part": part, "frames": len(known)}
-        row["with_all_bones"] = sum(len(one) == len(BONES) for one in known)
-        row["with_some"] = sum(0 < len(one) < len(BONES) for one in known)
-        row["with_none"] = sum(not one for one in known)
-        rows.append(row | {bone: sum(bone in one for one in known) for bone in BONES})
+        known = [[bone in f.scan.item.labels for bone in BONES] for f in getattr(study, part)]
+        table = pd.DataFrame(known, columns=BONES, dtype=bool)
+        n = table.sum(axis=1)
+        counts = {"frames": len(n), "with_all_bones": (n == len(BONES)).sum()}
+        counts |= {"with_some": n.between(1, len(BONES) - 1).sum(), "with_none": (n == 0).sum()}
+        rows.append({"part": part} | counts | table.sum().to_dict())
     return pd.DataFrame(rows)
 
 
@@ -345,12 +339,10 @@ def value_of_labels(study: DynamicStudy) -> pd.DataFrame:
     error = registration_error(read_registered(study.registered), bones, poses)
     kinds = [("truth", 0.0, truth), ("registration", error, [frame.scan for frame in frames])]
     sizes = sorted(study.sizes.errors_mm)
-    wrong = [("random", size) for size in sizes]
-    wrong += [("systematic", size) for size in sizes[::-2][::-1]]
-    for kind, size in wrong:
-        systematic = kind == "systematic"
-        labels = misplaced_labels(frames, bones, poses, size, systematic=systematic)
-        kinds.append((kind, size, labels))
+    for kind, some in (("random", sizes), ("systematic", sizes[::-2][::-1])):
+        for size in some:
+            labels = misplaced_labels(frames, bones, poses, size, systematic=kind == "systematic")
+            kinds.append((kind, size, labels))
     trained = study.train_all([study.training(study.recipe, scans) for _, _, scans in kinds])
     test = study.few_test()
     return study.score(
@@ -445,16 +437,14 @@ def other_images(study: DynamicStudy) -> dict[str, list[Frame]]:
         for real scans. See `registration.truth.read_looks`.
     """
     images: dict[str, list[Frame]] = {}
-    read: dict[tuple[str, str], Mapping] = {}
-    for frame in study.test:
-        key = (frame.code, frame.sequence)
-        if key not in read:
-            read[key] = read_looks(study.truth, *key) if study.truth else {}
-        own = {kind: image for (n, kind), image in read[key].items() if n == frame.number}
-        if own:
-            images.setdefault(AS_SIMULATED, []).append(frame)
-        for kind, image in own.items():
-            images.setdefault(kind, []).append(frame.with_image(image))
+    for key, frames in itertools.groupby(study.test, lambda one: (one.code, one.sequence)):
+        looks = read_looks(study.truth, *key) if study.truth else {}
+        for frame in frames:
+            own = {kind: image for (n, kind), image in looks.items() if n == frame.number}
+            if own:
+                images.setdefault(AS_SIMULATED, []).append(frame)
+            for kind, image in own.items():
+                images.setdefault(kind, []).append(frame.with_image(image))
     return images
 
 

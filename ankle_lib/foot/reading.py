@@ -280,9 +280,7 @@ def _grid_in_words(volume: Volume) -> str:
 
 def _span(volume: Volume) -> str:
     """Write the box that a grid fills, e.g. ``R -40..52, A -80..61, S -90..33``."""
-    ends = np.stack([np.full(3, -0.5), np.asarray(volume.shape) - 0.5], axis=1)
-    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
-    world = apply(volume.affine, corners)
+    world = apply(volume.affine, np.array([*np.ndindex(2, 2, 2)]) * volume.shape - 0.5)
     sides = zip("RAS", world.min(axis=0), world.max(axis=0), strict=True)
     return ", ".join(f"{letter} {low:.0f}..{high:.0f}" for letter, low, high in sides)
 

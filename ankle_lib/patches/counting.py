@@ -85,14 +85,7 @@ def count_cohort(
     static_mm = pixel_mm(subject.static for subject in subjects)
     frames = [path for subject in subjects for run in subject.sequences.values() for path in run]
     dynamic_mm = pixel_mm(frames) if frames else None
-    work = partial(
-        _count_subject,
-        masked=masked,
-        accepted=accepted,
-        static_mm=static_mm,
-        dynamic_mm=dynamic_mm,
-        device=device,
-    )
+    work = partial(_count_subject, masked, accepted, static_mm, dynamic_mm, device)
     of_subjects = run_all(
         work,
         subjects,
@@ -188,13 +181,12 @@ def counts_by_group(images: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataF
 
 
 def _count_subject(
-    subject: CleanSubject,
-    *,
     masked: Path,
     accepted: Sequence[RegisteredFrame],
     static_mm: float,
     dynamic_mm: float | None,
     device: torch.device | str,
+    subject: CleanSubject,
 ) -> list[Extraction]:
     one = [subject]
     task = STATIC_SEGMENTATION

@@ -55,21 +55,6 @@ class Item:
     context: tuple[int, ...] = (0,)
     """Slices, counted from a patch's own, that are its channels; 0 is the patch itself."""
 
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not belong together."""
-        arrays: dict[str, NDArray] = {"region": self.region, **self.labels}
-        if self.target is not None:
-            arrays["target"] = self.target
-        if self.image.ndim != 3:
-            raise AnkleError(f"{self}: an image to draw patches from needs 3 axes (I, J, K)")
-        for name, array in arrays.items():
-            if array.shape != self.image.shape:
-                raise AnkleError(f"{self}: {name} has shape {array.shape}: resample to the image")
-            if name != "target" and array.dtype != np.bool_:
-                raise AnkleError(f"{self}: {name} is {array.dtype}: give a mask of bool")
-        if self.target is not None and self.labels:
-            raise AnkleError(f"{self}: give labels or a target to learn, not both")
-
     def __str__(self) -> str:
         return f"{self.subject} {self.name} of shape {self.image.shape}"
 

@@ -191,8 +191,6 @@ class Task:
 
     def rule(self, pixel_mm: float, bone: str = BONES[0]) -> PatchRule:
         """Return the rule of extraction on a grid with square pixels of ``pixel_mm``."""
-        if bone not in self.tries:
-            raise AnkleError(f"{self.name} has no patches of {bone!r}: choose {', '.join(BONES)}")
         size = self.pixels(pixel_mm)
         return PatchRule(
             (size, size), self.tries[bone], self.min_fraction[bone], self.min_correlation

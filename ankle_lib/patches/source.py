@@ -227,11 +227,9 @@ class PatchSource:
         augmentation: Augmentation | None = None,
         generator: torch.Generator | None = None,
     ) -> Batch:
-        """Return the patches at given places (see `Batch`); augmented if asked to."""
+        """Return the patches at given places (see `Batch`), augmented if a generator is given."""
         slices = where[:, 0]
         black = self._black[slices]
-        if augmentation is not None and generator is None:
-            raise AnkleError("augmentation needs a random generator: give one")
         if augmentation is not None and augmentation.moves and generator is not None:
             turns = random_geometry(len(where), augmentation, generator)
             image, target = self._turned(where, turns)

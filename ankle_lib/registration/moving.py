@@ -47,8 +47,8 @@ def moved_mask(
     return Volume(result, np.asarray(affine, dtype=np.float64))
 
 
-def cut_to_mask(mask: Volume, margin: int = 1) -> Volume:
-    """Cut a mask to its bounding box and a margin of voxels; bool.
+def cut_to_mask(mask: Volume, margin: ArrayLike = 1) -> Volume:
+    """Cut a mask to its bounding box and a margin of voxels (along each axis); bool.
 
     Raises
     ------

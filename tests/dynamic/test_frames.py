@@ -96,7 +96,7 @@ def test_another_image_of_a_frame(ankle: Motion) -> None:
     inside = other.scan.item.image[frame.scan.item.region]
     assert (inside.mean(), inside.std()) == pytest.approx((0, 1), abs=1e-3)
     assert other.truth is frame.truth
-    with pytest.raises(AnkleError, match="another image of it has shape"):
+    with pytest.raises(AnkleError, match="and mask of shape"):
         frame.with_image(Volume(brighter.data[:-1], frame.affine))
 
 
@@ -129,8 +129,6 @@ def test_a_misplacement_has_the_size_that_was_asked_for(error_mm: float) -> None
     off = misplacement(points, error_mm, directions)
     assert tre_mm(off, np.eye(4), points) == pytest.approx(error_mm, rel=0.02)
     np.testing.assert_allclose(off[:3, :3] @ off[:3, :3].T, np.eye(3), atol=1e-12)
-    with pytest.raises(AnkleError, match="give a positive length"):
-        misplacement(points, 0.0, directions)
 
 
 def test_wrong_labels_get_worse_with_the_error(ankle: Motion) -> None:
