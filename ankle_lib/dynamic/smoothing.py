@@ -216,8 +216,8 @@ def _common_motion(observed: Array, courses: Array, trust: Array, centres: Array
     """
     places = np.stack([_places(p, c) for p, c in zip(courses, centres, strict=True)])
     pivot = places.mean(axis=0)
-    turned = _turn(observed) * _turn(courses).inv()
-    turns = turned.as_rotvec().reshape(places.shape) * BONE_RADIUS_MM
+    turned = (observed @ np.linalg.inv(courses))[..., :3, :3].reshape(-1, 3, 3)
+    turns = Rotation.from_matrix(turned).as_rotvec().reshape(places.shape) * BONE_RADIUS_MM
     shifts = np.stack([_places(p, c) for p, c in zip(observed, centres, strict=True)]) - places
     off = np.concatenate([turns, shifts], axis=-1)
     effect = np.tile(np.eye(6), (*off.shape[:2], 1, 1))
@@ -244,7 +244,3 @@ def _agreement(off: Array, effect: Array, trust: Array) -> Array:
         middle = np.nan_to_num(np.nanmedian(each, axis=0))
     apart = np.linalg.norm(off - (effect @ middle[..., None])[..., 0], axis=-1)
     return _biweight(apart, trust > 0)
-
-
-def _turn(poses: Array) -> Rotation:
-    return Rotation.from_matrix(poses[..., :3, :3].reshape(-1, 3, 3))

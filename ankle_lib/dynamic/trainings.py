@@ -277,12 +277,12 @@ def count_labels(study: DynamicStudy) -> pd.DataFrame:
     """
     rows = []
     for part in ("train", "validation", "test"):
-        known = [[bone in f.scan.item.labels for bone in BONES] for f in getattr(study, part)]
-        table = pd.DataFrame(known, columns=BONES, dtype=bool)
-        n = table.sum(axis=1)
-        counts = {"frames": len(n), "with_all_bones": (n == len(BONES)).sum()}
-        counts |= {"with_some": n.between(1, len(BONES) - 1).sum(), "with_none": (n == 0).sum()}
-        rows.append({"part": part} | counts | table.sum().to_dict())
+        known = [set(frame.scan.item.labels) for frame in getattr(study, part)]
+        row = {"part": part, "frames": len(known)}
+        row["with_all_bones"] = sum(len(one) == len(BONES) for one in known)
+        row["with_some"] = sum(0 < len(one) < len(BONES) for one in known)
+        row["with_none"] = sum(not one for one in known)
+        rows.append(row | {bone: sum(bone in one for one in known) for bone in BONES})
     return pd.DataFrame(rows)
 
 
