@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ankle_lib.cleaning import clean as clean_module
-from ankle_lib.cleaning.checks import binarise, fill_missing
+from ankle_lib.cleaning.checks import Findings, binarise, fill_missing
 from ankle_lib.cleaning.clean import Cleaned, clean_cohort, clean_subject
 from ankle_lib.cleaning.laterality import (
     BoneSide,
@@ -403,9 +403,9 @@ def test_decide_flip(
     reason: bool,
     note: bool,
 ) -> None:
-    flip = decide_flip(fit, bones, expected)
-    assert (flip.image, flip.masks) == (image, masks)
-    assert (flip.reason is not None, flip.note is not None) == (reason, note)
+    log = Findings()
+    assert decide_flip(fit, bones, expected, log) == (image, masks)
+    assert (bool(log.reasons), bool(log.notes)) == (reason, note)
 
 
 def test_side_that_is_not_documented_is_taken_from_the_bones(

@@ -5,7 +5,6 @@ What is found goes into `Findings`: reasons why the subject cannot be used, corr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from scipy import ndimage
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.schema import Geometry, Subject
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Header, Volume, canonical_voxel_size, load, read_header
+from ankle_lib.volume import Header, Volume, load, read_header
 
 MAX_MISSING_FRACTION = 0.01
 """Above this part of NaN voxels an image is not repaired."""
@@ -111,7 +110,7 @@ def read_static(subject: Subject, geometry: Geometry, log: Findings) -> Scan | N
     path = subject.static[0]
     try:
         header = read_header(path)
-        wrong_size = _wrong_voxel_size(header, geometry.static_voxel_mm, geometry.tolerance)
+        wrong_size = geometry.wrong_voxels(header.affine, static=True)
         if wrong_size:
             log.exclude("wrong resolution", f"static scan: {wrong_size}")
         if header.n_frames != 1:
@@ -164,7 +163,7 @@ def read_sequences(subject: Subject, geometry: Geometry, log: Findings) -> list[
         path, problems = sequence.path, []
         try:
             header = read_header(path)
-            wrong_size = _wrong_voxel_size(header, geometry.dynamic_voxel_mm, geometry.tolerance)
+            wrong_size = geometry.wrong_voxels(header.affine, static=False)
             problems += [wrong_size] if wrong_size else []
             if header.n_frames != geometry.n_frames:
                 problems.append(f"{header.n_frames} frames, expected {geometry.n_frames}")
@@ -263,11 +262,6 @@ def fill_missing(data: NDArray) -> NDArray:
     return filled
 
 
-def in_mm(sizes: Iterable[float]) -> str:
-    """Write sizes as in ``0.28 x 0.28 x 0.8 mm``."""
-    return " x ".join(f"{size:.3g}" for size in sizes) + " mm"
-
-
 def _filled(scan: Scan, log: Findings) -> tuple[Scan, str | None]:
     """Fill a few missing voxels; return a problem if there are too many."""
     data = scan.volume.data
@@ -281,14 +275,6 @@ def _filled(scan: Scan, log: Findings) -> tuple[Scan, str | None]:
     filled = np.stack([fill_missing(frames[..., i]) for i in range(frames.shape[3])], axis=3)
     log.correct(scan.path, "missing voxels", f"{found}: filled from their neighbours")
     return scan.with_image(filled.reshape(data.shape)), None
-
-
-def _wrong_voxel_size(header: Header, expected: Iterable[float], tolerance: float) -> str | None:
-    found = canonical_voxel_size(header.affine)
-    wanted = tuple(expected)
-    if np.allclose(found, wanted, rtol=tolerance, atol=0):
-        return None
-    return f"voxels of {in_mm(found)}, expected {in_mm(wanted)} within {tolerance:.0%}"
 
 
 def _without_folder(error: AnkleError, path: Path) -> str:

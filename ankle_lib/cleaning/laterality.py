@@ -64,18 +64,6 @@ class MaskFit:
         return None
 
 
-@dataclass(frozen=True)
-class Flip:
-    """What has to be mirrored, or why that cannot be told."""
-
-    image: bool = False
-    masks: bool = False
-    reason: str | None = None
-    """A reason to exclude the subject."""
-    note: str | None = None
-    """Something that could not be verified, for the reader."""
-
-
 def fix_left_right(
     static: Scan, masks: dict[str, Volume], subject: Subject, log: Findings
 ) -> tuple[Scan, dict[str, Volume], str | None]:
@@ -83,18 +71,15 @@ def fix_left_right(
     if not all(mask.data.any() for mask in masks.values()):
         return static, masks, subject.side
     bones = side_from_bones({bone: mask.data for bone, mask in masks.items()}, static.volume.affine)
-    flip = decide_flip(masks_fit_image(static.volume, masks), bones, subject.side)
-    if flip.reason:
-        log.exclude("left or right unclear", flip.reason)
-    if flip.note:
-        log.notes.append(flip.note)
-    wrong = [name for name in ("image", "masks") if getattr(flip, name)]
-    kind = f"{' and '.join(wrong)} mirrored"
-    if flip.image:
+    fit = masks_fit_image(static.volume, masks)
+    mirror_image, mirror_masks = decide_flip(fit, bones, subject.side, log)
+    wrong = {"image": mirror_image, "masks": mirror_masks}
+    kind = f"{' and '.join(name for name in wrong if wrong[name])} mirrored"
+    if mirror_image:
         log.correct(static.path, kind, f"mirrored left to right: a {subject.side} foot")
         other = flip_left_right(static.volume)
         static = static.with_image(other.data, other.affine)
-    if flip.masks:
+    if mirror_masks:
         text = f"mirrored left to right: the bones were those of a {bones.side} foot"
         for bone in masks:
             log.correct(subject.masks[bone], kind, text)
@@ -163,8 +148,10 @@ def masks_fit_image(image: Volume, masks: Mapping[str, Volume]) -> MaskFit:
     return MaskFit(as_is, flipped)
 
 
-def decide_flip(fit: MaskFit, bones: BoneSide, expected: str | None) -> Flip:
-    """Decide what has to be mirrored so that image, masks and the documented side agree.
+def decide_flip(
+    fit: MaskFit, bones: BoneSide, expected: str | None, log: Findings
+) -> tuple[bool, bool]:
+    """Decide whether image and masks have to be mirrored to agree with the documented side.
 
     ============== ==================== ==========================================
     masks fit      masks' side          so
@@ -175,35 +162,35 @@ def decide_flip(fit: MaskFit, bones: BoneSide, expected: str | None) -> Flip:
     only flipped   the other            the masks are mirrored: flip them
     ============== ==================== ==========================================
 
-    What cannot be told is reported, never guessed.
+    What cannot be told is reported, never guessed: a reason to exclude the subject where something
+    is wrong for certain, and a note where nothing contradicts.
     """
+    mirrored, wrong_side = fit.verdict == "flipped", bones.side != expected
+    if bones.side and expected and fit.verdict:
+        return wrong_side != mirrored, wrong_side
+    reason = "masks fit the image only when mirrored, and " if mirrored else ""
     if bones.side is None:
-        unclear = (
+        doubt = (
             f"side not clear from the bones (talar head {bones.talar_head_mm:+.1f} mm, "
             f"malleolus {bones.malleolus_mm:+.1f} mm)"
         )
-        if fit.verdict == "flipped":
-            return Flip(reason=f"masks fit the image only when mirrored, and {unclear}")
-        return Flip(note=unclear)
-    if expected is None:
-        if fit.verdict == "flipped":
-            return Flip(reason="masks fit the image only when mirrored, and no side is documented")
-        return Flip(note=f"no side is documented: {bones.side}, from the bones")
-    wrong_side = bones.side != expected
-    if fit.verdict == "flipped":
-        return Flip(masks=True) if wrong_side else Flip(image=True)
-    if fit.verdict is None and wrong_side:
-        return Flip(
-            reason=f"the bones are those of a {bones.side} foot, documented is {expected}, and "
-            f"masks fit the image no better one way (contrast {fit.as_is:.2f}) than mirrored "
+        reason += doubt if mirrored else ""
+    elif expected is None:
+        doubt = f"no side is documented: {bones.side}, from the bones"
+        reason += "no side is documented" if mirrored else ""
+    else:
+        fits = (
+            f"masks fit the image no better (contrast {fit.as_is:.2f}) than mirrored "
             f"({fit.flipped:.2f})"
         )
-    if fit.verdict is None:
-        return Flip(
-            note=f"masks fit the image no better (contrast {fit.as_is:.2f}) than mirrored "
-            f"({fit.flipped:.2f}): agreement of image and masks not verified"
-        )
-    return Flip(image=wrong_side, masks=wrong_side)
+        doubt = f"{fits}: agreement of image and masks not verified"
+        if wrong_side:
+            reason = f"the bones are those of a {bones.side} foot, documented is {expected}: {fits}"
+    if reason:
+        log.exclude("left or right unclear", reason)
+    else:
+        log.notes.append(doubt)
+    return False, False
 
 
 def _world_points(

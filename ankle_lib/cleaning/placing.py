@@ -8,16 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.cleaning.checks import Findings, Scan, in_mm
-from ankle_lib.geometry import (
-    apply,
-    corner_distance_mm,
-    is_rigid,
-    rotation_angle_deg,
-    world_to_voxel,
-)
+from ankle_lib.cleaning.checks import Findings, Scan
+from ankle_lib.geometry import corner_distance_mm, in_words, is_rigid, rotation_angle_deg
 from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
-from ankle_lib.volume import Header, Volume, to_orientation
+from ankle_lib.metrics import correlation, dice
+from ankle_lib.volume import Header, Volume, resample, to_orientation
 
 SAME_GRID_VOXELS = 0.5
 """Two affines are the same if no corner of the grid moves by more than this part of a voxel."""
@@ -127,13 +122,14 @@ def masks_on_static(
         else:
             carry = target.affine @ np.linalg.inv(found.affine)
             if not is_rigid(carry, tolerance=1e-2):
-                sizes = (
-                    f"{''.join(one.axis_codes)} voxels of {in_mm(one.voxel_size_mm)}"
+                own, wanted = (
+                    f"{''.join(one.axis_codes)} voxels of {in_words(one.voxel_size_mm)}"
                     for one in (found, target)
                 )
-                text = f"{bone} mask: {{}}, static scan {{}}".format(*sizes)
                 log.exclude(
-                    "mask on another grid", f"{text}: no rigid motion leads from one to the other"
+                    "mask on another grid",
+                    f"{bone} mask: {own}, static scan {wanted}: no rigid motion leads from one to "
+                    "the other",
                 )
                 continue
             text = f"given the static header: {_moved(carry)}"
@@ -226,19 +222,14 @@ def best_affine(
 
 def _agreement(frame: Volume, foot: Volume) -> tuple[float, float]:
     """Return Dice and correlation of a coarse frame with the static foot, on the frame's grid."""
-    voxels = np.indices(frame.shape).reshape(3, -1).T
-    where = world_to_voxel(foot.affine, apply(frame.affine, voxels)).T
     mask = foot_mask(foot.data, REPORT_THRESHOLD).astype(np.float32)
-    static_foot = ndimage.map_coordinates(mask, where, order=1) > 0.5
-    dynamic_foot = foot_mask(frame.data, REPORT_THRESHOLD).ravel()
-    total = static_foot.sum() + dynamic_foot.sum()
-    overlap = 2.0 * float((static_foot & dynamic_foot).sum()) / float(total) if total else 0.0
+    static_foot = resample(Volume(mask, foot.affine), *frame.grid).data > 0.5
+    dynamic_foot = foot_mask(frame.data, REPORT_THRESHOLD)
     either = static_foot | dynamic_foot
-    first = ndimage.map_coordinates(foot.data, where, order=1)[either]
-    second = frame.data.ravel()[either]
-    if len(first) < 2 or first.std() == 0 or second.std() == 0:
-        return overlap, 0.0
-    return overlap, float(np.corrcoef(first, second)[0, 1])
+    if not either.any():
+        return 0.0, 0.0
+    static_scan = resample(foot, *frame.grid).data
+    return dice(static_foot, dynamic_foot), correlation(frame.data, static_scan, either)
 
 
 def time_mean(series: Volume) -> Volume:
