@@ -300,7 +300,7 @@ def fetch(
     from ankle_lib.manifest.document import fetch, load_manifest
 
     cohort = load_manifest(file or _default_manifest()).cohort(name)
-    for path in fetch(cohort, out, progress=True):
+    for path in fetch(cohort, out):
         print(path)
 
 

@@ -35,8 +35,6 @@ def run_all(
     n_jobs: int | None = None,
     workers: Literal["processes", "threads"] = "processes",
     desc: str = "",
-    unit: str = "task",
-    progress: bool = True,
 ) -> list[Result]:
     """Return ``[function(task) for task in tasks]``, several at a time.
 
@@ -47,15 +45,15 @@ def run_all(
         picklable: a function of a module, or `functools.partial` of one.
     tasks : sequence
     n_jobs : int, optional
-        Tasks at a time on this machine, by default the number of processor cores that may be
-        used; the processes share these cores' threads. A cluster has its own number.
+        Most tasks at a time on this machine, by default and at most the number of processor
+        cores that may be used; the processes share these cores' threads. A cluster has its own
+        number.
     workers : "processes" or "threads"
         Threads suit work that spends its time in numpy or torch and share memory. Ignored on a
         cluster.
-    desc, unit : str
-        Texts of the progress bar.
-    progress : bool
-        Show a bar, which moves with every finished task.
+    desc : str
+        What the tasks do. A bar of this name moves with every finished task; without a name there
+        is none.
 
     Returns
     -------
@@ -72,9 +70,10 @@ def run_all(
     if address:
         numbered = _on_cluster(address, function, tasks)
     else:
-        jobs = max(1, min(n_jobs or joblib.cpu_count(), len(tasks)))
+        cores = joblib.cpu_count()
+        jobs = max(1, min(n_jobs or cores, cores, len(tasks)))
         numbered = _on_this_machine(function, tasks, jobs, workers)
-    bar = tqdm(numbered, total=len(tasks), desc=desc, unit=unit, disable=not progress)
+    bar = tqdm(numbered, total=len(tasks), desc=desc, disable=not desc)
     results = dict(bar)
     return [results[number] for number in range(len(tasks))]
 

@@ -485,7 +485,7 @@ def test_clean_cohort_writes_images_and_tables(ankle: ToyAnkle, tmp_path: Path) 
     corrected = mirrored_both(ankle).write(tmp_path / "raw", "E02")
     excluded = record("E03", None, [], {}, [])
     out = tmp_path / "clean"
-    _, written = clean_cohort(cohort_of(good, corrected, excluded), out, progress=False)
+    _, written = clean_cohort(cohort_of(good, corrected, excluded), out)
 
     inclusion = pd.read_csv(out / "tables" / "inclusion.csv")
     assert list(inclusion.columns[:5]) == ["subject", "group", "side", "included", "reasons"]
@@ -539,7 +539,7 @@ def test_a_second_call_does_not_repeat_what_is_done(
 ) -> None:
     subjects = [ankle.write(tmp_path / "raw", code) for code in ("T01", "T02")]
     out = tmp_path / "clean"
-    first, _ = clean_cohort(cohort_of(*subjects), out, progress=False)
+    first, _ = clean_cohort(cohort_of(*subjects), out)
     tables = {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
 
     done: list[str] = []
@@ -550,20 +550,20 @@ def test_a_second_call_does_not_repeat_what_is_done(
         return original(subject, *rest)
 
     monkeypatch.setattr(clean_module, "clean_subject", counted)
-    again, _ = clean_cohort(cohort_of(*subjects), out, progress=False)
+    again, _ = clean_cohort(cohort_of(*subjects), out)
     assert done == []
     assert again.equals(first)
     assert {path.name: path.read_bytes() for path in (out / "tables").iterdir()} == tables
 
     (out / ".records" / "T02.json").write_text("{half")  # as if killed before it was complete
-    clean_cohort(cohort_of(*subjects), out, progress=False)
+    clean_cohort(cohort_of(*subjects), out)
     assert done == ["T02"]
     os.utime(subjects[0].static[0], ns=(1, 1))  # copied: another time, the same content
-    clean_cohort(cohort_of(*subjects), out, progress=False)
+    clean_cohort(cohort_of(*subjects), out)
     assert done == ["T02"]
     static = load(subjects[0].static[0])
     save(subjects[0].static[0], static.data + 1, static.affine)
-    clean_cohort(cohort_of(*subjects), out, progress=False)
+    clean_cohort(cohort_of(*subjects), out)
     assert done == ["T02", "T01"]
 
 
@@ -571,7 +571,7 @@ def test_a_cluster_cleans_the_subjects(
     ankle: ToyAnkle, tmp_path: Path, sent_to_cluster: list[Subject]
 ) -> None:
     subjects = [ankle.write(tmp_path / "raw", code) for code in ("T01", "T02")]
-    inclusion, _ = clean_cohort(cohort_of(*subjects), tmp_path / "clean", progress=False)
+    inclusion, _ = clean_cohort(cohort_of(*subjects), tmp_path / "clean")
     assert [subject.code for subject in sent_to_cluster] == ["T01", "T02"]
     assert inclusion["included"].all()
 
@@ -581,10 +581,10 @@ def test_a_subject_that_is_no_longer_usable_leaves_no_images(
 ) -> None:
     subject = ankle.write(tmp_path / "raw")
     out = tmp_path / "clean"
-    clean_cohort(cohort_of(subject), out, progress=False)
+    clean_cohort(cohort_of(subject), out)
     assert (out / "sub-T01").exists()
     subject.masks["talus"].unlink()
-    inclusion, _ = clean_cohort(cohort_of(subject), out, progress=False)
+    inclusion, _ = clean_cohort(cohort_of(subject), out)
     assert not inclusion["included"].any()
     assert not (out / "sub-T01").exists()
 
@@ -604,7 +604,7 @@ def test_real_files_are_excluded_with_the_right_reasons(tmp_path: Path) -> None:
         subject = record(code, "left", static, masks, [])
         subjects.append(subject.model_copy(update={"sequences": [sequence]}))
     inclusion, _ = clean_cohort(
-        cohort_of(*subjects).model_copy(update={"geometry": GEOMETRY}), tmp_path, progress=False
+        cohort_of(*subjects).model_copy(update={"geometry": GEOMETRY}), tmp_path
     )
     assert not inclusion["included"].any()
     assert inclusion["kinds"].tolist() == [

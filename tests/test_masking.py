@@ -222,9 +222,7 @@ def subject(ankle: ToyAnkle, tmp_path: Path) -> CleanSubject:
 def test_mask_cohort(ankle: ToyAnkle, subject: CleanSubject, tmp_path: Path) -> None:
     truth, out = tmp_path / "truth", tmp_path / "out"
     save(truth / "T01" / "static_dseg.nii.gz", 4 * ankle.foot.data.astype("u1"), ankle.foot.affine)
-    foot_masks, _ = mask_cohort(
-        [subject], out, truth=truth, compare_with=(150.0, 500.0), progress=False
-    )
+    foot_masks, _ = mask_cohort([subject], out, truth=truth, compare_with=(150.0, 500.0))
 
     table = pd.read_csv(out / "tables" / "foot_masks.csv")
     assert list(table.columns[:4]) == ["subject", "image", "threshold", "foot_fraction"]
@@ -259,25 +257,25 @@ def test_mask_cohort(ankle: ToyAnkle, subject: CleanSubject, tmp_path: Path) -> 
 
 def test_mask_cohort_goes_on_where_it_stopped(subject: CleanSubject, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    mask_cohort([subject], out, progress=False)
+    mask_cohort([subject], out)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
-    again, _ = mask_cohort([subject], out, progress=False)
+    again, _ = mask_cohort([subject], out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
     assert len(again) == 4
-    mask_cohort([subject], out, static_threshold=300, progress=False)
+    mask_cohort([subject], out, static_threshold=300)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} != before
 
 
 def test_a_cluster_masks_the_subjects(
     subject: CleanSubject, tmp_path: Path, sent_to_cluster: list[CleanSubject]
 ) -> None:
-    foot_masks, _ = mask_cohort([subject], tmp_path / "out", progress=False)
+    foot_masks, _ = mask_cohort([subject], tmp_path / "out")
     assert [one.code for one in sent_to_cluster] == ["T01"]
     assert len(foot_masks) == 4
 
 
 def test_cohort_histograms(ankle: ToyAnkle, subject: CleanSubject) -> None:
-    static, frames = cohort_histograms([subject], progress=False)
+    static, frames = cohort_histograms([subject])
     assert static.counts.shape[0] == 1
     assert frames.counts.shape[0] == 3
     assert static.pooled.sum() + static.n_zero.sum() == ankle.static.data.size

@@ -67,49 +67,48 @@ def leave_a_mark(folder: Path, number: int) -> int:
 @pytest.mark.parametrize("workers", ["processes", "threads"])
 def test_results_come_in_order(workers: Any) -> None:
     numbers = list(range(7))
-    assert run_all(slowest_first, numbers, n_jobs=2, workers=workers, progress=False) == numbers
-    assert run_all(square, [3], workers=workers, progress=False) == [9]
-    assert run_all(square, [], workers=workers, progress=False) == []
+    assert run_all(slowest_first, numbers, n_jobs=2, workers=workers) == numbers
+    assert run_all(square, [3], workers=workers) == [9]
+    assert run_all(square, [], workers=workers) == []
 
 
 def test_where_the_work_is_done() -> None:
     here = os.getpid()
-    assert here not in run_all(process_id, range(4), n_jobs=2, progress=False)
-    assert set(run_all(process_id, range(4), n_jobs=2, workers="threads", progress=False)) == {here}
-    assert set(run_all(process_id, range(2), n_jobs=1, progress=False)) == {here}
+    assert here not in run_all(process_id, range(4), n_jobs=2)
+    assert set(run_all(process_id, range(4), n_jobs=2, workers="threads")) == {here}
+    assert set(run_all(process_id, range(2), n_jobs=1)) == {here}
 
 
 @pytest.mark.parametrize("workers", ["processes", "threads"])
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_errors_come_out_as_they_are(workers: Any, n_jobs: int) -> None:
     with pytest.raises(AnkleError, match=r"^scan 3 is empty: export it again$"):
-        run_all(fail_at_three, range(6), n_jobs=n_jobs, workers=workers, progress=False)
+        run_all(fail_at_three, range(6), n_jobs=n_jobs, workers=workers)
     with pytest.raises(KeyError):
-        run_all(fail_otherwise, range(3), n_jobs=n_jobs, workers=workers, progress=False)
+        run_all(fail_otherwise, range(3), n_jobs=n_jobs, workers=workers)
 
 
 def test_a_killed_process_is_one_clear_error() -> None:
     with pytest.raises(AnkleError, match="killed, perhaps for want of memory: run fewer than 2 "):
-        run_all(die, range(2), n_jobs=2, progress=False)
-    assert run_all(square, range(3), n_jobs=2, progress=False) == [0, 1, 4]  # and on it goes
+        run_all(die, range(2), n_jobs=2)
+    assert run_all(square, range(3), n_jobs=2) == [0, 1, 4]  # and on it goes
 
 
 @pytest.mark.parametrize("workers", ["processes", "threads"])
 def test_nobody_elses_warnings_are_hidden(workers: Any) -> None:
     before = list(warnings.filters)
-    run_all(square, range(2), n_jobs=2, workers=workers, progress=False)
+    run_all(square, range(2), n_jobs=2, workers=workers)
     assert list(warnings.filters) == before
     with pytest.warns(UserWarning, match="A worker stopped"):
         warnings.warn("A worker stopped while some jobs were given to somebody", stacklevel=1)
 
 
 def test_the_bar_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    run_all(square, range(3), n_jobs=1, desc="squares", unit="number")
+    run_all(square, range(3), n_jobs=1, desc="squares")
     shown = capsys.readouterr().err
     assert "squares" in shown
     assert "3/3" in shown
-    assert "number/s" in shown
-    run_all(square, range(3), n_jobs=1, progress=False)
+    run_all(square, range(3), n_jobs=1)
     assert not capsys.readouterr().err
 
 
@@ -132,7 +131,7 @@ def test_a_cluster_gives_the_same_results_even_if_a_worker_is_killed(
     task, numbers = partial(leave_a_mark, tmp_path), list(range(16))
     killer = threading.Thread(target=kill_one_worker, args=(tmp_path,))
     killer.start()
-    results = run_all(task, numbers, progress=False)
+    results = run_all(task, numbers)
     killer.join()
     assert results == [square(number) for number in numbers]
     marks = [path.name.split("-") for path in tmp_path.iterdir() if path.name != "killed"]
@@ -145,14 +144,14 @@ def test_a_cluster_gives_the_same_results_even_if_a_worker_is_killed(
 
     # the same cluster goes on: errors come out as they are, and leave nothing behind
     with pytest.raises(AnkleError, match=r"^scan 3 is empty: export it again$"):
-        run_all(fail_at_three, numbers, progress=False)
+        run_all(fail_at_three, numbers)
     assert run_all(square, numbers) == [square(number) for number in numbers]
 
 
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_one_clear_error(cluster: Any) -> None:
     with pytest.raises(AnkleError, match="several workers of") as error:
-        run_all(die, range(2), progress=False)
+        run_all(die, range(2))
     assert "\n" not in str(error.value)
 
 
@@ -175,7 +174,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> No
     for address in ("tcp://127.0.0.1:9", "nonsense"):
         monkeypatch.setenv(SCHEDULER_VARIABLE, address)
         with pytest.raises(AnkleError, match=f"{SCHEDULER_VARIABLE}={address}: no scheduler") as e:
-            run_all(square, [1], progress=False)
+            run_all(square, [1])
         assert "\n" not in str(e.value)
 
 
@@ -183,7 +182,7 @@ def test_a_cluster_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SCHEDULER_VARIABLE, "tcp://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(AnkleError, match=r'pip install "ankle-lib\[cluster\]"'):
-        run_all(square, [1], progress=False)
+        run_all(square, [1])
 
 
 def threads_of_a_worker(_: int) -> int:
@@ -195,5 +194,5 @@ def threads_of_a_worker(_: int) -> int:
 @pytest.mark.slow
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
-    found = run_all(threads_of_a_worker, [0, 1], n_jobs=2, progress=False)
+    found = run_all(threads_of_a_worker, [0, 1], n_jobs=2)
     assert found == [max(1, joblib.cpu_count() // 2)] * 2

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 
 from ankle_lib.cache import remembered
@@ -100,9 +99,7 @@ def clean_subject(subject: Subject, geometry: Geometry) -> Cleaned:
     return cleaned
 
 
-def clean_cohort(
-    cohort: Cohort, out: Path, *, progress: bool = True
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def clean_cohort(cohort: Cohort, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Clean every subject of a cohort and write those that are usable.
 
     Written are ``sub-<code>/…nii.gz`` of each included subject, ``participants.tsv``, and
@@ -116,8 +113,6 @@ def clean_cohort(
         With absolute paths, as `manifest.document.Manifest.cohort` gives it.
     out : Path
         Folder of the results.
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -130,11 +125,9 @@ def clean_cohort(
     rows = run_all(
         partial(_remembered_row, cohort.geometry, out),
         cohort.subjects,
-        n_jobs=min(joblib.cpu_count(), MAX_JOBS),
+        n_jobs=MAX_JOBS,
         workers="threads",
-        desc="cleaning",
-        unit="subject",
-        progress=progress,
+        desc="cleaning subjects",
     )
     corrections = pd.DataFrame(
         [

@@ -366,9 +366,7 @@ def paint_anew(study: DynamicStudy, seed: int = 0) -> list[Scan]:
     made = run_all(
         partial(_painted, study.sizes, seed),
         list(enumerate(study.static_train)),
-        desc="random scans",
-        unit="subject",
-        progress=study.progress,
+        desc="making random scans" if study.progress else "",
     )
     return [scan for scans in made for scan in scans]
 

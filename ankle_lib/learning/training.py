@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
@@ -207,9 +206,7 @@ def train_side_by_side(
         Show a bar that counts networks.
     """
     if device == "cpu":
-        n_jobs = min(MOST_AT_ONCE, joblib.cpu_count())
-        words: dict[str, Any] = {"desc": "training", "unit": "network", "progress": progress}
-        run_all(_done, trainings, n_jobs=n_jobs, **words)
+        run_all(_done, trainings, n_jobs=MOST_AT_ONCE, desc="training networks" if progress else "")
     return [training() for training in trainings]
 
 

@@ -170,9 +170,7 @@ def verify(cohort: Cohort) -> list[Finding]:
     ]
 
 
-def fetch(
-    cohort: Cohort, dest: str | os.PathLike[str] | None = None, *, progress: bool = False
-) -> list[Path]:
+def fetch(cohort: Cohort, dest: str | os.PathLike[str] | None = None) -> list[Path]:
     """Download what is missing of a remote cohort and return the paths of all its files.
 
     A file that is there with the right checksum is not downloaded again; one that arrives with a
@@ -184,8 +182,6 @@ def fetch(
         One whose source is ``remote``.
     dest : path, optional
         Folder; the cohort's own root if not given.
-    progress : bool
-        Show a progress bar per file.
 
     Raises
     ------
@@ -194,7 +190,7 @@ def fetch(
 
     Examples
     --------
-    >>> paths = fetch(load_manifest("data_manifest.yaml").cohort("openfoot"), progress=True)
+    >>> paths = fetch(load_manifest("data_manifest.yaml").cohort("openfoot"))
     """
     source, folder = cohort.source, dest or cohort.root
     if not isinstance(source, RemoteSource):
@@ -202,15 +198,13 @@ def fetch(
     if folder is None:
         raise AnkleError(f"cohort {cohort.name}: say into which folder to download it")
     root = Path(folder).resolve()
-    return [
-        _fetch_file(file, _below(root, file.name, "download"), progress) for file in source.files
-    ]
+    return [_fetch_file(file, _below(root, file.name, "download")) for file in source.files]
 
 
-def _fetch_file(file: RemoteFile, target: Path, progress: bool) -> Path:
+def _fetch_file(file: RemoteFile, target: Path) -> Path:
     # without compression on the way, which servers may add to a file that is compressed
     identity = {"Accept-Encoding": "identity"}
-    download = pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT_S, headers=identity)
+    download = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT_S, headers=identity)
     try:
         pooch.retrieve(
             file.url, f"sha256:{file.sha256}", target.name, target.parent, downloader=download

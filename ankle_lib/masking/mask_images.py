@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
@@ -38,13 +37,13 @@ Thresholds = Mapping[str, tuple[float, float | None]]
 
 
 def cohort_histograms(
-    subjects: Sequence[CleanSubject], *, progress: bool = True
+    subjects: Sequence[CleanSubject],
 ) -> tuple[Histogram, Histogram]:
     """Return the histograms of all static scans and of all dynamic frames, one row per image."""
     static = [subject.static for subject in subjects]
     frames = [path for subject in subjects for run in subject.sequences.values() for path in run]
     bars = (
-        tqdm(paths, desc=f"counting {what}", unit="image", disable=not progress)
+        tqdm(paths, desc=f"counting {what}", unit="image")
         for paths, what in ((static, "static scans"), (frames, "frames"))
     )
     first, second = (pooled_histogram(load(path).data for path in bar) for bar in bars)
@@ -60,7 +59,6 @@ def mask_cohort(
     compare_with: tuple[float | None, float | None] = (None, None),
     fill_holes: bool = False,
     truth: Path | None = None,
-    progress: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write foot masks of every image and weights of every bone, and their tables.
 
@@ -86,8 +84,6 @@ def mask_cohort(
     truth : Path, optional
         Folder of true labels, ``T01/static_dseg.nii.gz`` and ``T01/active_run-01_dseg.nii.gz``
         (4D), 0 outside the foot; read to evaluate only.
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -109,11 +105,9 @@ def mask_cohort(
     answers = run_all(
         partial(_mask_subject, out, thresholds, fill_holes, truth),
         subjects,
-        n_jobs=min(joblib.cpu_count(), MAX_JOBS),
+        n_jobs=MAX_JOBS,
         workers="threads",
-        desc="masking",
-        unit="subject",
-        progress=progress,
+        desc="masking subjects",
     )
     tables = []
     for name in ("foot_masks", "bone_volumes"):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -89,10 +88,9 @@ def count_cohort(
     of_subjects = run_all(
         work,
         subjects,
-        n_jobs=min(joblib.cpu_count(), MAX_JOBS),
+        n_jobs=MAX_JOBS,
         workers="threads",
         desc="counting patches",
-        unit="subject",
     )
     parts = [part for of_subject in of_subjects for part in of_subject]
     images = pd.concat([part.images for part in parts if len(part.images)], ignore_index=True)

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -81,7 +80,6 @@ def simulate(
     *,
     seed: int = 2020,
     device: str = "cpu",
-    progress: bool = True,
 ) -> Path:
     """Write the cohort below ``out``; subjects that are there, made by the same code, are kept.
 
@@ -122,11 +120,9 @@ def simulate(
     records = run_all(
         partial(_remembered_subject, preset, out, seed, device),
         codes,
-        n_jobs=1 if device != "cpu" else max(1, min(joblib.cpu_count(), fitting)),
+        n_jobs=1 if device != "cpu" else max(1, fitting),
         workers="threads",
-        desc="simulating",
-        unit="subject",
-        progress=progress and not all(_record(out, code).exists() for code in codes),
+        desc="" if all(_record(out, code).exists() for code in codes) else "simulating subjects",
     )
     return _write_manifest(out, preset, records)
 

@@ -121,7 +121,7 @@ def read_pairs(
     images = [path for one in people["train"] for paths in one.sequences.values() for path in paths]
     side_mm = pixel_mm(images)
     rules = RECONSTRUCTION.rules(side_mm)
-    listed = run_all(partial(patch_items, accepted=chosen), used, progress=False)
+    listed = run_all(partial(patch_items, accepted=chosen), used)
     items = {
         part: [item for own in listed for item in own if item.subject in getattr(split, part)]
         for part in PARTS
@@ -195,7 +195,7 @@ def unselected_pairs(
     some = [one for one in accepted if one.subject == person.code][::EVERY]
     read = partial(patch_items, person, some)
     rows = []
-    found = run_all(read, list(targets.values()), progress=False)
+    found = run_all(read, list(targets.values()))
     for name, items in zip(targets, found, strict=True):
         for bone in BONES:
             own = [item for item in items if item.bone == bone]

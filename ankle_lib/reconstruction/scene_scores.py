@@ -112,7 +112,7 @@ def score_scenes(
                     names.append((scene.subject, scene.name, method, bone))
                     tasks.append((image[box], scene.truth[box], region[box]))
         score = partial(_scores, data_range=data_range, spacing=spacing)
-        for name, scores in zip(names, run_all(score, tasks, progress=False), strict=True):
+        for name, scores in zip(names, run_all(score, tasks), strict=True):
             if step > 1:
                 scores = scores._replace(shifted_psnr_db=math.nan)
             rows.append((*name, *scores))

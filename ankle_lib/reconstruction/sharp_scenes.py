@@ -152,7 +152,7 @@ def read_scenes(
     """
     read = partial(_scenes_of, accepted, truth, most, with_guided, device)
     jobs = None if device == "cpu" else 1  # processes would each hold a part of the GPU's memory
-    found = run_all(read, subjects, n_jobs=jobs, progress=False)
+    found = run_all(read, subjects, n_jobs=jobs)
     return [scene for scenes in found for scene in scenes]
 
 

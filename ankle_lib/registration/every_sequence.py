@@ -100,7 +100,6 @@ def register_cohort(
     variant: Variant | None = None,
     device: str = "cpu",
     n_jobs: int | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Register every sequence, first the whole foot and from there its bones, and write it.
 
@@ -141,7 +140,7 @@ def register_cohort(
         for subject in subjects
         for sequence in subject.sequences
     ]
-    return pd.concat(_run(tasks, "registering", n_jobs, progress), ignore_index=True)
+    return pd.concat(_run(tasks, "registering sequences", n_jobs), ignore_index=True)
 
 
 def experiment(
@@ -152,7 +151,6 @@ def experiment(
     truth: Path | None = None,
     device: str = "cpu",
     n_jobs: int | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Register the first sequence of some subjects in several ways; nothing is written.
 
@@ -172,7 +170,7 @@ def experiment(
         for subject in subjects
         for variant in variants.values()
     ]
-    tables = _run(tasks, "comparing", n_jobs, progress)
+    tables = _run(tasks, "comparing sequences", n_jobs)
     names = itertools.cycle(variants)
     return pd.concat([t.assign(variant=next(names)) for t in tables], ignore_index=True)
 
@@ -226,13 +224,9 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
     return table
 
 
-def _run(
-    tasks: Sequence[SequenceTask], what: str, n_jobs: int | None, progress: bool
-) -> list[pd.DataFrame]:
+def _run(tasks: Sequence[SequenceTask], what: str, n_jobs: int | None) -> list[pd.DataFrame]:
     at_once = 1 if any(task.device == "cuda" for task in tasks) else n_jobs
-    return run_all(
-        register_sequence, tasks, n_jobs=at_once, desc=what, unit="sequence", progress=progress
-    )
+    return run_all(register_sequence, tasks, n_jobs=at_once, desc=what)
 
 
 def register_sequence(task: SequenceTask) -> pd.DataFrame:

@@ -407,10 +407,9 @@ def test_a_download_that_breaks_off_leaves_nothing_and_is_done_again(
     assert fetch(bones, tmp_path)[0].read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("progress", [False, True])
-def test_a_file_is_downloaded_once(tmp_path: Path, server: Server, progress: bool) -> None:
+def test_a_file_is_downloaded_once(tmp_path: Path, server: Server) -> None:
     bones = remote(server.url("file.nii.gz"), name="masks/file.nii.gz")
-    (path,) = fetch(bones, tmp_path, progress=progress)
+    (path,) = fetch(bones, tmp_path)
     assert path == tmp_path / "masks/file.nii.gz"
     assert path.read_bytes() == CONTENT
     assert files_of(tmp_path) == ["file.nii.gz"]

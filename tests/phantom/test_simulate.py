@@ -27,7 +27,7 @@ TINY = dataclasses.replace(
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
-    simulate(TINY, folder, progress=False)
+    simulate(TINY, folder)
     return folder
 
 
@@ -182,20 +182,20 @@ def test_sequences_are_stored_as_the_scanner_does(cohort):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(cohort, tmp_path):
     one = dataclasses.replace(TINY, subjects=("E02",))
-    simulate(one, tmp_path / "same", progress=False)
+    simulate(one, tmp_path / "same")
     for part in ("raw/E02", "truth/E02"):
         again, before = files(tmp_path / "same" / part), files(cohort / part)
         for found in (again, before):
             found.pop("done.json", None)  # names the preset
         assert again == before
-    simulate(one, tmp_path / "b", seed=7, progress=False)
+    simulate(one, tmp_path / "b", seed=7)
     name = "raw/E02/E02_static_3DT1.nii.gz"
     assert files(tmp_path / "b")[name] != files(cohort)[name]
 
 
 def test_a_cluster_simulates_the_subjects(tmp_path, sent_to_cluster):
     one = dataclasses.replace(TINY, subjects=("T06",), n_frames=2)
-    simulate(one, tmp_path, progress=False)
+    simulate(one, tmp_path)
     assert sent_to_cluster == ["T06"]
 
 
@@ -205,15 +205,15 @@ def test_only_what_is_missing_is_made_again(cohort, tmp_path):
     before = kept.stat().st_mtime_ns
     next((tmp_path / "raw" / "E02").glob("*active*")).unlink()
     (tmp_path / "truth" / ".partial-E02").mkdir()
-    simulate(TINY, tmp_path, progress=False)
+    simulate(TINY, tmp_path)
     assert kept.stat().st_mtime_ns == before
     assert files(tmp_path) == files(cohort)
 
 
 def test_a_subject_of_another_preset_is_made_again(tmp_path):
     one = dataclasses.replace(TINY, subjects=("T06",), n_frames=2)
-    simulate(one, tmp_path, progress=False)
-    simulate(dataclasses.replace(one, n_frames=3), tmp_path, progress=False)
+    simulate(one, tmp_path)
+    simulate(dataclasses.replace(one, n_frames=3), tmp_path)
     series = next((tmp_path / "raw" / "T06").glob("*passive*"))
     assert load(series).n_frames == 3
 

@@ -69,7 +69,6 @@ def registered(cohort: tuple[CleanSubject, Path]) -> tuple[pd.DataFrame, Path]:
     out = root / "03"
     table = register_cohort(
         [subject], out, masked=root / "02", truth=root / "truth", variant=VARIANT, n_jobs=1,
-        progress=False,
     )  # fmt: skip
     gates = {step: fit_gate([0.9], [0.9]) for step in ("whole", "bone")}
     return judge(table, gates, out), out
@@ -152,7 +151,7 @@ def again(
         record.write_bytes(before)  # work that fails leaves none
         return register_cohort(
             [subject], registered[1], masked=root / "02", truth=root / "truth", variant=variant,
-            n_jobs=1, progress=False,
+            n_jobs=1,
         )  # fmt: skip
 
     record = registered[1] / ".records" / f"T01_{SEQUENCE}.json"
@@ -221,7 +220,7 @@ def test_an_experiment_writes_nothing_and_can_start_off_the_truth(
             "good": dataclasses.replace(VARIANT, start_error=(3.0, 1.0)),
             "lost": dataclasses.replace(VARIANT, settings=lost, start_error=(60.0, 25.0)),
         },
-        masked=root / "02", truth=root / "truth", n_jobs=1, progress=False,
+        masked=root / "02", truth=root / "truth", n_jobs=1,
     )  # fmt: skip
     assert sorted(root.rglob("*")) == before
     worst = table.groupby("variant")["tre_mm"].max()
@@ -230,6 +229,6 @@ def test_an_experiment_writes_nothing_and_can_start_off_the_truth(
 
 def test_without_truth_the_columns_are_empty(cohort: tuple[CleanSubject, Path]) -> None:
     subject, root = cohort
-    table = experiment([subject], {"a": VARIANT}, masked=root / "02", n_jobs=1, progress=False)
+    table = experiment([subject], {"a": VARIANT}, masked=root / "02", n_jobs=1)
     assert table[["dice", "tre_mm", "rotation_error_deg"]].isna().all(axis=None)
     assert table["correlation"].notna().all()
