@@ -14,7 +14,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import rigid
 from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.quality.gate import REPORT_CORRELATION, fit_gate
-from ankle_lib.quality.registered import frame_path, read_registered
 from ankle_lib.quality.review_sheet import (
     AUTOMATIC,
     COLUMNS,
@@ -22,6 +21,8 @@ from ankle_lib.quality.review_sheet import (
     SHEET_NAME,
     ReviewSheet,
     accepted,
+    frame_path,
+    read_registered,
 )
 from ankle_lib.running import records
 

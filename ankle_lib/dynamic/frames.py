@@ -19,7 +19,7 @@ from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.items import dynamic_item, zscore
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.truth import (
     TRUE_LABELS,

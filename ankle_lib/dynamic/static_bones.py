@@ -15,7 +15,7 @@ from ankle_lib.geometry import Grid, rigid
 from ankle_lib.learning.scans import Scan
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.truth import bone_points, read_true_poses, tre_mm
 from ankle_lib.volume import Volume, load, to_orientation

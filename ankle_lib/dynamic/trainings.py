@@ -43,7 +43,7 @@ from ankle_lib.parallel import run_all
 from ankle_lib.patches.rules import DYNAMIC_SEGMENTATION
 from ankle_lib.patches.split import Split, report_split
 from ankle_lib.presets import BONES, DynamicSizes
-from ankle_lib.quality.registered import read_registered
+from ankle_lib.quality.review_sheet import read_registered
 from ankle_lib.registration.truth import read_looks
 
 BATCH, RATE = 8, 5e-3

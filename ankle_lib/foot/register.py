@@ -17,8 +17,8 @@ from ankle_lib.figures.contact_sheet import contact_sheet
 from ankle_lib.files import FIGURE_DPI
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, check_result_folder, frames_in_words, result_folder
-from ankle_lib.masking.bone_weights import bone_weights, in_mm
 from ankle_lib.masking.foot import find_foot
+from ankle_lib.masking.mask_images import bone_weights, in_mm
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.engines import register

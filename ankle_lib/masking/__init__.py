@@ -1,5 +1,5 @@
 """Chapter 02: where the foot is, and how much each voxel belongs to a bone.
 
-``foot`` finds a threshold and the foot above it, ``bone_weights`` dilates and blurs the bones,
-``mask_images`` does it for all subjects and writes it.
+``foot`` finds a threshold and the foot above it, ``mask_images`` dilates and blurs the bones, and
+does both for all subjects.
 """

@@ -35,7 +35,7 @@ from ankle_lib.patches.rules import (
     local_correlation,
 )
 from ankle_lib.presets import BONES
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 
 CORRELATION_BINS = 40
 """Of the histogram from -1 to 1: 0.05 wide, so that the report's threshold 0.6 is an edge."""

@@ -19,7 +19,7 @@ from ankle_lib.geometry import bounding_box
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.rules import PatchRule, admissible_positions, local_correlation
 from ankle_lib.presets import BONES
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
 
 SAME_GRID_MM = 1e-3

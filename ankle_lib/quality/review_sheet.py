@@ -1,5 +1,7 @@
 """The review sheet: one row per registration, the gate's verdict and people's, in one CSV file.
 
+`read_registered` hands on the registrations that it calls accepted, and no other.
+
 A person's verdict wins over the gate's as long as it speaks of the same registration. Every change
 is made under a lock, on the file as it is at that moment, and written atomically, so several
 people (and a running chapter) can change it at once and no row is lost.
@@ -13,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +23,10 @@ from typing import Any, cast
 import filelock
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError, write_text
+from ankle_lib.pose_files import read_transforms
 
 SHEET_NAME = "qc_sheet.csv"
 KEY = ("subject", "sequence", "frame", "bone")
@@ -220,6 +225,83 @@ def _checked_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return typed(table).sort_values(list(KEY), ignore_index=True)
+
+
+# --- what is handed on ---
+
+
+@dataclass(frozen=True)
+class RegisteredFrame:
+    """One bone in one frame, whose registration was accepted."""
+
+    subject: str
+    sequence: str
+    """As in ``active_run-01``."""
+    frame: int
+    bone: str
+    pose: NDArray[np.float64]
+    """(4, 4), world of the static scan to world of the frame, RAS mm."""
+    correlation: float
+    """Of the frame and the moved static scan; NaN if unknown."""
+    mask: Path
+    """The moved mask on the frame's grid."""
+    moved_static: Path
+    """The static scan moved with the bone, as thick as the frame's slices, on the frame's grid."""
+
+
+def frame_path(
+    folder: Path, subject: str, sequence: str, frame: int, bone: str, *, image: bool = False
+) -> Path:
+    """Return the file of a moved mask, or with ``image`` of the moved static scan."""
+    what = "_desc-moved_static" if image else "_mask"
+    name = f"sub-{subject}_task-{sequence}_frame-{frame:02d}_label-{bone}{what}.nii.gz"
+    return folder / f"sub-{subject}" / name
+
+
+def read_registered(folder: Path) -> list[RegisteredFrame]:
+    """Return the accepted registrations of a finished registration chapter.
+
+    What the review sheet calls rejected or unsure is not among them, whoever said so.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``qc_sheet.csv`` and ``sub-T01/sub-T01_task-active_run-01_transforms.json`` etc.
+
+    Raises
+    ------
+    AnkleError
+        If a file is missing or damaged, or if a verdict speaks of another registration than the
+        one in the folder.
+    """
+    sheet, registered = folder / SHEET_NAME, []
+    for (subject, sequence), rows in accepted(sheet).groupby(["subject", "sequence"], sort=False):
+        path = folder / f"sub-{subject}" / f"sub-{subject}_task-{sequence}_transforms.json"
+        listed = read_transforms(path) if path.exists() else []
+        poses = {(pose.frame, pose.bone): pose for pose in listed}
+        for row in records_of(rows):
+            frame, bone = row["frame"], row["bone"]
+            found = poses.get((frame, bone))
+            if found is None and row["reviewer"] != AUTOMATIC:
+                continue  # a person's verdict outlives its registration
+            known = None if found is None else found.correlation
+            correlation = np.nan if known is None else known
+            if found is None or not same_correlation(correlation, row["correlation"]):
+                now = "is none" if found is None else f"has {correlation:.4f}"
+                raise AnkleError(
+                    f"{sheet}: judges a registration of {subject} {sequence} frame {frame} {bone} "
+                    f"with correlation {row['correlation']:.4f}, but there {now}: run the "
+                    "registration again"
+                )
+            files = [frame_path(folder, *(row[k] for k in KEY), image=i) for i in (False, True)]
+            for file in files:
+                if not file.exists():
+                    raise AnkleError(f"{file}: no such file: run the registration again")
+            pose = np.asarray(found.matrix)
+            registered.append(
+                RegisteredFrame(subject, sequence, frame, bone, pose, correlation, *files)
+            )
+    return registered
 
 
 # --- the file: how it is written, read and checked ---

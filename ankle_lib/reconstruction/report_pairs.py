@@ -23,7 +23,7 @@ from ankle_lib.patches.rules import RECONSTRUCTION
 from ankle_lib.patches.source import Batch, PatchSource
 from ankle_lib.patches.split import Split, report_split
 from ankle_lib.presets import BONES, ReconstructionSizes
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.volume import load, resample, to_orientation
 
 Part = Literal["train", "validation"]
@@ -98,7 +98,7 @@ def read_pairs(
     ----------
     subjects : sequence of CleanSubject
     accepted : sequence of RegisteredFrame
-        From `quality.registered.read_registered`; of each sequence every
+        From `quality.review_sheet.read_registered`; of each sequence every
         ``sizes.pair_frame_step``-th frame.
     sizes : ReconstructionSizes
     folder : Path

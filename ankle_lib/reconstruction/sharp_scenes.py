@@ -19,7 +19,7 @@ from ankle_lib.geometry import Box, Grid, bounding_box, voxel_size
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.source import Batch, pair_correlation
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.reconstruction.guided import guided
 from ankle_lib.reconstruction.moving_foot import MovingFoot, Poses, moved_static
 from ankle_lib.reconstruction.thick_slices import Scanning, scanning
@@ -131,7 +131,7 @@ def read_scenes(
     ----------
     subjects : sequence of CleanSubject
     accepted : sequence of RegisteredFrame
-        From `quality.registered.read_registered`.
+        From `quality.review_sheet.read_registered`.
     truth : Path
         Of the simulated cohort; see `registration.truth.read_sharp`.
     most : int, optional

@@ -123,7 +123,7 @@ def register(
         The static scan, 3D.
     weights : mapping of name to (I, J, K) array
         For each region a weight in [0, 1] on the grid of ``moving``, such as
-        `masking.bone_weights`; only what is above 0 is compared.
+        `masking.mask_images`; only what is above 0 is compared.
     start : (4, 4), (F, 4, 4) or (F, R, 4, 4) array, optional
         Where to begin; the two scans' worlds agree by default.
     engine : str

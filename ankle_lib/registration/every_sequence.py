@@ -23,8 +23,7 @@ from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.quality.gate import Gate
-from ankle_lib.quality.registered import frame_path
-from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet
+from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path
 from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, weights_of

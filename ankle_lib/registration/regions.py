@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, arrival, bounding_box, part_of, weighted_centre
-from ankle_lib.masking.bone_weights import bone_weights, in_mm
+from ankle_lib.masking.mask_images import bone_weights, in_mm
 from ankle_lib.volume import Volume, resample
 
 WHOLE = "whole"

@@ -17,8 +17,7 @@ from ankle_lib.figures.images import Slice, middle_slice, slice_of
 from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.quality.registered import frame_path
-from ankle_lib.quality.review_sheet import AUTOMATIC, KEY, ReviewSheet
+from ankle_lib.quality.review_sheet import AUTOMATIC, KEY, ReviewSheet, frame_path
 from ankle_lib.volume import Volume, load
 from ankle_lib.widgets.browser import BOARD_CLASS, Keyboard
 from ankle_lib.widgets.inputs import OUTSIDE, image_3d, inside, not_finite

@@ -17,7 +17,7 @@ from ankle_lib.learning.scans import patch_source
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.registration.truth import tre_mm
 from ankle_lib.volume import Volume, save
 from tests.dynamic.toy_frames import courses, static_bones, toy_frames

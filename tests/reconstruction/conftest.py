@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.presets import BONES, PRESETS
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.reconstruction.report_pairs import Pairs, read_pairs
 from ankle_lib.reconstruction.sharp_scenes import Scene
 from ankle_lib.volume import save

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.reconstruction.report_pairs import Pairs, Target, patch_items, unselected_pairs
 
 AVERAGED, SAMPLED = Target(averaged=True), Target()

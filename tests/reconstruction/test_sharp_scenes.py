@@ -13,7 +13,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import rigid
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.presets import BONES
-from ankle_lib.quality.registered import RegisteredFrame
+from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.reconstruction.scene_scores import consistencies, made_consistent
 from ankle_lib.reconstruction.sharp_scenes import (
     Scene,

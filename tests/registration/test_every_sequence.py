@@ -15,8 +15,7 @@ from ankle_lib import cache
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.quality.gate import fit_gate
-from ankle_lib.quality.registered import frame_path, read_registered
-from ankle_lib.quality.review_sheet import ReviewSheet
+from ankle_lib.quality.review_sheet import ReviewSheet, frame_path, read_registered
 from ankle_lib.registration import every_sequence
 from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.every_sequence import (
@@ -192,7 +191,7 @@ def test_another_truth_is_measured_again(
 
 @pytest.mark.parametrize(
     "module", ["registration.every_sequence", "registration.engines", "registration.truth",
-               "registration.similarity", "masking.bone_weights", "metrics"],
+               "registration.similarity", "masking.mask_images", "metrics"],
 )  # fmt: skip
 def test_changed_code_is_run_again(
     again: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch, module: str
