@@ -12,35 +12,19 @@ import pandas as pd
 import pytest
 
 from ankle_lib.cleaning import clean as clean_module
-from ankle_lib.cleaning.checks import Findings, binarise, fill_missing
 from ankle_lib.cleaning.clean import Cleaned, clean_cohort, clean_subject
 from ankle_lib.cleaning.laterality import (
-    BoneSide,
-    MaskFit,
-    decide_flip,
-    masks_fit_image,
     side_from_bones,
 )
-from ankle_lib.cleaning.placing import best_affine, coarse, same_grid
-from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, corner_distance_mm, rigid, world_to_voxel
+from ankle_lib.geometry import apply, rigid, world_to_voxel
 from ankle_lib.manifest.layouts import read_clean_cohort
 from ankle_lib.manifest.schema import Cohort, LocalSource, Sequence, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, flip_left_right, load, read_header, save, to_orientation
-from tests.toy_ankle import DYNAMIC_SHAPE, GEOMETRY, ToyAnkle, record, toy_ankle
+from tests.toy_ankle import DYNAMIC_SHAPE, GEOMETRY, ToyAnkle, record
 
 FAR = rigid((12, -8, 20), (25, -30, 15))
 """A world transform that another frame of reference might differ by."""
-
-
-@pytest.fixture(scope="module")
-def ankle() -> ToyAnkle:
-    return toy_ankle()
-
-
-def bones_of(ankle: ToyAnkle) -> dict[str, np.ndarray]:
-    return {bone: mask.data.astype(bool) for bone, mask in ankle.masks.items()}
 
 
 def clean(ankle: ToyAnkle, folder: Path, side: str | None = "left") -> Cleaned:
@@ -342,126 +326,12 @@ def test_mask_on_another_grid_excludes(ankle: ToyAnkle, tmp_path: Path) -> None:
         assert what in cleaned.reasons[0].text
 
 
-# --- left and right ------------------------------------------------------------------------------
-
-
-def test_side_from_bones_in_any_pose(ankle: ToyAnkle) -> None:
-    bones, affine = bones_of(ankle), ankle.static.affine
-    mirrored = {bone: flip_left_right(Volume(m, affine)).data for bone, m in bones.items()}
-    for rotation in ((0, 0, 0), (35, 0, 0), (-50, 10, 20), (0, 170, 0), (90, 90, 0)):
-        world = rigid(rotation, (30, -10, 50))
-        assert side_from_bones(bones, world @ affine).side == "left"
-        assert side_from_bones(mirrored, world @ affine).side == "right"
-
-
-def test_side_is_not_guessed(ankle: ToyAnkle) -> None:
-    bones = bones_of(ankle)
-    symmetric = {
-        bone: mask | flip_left_right(Volume(mask, ankle.static.affine)).data
-        for bone, mask in bones.items()
-    }
-    assert side_from_bones(symmetric, ankle.static.affine).side is None
-    with pytest.raises(AnkleError, match="the talus is empty"):
-        side_from_bones({**bones, "talus": np.zeros_like(bones["talus"])}, ankle.static.affine)
-
-
-def test_masks_fit_image_tells_a_mirrored_mask(ankle: ToyAnkle) -> None:
-    masks = {
-        bone: Volume(mask.data.astype(bool), mask.affine) for bone, mask in ankle.masks.items()
-    }
-    assert masks_fit_image(ankle.static, masks).verdict == "as is"
-    assert masks_fit_image(flip_left_right(ankle.static), masks).verdict == "flipped"
-    flat = Volume(np.full(ankle.static.shape, 7.0), ankle.static.affine)
-    assert masks_fit_image(flat, masks).verdict is None
-
-
-LEFT, UNSURE = BoneSide("left", 9.0, 8.0), BoneSide(None, 0.5, -3.0)
-AS_IS, MIRRORED, UNCLEAR = MaskFit(2.0, 0.1), MaskFit(0.1, 2.0), MaskFit(0.4, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("fit", "bones", "expected", "image", "masks", "reason", "note"),
-    [
-        (AS_IS, LEFT, "left", False, False, False, False),
-        (AS_IS, LEFT, "right", True, True, False, False),
-        (MIRRORED, LEFT, "left", True, False, False, False),
-        (MIRRORED, LEFT, "right", False, True, False, False),
-        (UNCLEAR, LEFT, "left", False, False, False, True),
-        (UNCLEAR, LEFT, "right", False, False, True, False),
-        (AS_IS, UNSURE, "left", False, False, False, True),
-        (MIRRORED, UNSURE, "left", False, False, True, False),
-        (AS_IS, LEFT, None, False, False, False, True),
-        (MIRRORED, LEFT, None, False, False, True, False),
-    ],
-)
-def test_decide_flip(
-    fit: MaskFit,
-    bones: BoneSide,
-    expected: str | None,
-    image: bool,
-    masks: bool,
-    reason: bool,
-    note: bool,
-) -> None:
-    log = Findings()
-    assert decide_flip(fit, bones, expected, log) == (image, masks)
-    assert (bool(log.reasons), bool(log.notes)) == (reason, note)
-
-
 def test_side_that_is_not_documented_is_taken_from_the_bones(
     ankle: ToyAnkle, tmp_path: Path
 ) -> None:
     cleaned = clean(ankle, tmp_path, side=None)
     assert cleaned.side == "left"
     assert cleaned.notes == ["no side is documented: left, from the bones"]
-
-
-# --- small parts ---------------------------------------------------------------------------------
-
-
-def test_binarise() -> None:
-    assert binarise(np.array([0, 1, 1]))[1] is None
-    mask, correction = binarise(np.array([0, 255, 0, 255], dtype=np.uint8))
-    assert mask.tolist() == [False, True, False, True]
-    assert correction == "binarised: values 0 and 255"
-    mask, correction = binarise(np.array([0.0, 0.4, 0.6, 1.0]))
-    assert mask.tolist() == [False, False, True, True]
-    assert correction == "binarised at 0.5: 2 voxels between 0 and 1"
-    assert not binarise(np.zeros(4))[0].any()
-    with pytest.raises(AnkleError, match=r"labels \[0, 1, 2, 3\]"):
-        binarise(np.array([0, 1, 2, 3]))
-    with pytest.raises(AnkleError, match="from -1 to 1"):
-        binarise(np.array([-1, 0, 1]))
-
-
-def test_fill_missing() -> None:
-    ramp = np.broadcast_to(np.arange(9.0), (9, 9, 9)).copy()
-    holes = ramp.copy()
-    holes[3:6, 3:6, 3:6] = np.nan
-    holes[0, 0, 0] = np.inf
-    filled = fill_missing(holes)
-    assert np.isnan(holes[4, 4, 4])
-    assert np.abs(filled - ramp).max() <= 1.0
-    known = np.isfinite(holes)
-    assert np.array_equal(filled[known], ramp[known])
-    assert fill_missing(ramp) is ramp
-
-
-def test_same_grid_is_half_a_voxel(ankle: ToyAnkle) -> None:
-    affine, shape = ankle.static.affine, ankle.static.shape
-    shifted = rigid((0, 0, 0), (0.9, 0, 0)) @ affine
-    assert corner_distance_mm(shape, affine, shifted) == pytest.approx(0.9)
-    assert same_grid(shape, affine, shifted)
-    assert not same_grid(shape, affine, rigid((0, 0, 0), (1.1, 0, 0)) @ affine)
-
-
-def test_best_affine_prefers_the_first_when_nothing_differs(ankle: ToyAnkle) -> None:
-    own = ankle.sequence.affine
-    name, overlaps = best_affine(
-        ankle.sequence.frame(0), coarse(ankle.static), {"own": own, "same": own.copy()}
-    )
-    assert name == "own"
-    assert overlaps["own"] == overlaps["same"] > 0.9
 
 
 # --- files ---------------------------------------------------------------------------------------
