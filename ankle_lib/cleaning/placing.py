@@ -11,7 +11,7 @@ from scipy import ndimage
 from ankle_lib.cleaning.checks import Findings, Scan
 from ankle_lib.geometry import corner_distance_mm, in_words, is_rigid, rotation_angle_deg
 from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
-from ankle_lib.metrics import correlation, dice
+from ankle_lib.metrics import dice
 from ankle_lib.volume import Header, Volume, resample, to_orientation
 
 SAME_GRID_VOXELS = 0.5
@@ -225,11 +225,12 @@ def _agreement(frame: Volume, foot: Volume) -> tuple[float, float]:
     mask = foot_mask(foot.data, REPORT_THRESHOLD).astype(np.float32)
     static_foot = resample(Volume(mask, foot.affine), *frame.grid).data > 0.5
     dynamic_foot = foot_mask(frame.data, REPORT_THRESHOLD)
+    overlap = dice(static_foot, dynamic_foot)
     either = static_foot | dynamic_foot
-    if not either.any():
-        return 0.0, 0.0
-    static_scan = resample(foot, *frame.grid).data
-    return dice(static_foot, dynamic_foot), correlation(frame.data, static_scan, either)
+    first, second = resample(foot, *frame.grid).data[either], frame.data[either]
+    if len(first) < 2 or first.std() == 0 or second.std() == 0:
+        return float(np.nan_to_num(overlap)), 0.0  # NaN where there is no foot at all
+    return overlap, float(np.corrcoef(first, second)[0, 1])
 
 
 def time_mean(series: Volume) -> Volume:

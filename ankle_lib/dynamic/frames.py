@@ -285,7 +285,7 @@ def misplaced_labels(
             error = misplacement(own.points[bone], error_mm, directions)
             placed[bone] = own.small[bone], course[frame.number] @ error
         tasks.append((frame.grid, placed))
-    labels = run_all(_carried, tasks, progress=False)
+    labels = run_all(_carried, tasks)
     return [frame.labelled(one) for frame, one in zip(frames, labels, strict=True)]
 
 
