@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 import papermill
+from pydantic import TypeAdapter, ValidationError
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_text
 from ankle_lib.running import execution, records
@@ -165,17 +166,12 @@ def _execute(notebook: Path, parameters: dict[str, Any], folder: Path) -> execut
 def _select(notebooks: list[Path], only: str | None, start: str | None) -> list[Path]:
     if only is not None and start is not None:
         raise AnkleError("--only and --from exclude each other: give one of them")
-    if only is not None:
-        return [_find(notebooks, only)]
-    if start is not None:
-        return notebooks[notebooks.index(_find(notebooks, start)) :]
-    return notebooks
-
-
-def _find(notebooks: list[Path], wanted: str) -> Path:
-    for notebook in notebooks:
+    wanted = start if only is None else only
+    if wanted is None:
+        return notebooks
+    for place, notebook in enumerate(notebooks):
         if wanted == notebook.stem or wanted.zfill(2) == notebook.stem[:2]:
-            return notebook
+            return notebooks[place:] if only is None else [notebook]
     names = ", ".join(notebook.stem for notebook in notebooks)
     raise AnkleError(f"there is no chapter {wanted!r}: choose one of {names}")
 
@@ -192,7 +188,15 @@ def _spread(parameters: dict[str, Any], notebooks: list[Path]) -> dict[Path, dic
             close = difflib.get_close_matches(name, everything, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(everything)}"
             raise AnkleError(f"no chapter that would run has a parameter {name!r}: {hint}")
-        _check_type(name, value, everything[name])
+        default = everything[name]
+        try:
+            if default is not None:
+                TypeAdapter(type(default)).validate_python(value, strict=True)
+        except ValidationError:
+            raise AnkleError(
+                f"parameter {name!r} is {value!r}, but its default is {default!r}: "
+                f"give a {type(default).__name__}"
+            ) from None
     return {
         notebook: {name: value for name, value in parameters.items() if name in known[notebook]}
         for notebook in notebooks
@@ -216,13 +220,3 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return None
-
-
-def _check_type(name: str, value: Any, default: Any) -> None:
-    same = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
-    number = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
-    if default is not None and not same and not number:
-        raise AnkleError(
-            f"parameter {name!r} is {value!r}, but its default is {default!r}: "
-            f"give a {type(default).__name__}"
-        )

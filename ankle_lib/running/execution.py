@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import joblib
 import papermill
 import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client.channels import HBChannel
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -61,8 +60,8 @@ class Execution:
 
     peak_rss_mb: float = 0.0
     peak_gpu_mb: float = 0.0
-    inputs: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ()
+    inputs: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
     silent: bool = False
 
 
@@ -121,7 +120,12 @@ def execute_notebook(
 
 
 class _Client(PapermillNotebookClient):
-    """papermill's client with our kernel, our environment and the watch inside the kernel."""
+    """papermill's client with our kernel, our environment, and a watch over the kernel.
+
+    A thread samples the kernel's memory, and ends the kernel if it answers no more. That is judged
+    by what a kernel does at any time, even while a cell computes for hours: its heart beats. While
+    it is idle, it takes up a request and replies to it.
+    """
 
     def __init__(
         self,
@@ -132,9 +136,9 @@ class _Client(PapermillNotebookClient):
         **options: Any,
     ) -> None:
         super().__init__(nb_man, **options)
-        self._environment = environment
-        self._execution = execution
-        self._watch = _Watch(execution)
+        self._environment, self._execution = environment, execution
+        self._expecting, self._silent_s = False, 0.0
+        self._end = threading.Event()
 
     def create_kernel_manager(self) -> KernelManager:
         self.km = AsyncKernelManager(
@@ -146,10 +150,11 @@ class _Client(PapermillNotebookClient):
         try:
             return super().execute(env=_kernel_environment(self._environment), **options)
         finally:
-            self._watch.stop()
+            self._end.set()
 
     def papermill_execute_cells(self) -> None:
-        self._watch.start(self.km.provisioner.pid, self.kc.hb_channel)  # type: ignore[union-attr]
+        watch = threading.Thread(target=self._sample, daemon=True)
+        watch.start()
         try:
             self._evaluate("start()")
             super().papermill_execute_cells()
@@ -157,25 +162,20 @@ class _Client(PapermillNotebookClient):
         except KeyboardInterrupt:
             self.shutdown_kernel = "immediate"  # or it complains while it is shut down
             raise
-        self._execution.peak_rss_mb = max(self._execution.peak_rss_mb, report["peak_rss_mb"] or 0)
-        self._execution.peak_gpu_mb = report["peak_gpu_mb"]
-        self._execution.inputs = tuple(report["inputs"])
-        self._execution.modules = tuple(report["modules"])
-        self._watch.expect_answer()  # to papermill's last request
+        report["peak_rss_mb"] = max(self._execution.peak_rss_mb, report["peak_rss_mb"] or 0)
+        vars(self._execution).update(report)
+        self._expect_answer()  # to papermill's last request
 
     def process_message(self, msg: Any, cell: NotebookNode, cell_index: int) -> Any:
         if msg["msg_type"] == "status":
-            if msg["content"]["execution_state"] == "busy":  # the cell is at work
-                self._watch.expect_nothing()
-            else:
-                self._watch.expect_answer()
+            self._expect_answer(msg["content"]["execution_state"] != "busy")  # at work
         return super().process_message(msg, cell, cell_index)
 
     def execute_cell(self, cell: NotebookNode, cell_index: int, **options: Any) -> NotebookNode:
         if cell.cell_type == "code":
-            self._watch.expect_answer()
+            self._expect_answer()
         executed = super().execute_cell(cell, cell_index, **options)
-        self._watch.expect_nothing()
+        self._expect_answer(False)
         if cell.cell_type == "code":
             hidden = json.loads(self._evaluate("errors()"))
             if hidden:
@@ -191,12 +191,33 @@ class _Client(PapermillNotebookClient):
         message = self.kc.execute(
             "", silent=True, store_history=False, user_expressions={"value": expression}
         )
-        self._watch.expect_answer()
+        self._expect_answer()
         value = self.wait_for_reply(message)["content"]["user_expressions"]["value"]
-        self._watch.expect_nothing()
+        self._expect_answer(False)
         if value["status"] != "ok":
             raise NotebookError(f"the kernel cannot watch itself: {value['evalue']}")
         return ast.literal_eval(value["data"]["text/plain"])
+
+    def _expect_answer(self, soon: bool = True) -> None:
+        """Note that the kernel is idle and is to answer; or, if not soon, that it is at work."""
+        self._expecting, self._silent_s = soon, 0.0
+
+    def _sample(self) -> None:
+        pid, heart = self.km.provisioner.pid, self.kc.hb_channel  # type: ignore[union-attr]
+        while not self._end.wait(SAMPLE_S):
+            # looks are counted, not time: this process may be stopped for a while, too
+            silent = self._expecting or not heart.is_beating()
+            self._silent_s = self._silent_s + SAMPLE_S if silent else 0.0
+            try:
+                kernel = psutil.Process(pid)
+                family = (kernel, *kernel.children(recursive=True))
+                memory_mb = sum(process.memory_info().rss for process in family) / 2**20
+                self._execution.peak_rss_mb = max(self._execution.peak_rss_mb, memory_mb)
+                if self._silent_s > ANSWER_S and not self._execution.silent:
+                    self._execution.silent = True
+                    kernel.kill()  # which nbclient notices
+            except psutil.Error:  # the kernel, or a child, has just ended
+                continue
 
 
 class _Engine(NBClientEngine):
@@ -228,54 +249,6 @@ class _OwnInterpreter(KernelSpecManager):
         # a local kernel behind a random key needs no advice on encryption at every start
         quiet = ["--IPKernelApp.log_level=ERROR"]
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(extra_arguments=quiet))
-
-
-class _Watch:
-    """Samples a kernel's memory in a thread, and ends the kernel if it answers no more.
-
-    That is judged by what a kernel does at any time, even while a cell computes for hours: its
-    heart beats. While it is idle, it takes up a request and replies to it.
-    """
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-        self._expecting = False
-        self._silent_s = 0.0
-        self._end = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self, pid: int, heart: HBChannel) -> None:
-        self._thread = threading.Thread(target=self._sample, args=(pid, heart), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._end.set()
-        if self._thread:
-            self._thread.join()
-
-    def expect_answer(self) -> None:
-        """The kernel is idle: it is to answer soon."""
-        self._expecting, self._silent_s = True, 0.0
-
-    def expect_nothing(self) -> None:
-        """The kernel is at work, or was asked nothing."""
-        self._expecting = False
-
-    def _sample(self, pid: int, heart: HBChannel) -> None:
-        while not self._end.wait(SAMPLE_S):
-            # looks are counted, not time: this process may be stopped for a while, too
-            silent = self._expecting or not heart.is_beating()
-            self._silent_s = self._silent_s + SAMPLE_S if silent else 0.0
-            try:
-                kernel = psutil.Process(pid)
-                family = (kernel, *kernel.children(recursive=True))
-                memory_mb = sum(process.memory_info().rss for process in family) / 2**20
-                self._execution.peak_rss_mb = max(self._execution.peak_rss_mb, memory_mb)
-                if self._silent_s > ANSWER_S and not self._execution.silent:
-                    self._execution.silent = True
-                    kernel.kill()  # which nbclient notices
-            except psutil.Error:  # the kernel, or a child, has just ended
-                continue
 
 
 def _kernel_environment(further: dict[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import nbformat
 import psutil
 import pytest
 
-from ankle_lib.running.execution import Execution, NotebookError, _Watch, execute_notebook
+from ankle_lib.running.execution import Execution, NotebookError, _Client, execute_notebook
 from tests.course import write_notebook
 
 # A kernel may, rarely, never answer a request (nbclient#312): only that is tried again.
@@ -124,7 +124,7 @@ except ZeroDivisionError:
     print("handled")
 ipywidgets.interact(lambda x: x, x=(0, 3, 1));"""
     execution = execute(tmp_path, widgets)
-    assert execution.inputs == ()
+    assert execution.inputs == []
     assert not [name for name in execution.modules if "course" in name]
 
 
@@ -188,7 +188,7 @@ def test_a_cell_may_compute_for_as_long_as_it_wants(
 ) -> None:
     silences = [0.0]
 
-    def note(_: _Watch, seconds: float) -> None:
+    def note(_: _Client, seconds: float) -> None:
         silences.append(seconds)
         if not (tmp_path / "begun").exists():
             silences.clear()
@@ -197,7 +197,7 @@ def test_a_cell_may_compute_for_as_long_as_it_wants(
 
     monkeypatch.setattr("ankle_lib.running.execution.SAMPLE_S", 0.1)
     counted = property(lambda _: silences[-1] if silences else 0.0, note)
-    monkeypatch.setattr(_Watch, "_silent_s", counted, raising=False)
+    monkeypatch.setattr(_Client, "_silent_s", counted, raising=False)
     execute(tmp_path, COMPUTE, "1")
 
 
