@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -123,26 +123,33 @@ def curves(
     hue: str = "bone",
     colours: Mapping[str, str] = BONE_COLOURS,
     *,
-    band: tuple[float, float] | None = None,
+    middle: str = "median",
+    band: tuple[float, float] | Literal["sd"] | None = None,
     **style: Any,
 ) -> None:
-    """Draw the median of ``y`` over ``x``, one curve per colour.
+    """Draw the median or mean of ``y`` over ``x``, one curve per colour.
 
     Parameters
     ----------
-    band : two floats, optional
-        Quantiles between which a band is shaded.
+    middle : str
+        "median" or "mean".
+    band : two floats or "sd", optional
+        Quantiles between which a band is shaded; or one standard deviation to either side.
     **style
         For `Axes.plot`, such as ``marker``, ``ls``, ``mfc``.
     """
     for name in _known(table, hue, colours):
         look: dict[str, Any] = {"color": colours[name], "label": name, "lw": 1.8} | style
         groups = table[table[hue] == name].dropna(subset=[x, y]).groupby(x)[y]
-        middle = groups.median()
-        if band:
+        curve = groups.agg(middle)
+        if band == "sd":
+            spread = groups.std().fillna(0)
+            low, high = curve - spread, curve + spread
+        elif band:
             low, high = groups.quantile(band[0]), groups.quantile(band[1])
-            axes.fill_between(middle.index, low, high, color=colours[name], alpha=0.15, lw=0)
-        axes.plot(middle.index, middle, **look)
+        if band:
+            axes.fill_between(curve.index, low, high, color=colours[name], alpha=0.15, lw=0)
+        axes.plot(curve.index, curve, **look)
 
 
 def light_grid(axes: Axes, which: str = "x") -> None:

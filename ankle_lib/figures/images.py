@@ -117,6 +117,29 @@ def slice_of(
     return Slice(oriented(volume.data), size_mm, letters, outlines, **look)
 
 
+def as_slice(
+    image: NDArray[Any],
+    pixel_mm: Sequence[float],
+    masks: Mapping[str, NDArray[Any]] | None = None,
+    **look: Any,
+) -> Slice:
+    """Return an array (axes posterior, superior), such as a patch, as a sagittal slice.
+
+    Parameters
+    ----------
+    image : (I, J) array, or (I, J, 3) array of colours
+    pixel_mm : two or three floats
+        Size along posterior and superior.
+    masks : mapping of name to (I, J) array, optional
+        Their outlines come with the slice.
+    **look
+        As for `slice_of`.
+    """
+    size_mm = (image.shape[0] * pixel_mm[0], image.shape[1] * pixel_mm[1])
+    outlines = {name: mask.T for name, mask in (masks or {}).items()}
+    return Slice(image.swapaxes(0, 1), size_mm, outlines=outlines, **look)
+
+
 def draw_slice(
     axes: Axes,
     image: Slice,

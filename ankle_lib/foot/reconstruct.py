@@ -11,7 +11,7 @@ from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ankle_lib.figures.reconstruction import Still, reconstruction_filmstrip
+from ankle_lib.figures.scan_pictures import filmstrip
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
@@ -200,7 +200,7 @@ def reconstruct(
     moved = [number for number, pose in enumerate(poses) if pose]
     shown = {moved[round(k)] for k in np.linspace(0, len(moved) - 1, MOST_STILLS)}
     rows: list[dict[str, float]] = []
-    stills: list[Still] = []
+    stills: dict[int, tuple[Volume, Volume]] = {}
     worst = (-np.inf, turned)
 
     def volumes() -> Iterator[NDArray]:
@@ -219,7 +219,7 @@ def reconstruct(
                 worst = judged.ratio, judged.residual
             if number in shown:
                 thick = resample(frames.frame(number), *box, order=0)
-                stills.append(Still(number, thick, resample(volume, *box)))
+                stills[number] = thick, resample(volume, *box)
             del one, judged  # before the next frame takes their memory
             yield to_orientation(volume, codes).data
 
@@ -237,8 +237,7 @@ def reconstruct(
     table.to_csv(files[1], index=False, float_format="%.6g")
     residual = worst[1]
     save(files[2], residual.data / np.float32(shared.noise_sd), residual.affine)
-    filmstrip = reconstruction_filmstrip(stills)
-    filmstrip.savefig(files[3], dpi=FIGURE_DPI, bbox_inches="tight")
+    filmstrip(stills).savefig(files[3], dpi=FIGURE_DPI, bbox_inches="tight")
     return table
 
 

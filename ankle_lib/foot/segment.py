@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.figures.labelled_scan import labelled_scan
+from ankle_lib.figures.scan_pictures import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import read_image

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from ankle_lib.figures.images import Slice
-from ankle_lib.figures.patches import KEPT_COLOUR, REJECTED_COLOUR, SHOWN_SD, UNLIKE_COLOUR
 from ankle_lib.files import AnkleError
 from ankle_lib.patches.items import Item, Rules, rule_of
 from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
@@ -20,6 +19,9 @@ from ankle_lib.widgets.inputs import Mask, not_finite
 from ankle_lib.widgets.picture import Layer, Mark, Panel
 from ankle_lib.widgets.view import View, legend, slider
 
+KEPT_COLOUR, REJECTED_COLOUR, UNLIKE_COLOUR = "#009E73", "#D55E00", "#F0E442"
+SHOWN_SD = (-2.0, 3.0)
+"""Normalised intensities that are shown as black and white."""
 SIDE_PX = 480
 OPACITY = 0.4
 REGION_COLOUR = "#FFFFFF"

@@ -24,7 +24,6 @@ from ankle_lib.dynamic.kinematics import (
     joint_tables,
     ranges_of_motion,
 )
-from ankle_lib.figures.joint_motion import joint_motion_chart
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, rigid
 from ankle_lib.manifest.layouts import CleanSubject
@@ -233,17 +232,3 @@ def test_ranges_and_their_summary(tables: tuple[pd.DataFrame, pd.DataFrame]) -> 
     assert difference["mean_deg"] == pytest.approx(0)
     alone = summary.loc[("subtalar", "inversion_deg", "equinus", "passive")]
     assert np.isnan(alone["low_deg"])
-
-
-def test_chart(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    angles, axes = tables
-    bones = volumes(MASKS)
-    figure = joint_motion_chart(angles, axes, bones, RIGHT, truth=angles)
-    panels = figure.axes
-    assert len(panels) == 1 + 2 * 3 + 2
-    highest = max(np.max(line.get_ydata()) for line in panels[1].lines)
-    assert highest == pytest.approx(flexion_deg().max(), abs=1.5)
-    low, high = panels[0].get_ylim()
-    assert low > high  # dorsiflexion is up, where the angle is smaller
-    with pytest.raises(AnkleError, match="no angle"):
-        joint_motion_chart(angles.iloc[:0], axes, bones, RIGHT)

@@ -53,6 +53,9 @@ def test_intervals_and_curves() -> None:
     charts.curves(right, table, "frame", "dice", band=(0.25, 0.75))
     assert list(right.lines[0].get_xdata()) == [0, 1, 2, 3]
     assert len(right.collections) == 3
+    charts.curves(right, table, "frame", "dice", middle="mean", band="sd", label="_mean")
+    low = right.collections[3].get_datalim(right.transData).y0
+    assert low == pytest.approx(0.5)  # two equal values at each place
     charts.log_axis(right, "y")
     charts.legend_outside(figure)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(BONE_COLOURS)

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from ankle_lib.figures.images import (
     Slice,
+    as_slice,
     box_around,
     centre_voxel,
     image_grid,
@@ -112,6 +113,18 @@ def test_slices_show_superior_up_and_anterior_left() -> None:
     assert axial.image[-1, -1] == 1
     assert axial.size_mm == (24, 4)
     assert axial.letters == ("L", "R", "P", "A")
+
+
+def test_arrays_stand_upright_with_their_outlines() -> None:
+    image = np.zeros((20, 30))
+    image[0, 29] = 1.0  # anterior, superior: upper left
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[5:10, 5:15] = True
+    one = as_slice(image, (1.0, 2.0, 3.0), {"talus": mask})
+    assert one.image[-1, 0] == 1.0
+    assert one.size_mm == (20.0, 60.0)
+    assert one.outlines["talus"].sum(axis=1).max() == 5
+    assert as_slice(np.zeros((20, 30, 3)), (1.0, 1.0)).image.shape == (30, 20, 3)
 
 
 def test_slices_need_the_courses_axes(ankle: ToyAnkle) -> None:

@@ -1,19 +1,25 @@
-"""The picture of `ankle segment`: a scan, or all frames of a series, with labels and trust."""
+"""Pictures of one's own scans: with their labels, as a filmstrip, and as a page for a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from nibabel.nifti1 import Nifti1Image
 
 from ankle_lib.figures.images import AXIS_OF_PLANE, image_grid, in_rows, slice_of, window
 from ankle_lib.figures.style import BONE_COLOURS
-from ankle_lib.geometry import bounding_box, part_of
+from ankle_lib.geometry import apply, bounding_box, part_of
 from ankle_lib.volume import Volume, to_orientation
+
+if TYPE_CHECKING:
+    from nilearn.plotting.html_document import HTMLDocument  # slow to import
 
 SLICES = 5
 """Of each plane, spread through the bones of a single scan."""
@@ -25,6 +31,8 @@ MARGIN_MM = 12.0
 DARK = 0.1
 """Percentile of the scan that is black."""
 FLAGGED = "#E00000"
+PAGE_MM = 1.0
+"""Smallest voxel in a page for the browser, which holds the whole image."""
 
 
 def labelled_scan(
@@ -110,3 +118,69 @@ def labelled_scan(
 def _volume_in_words(table: pd.DataFrame, bone: str) -> str:
     found = table[(table["bone"] == bone) & (table["volume_cm3"] > 0)]["volume_cm3"]
     return f"no {bone}" if found.empty else f"{bone}, {found.median():.1f} cm³"
+
+
+def filmstrip(stills: Mapping[int, tuple[Volume, Volume]]) -> Figure:
+    """Show frames as measured and as reconstructed, along the thick slices and across them.
+
+    Parameters
+    ----------
+    stills : mapping of frame to (Volume, Volume)
+        Each voxel with the value of the thick one that it lies in, and the reconstruction; on one
+        grid with axes P, S, R, of which the middle is shown.
+    """
+    rows = {}
+    for plane in ("sagittal", "coronal"):
+        for kind, words in enumerate(("as measured", "reconstructed")):
+            images = [pair[kind] for pair in stills.values()]
+            middle = [image.shape[AXIS_OF_PLANE[plane]] // 2 for image in images]
+            rows[f"{words}\n{plane}"] = [
+                slice_of(image, plane, index, limits=window(image.data))
+                for image, index in zip(images, middle, strict=True)
+            ]
+    titles = [f"frame {number}" for number in stills]
+    return image_grid(rows, titles, width=2.6 * len(stills), marks="rows")[0]
+
+
+def page(scan: Volume, masks: Mapping[str, Volume]) -> HTMLDocument:
+    """Return three linked planes to be clicked through in any browser, without a kernel.
+
+    The page holds the whole image in voxels of at least 1 mm: it stays alive in an executed
+    notebook, and ``page(…).save_as_html(path)`` writes it to be sent to somebody.
+
+    Parameters
+    ----------
+    scan : Volume
+        3D, any orientation.
+    masks : mapping of bone to Volume
+        On its grid.
+    """
+    from nilearn import plotting  # takes seconds, and most commands draw nothing with it
+
+    labels = np.zeros(scan.shape, dtype=np.float32)
+    for number, mask in enumerate(masks.values(), start=1):
+        labels[mask.data > 0] = number
+    return plotting.view_img(
+        _coarse_image(Volume(labels, scan.affine)),
+        bg_img=_coarse_image(scan),
+        threshold=0.5,
+        vmin=1,
+        vmax=max(len(masks), 2),
+        symmetric_cmap=False,
+        cmap=ListedColormap([BONE_COLOURS.get(name, "white") for name in masks]),
+        resampling_interpolation="nearest",
+        opacity=0.5,
+        colorbar=False,
+        black_bg=True,
+    )
+
+
+def _coarse_image(volume: Volume) -> Nifti1Image:
+    """Return an image that nilearn need not resample: its axes turned to R, A, S, at its place."""
+    turned = to_orientation(volume, "RAS")
+    step = [max(1, int(PAGE_MM / size)) for size in turned.voxel_size_mm]
+    data = turned.data[:: step[0], :: step[1], :: step[2]].astype(np.float32)
+    affine = np.diag([*np.multiply(step, turned.voxel_size_mm), 1.0])
+    middle = (np.array(data.shape) - 1) / 2
+    affine[:3, 3] = apply(turned.affine, middle * step) - apply(affine, middle)
+    return Nifti1Image(np.nan_to_num(data), affine)

@@ -8,11 +8,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ankle_lib.figures.labelled_scan import labelled_scan
+from ankle_lib.figures.scan_pictures import filmstrip, labelled_scan, page
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Volume, to_orientation
-from tests.toy_ankle import oblique_affine
+from ankle_lib.volume import Volume, resample, to_orientation
+from tests.toy_ankle import oblique_affine, toy_ankle
+from tests.toy_motion import motion
 from tests.toy_segmenter import labelled, rendered
 
 NAMES = dict(enumerate(BONES, start=1))
@@ -131,3 +132,25 @@ def test_a_bone_of_no_frame_is_named(series: Volume, labels: Volume) -> None:
     table.loc[table["bone"] == "tibia", ["confidence", "volume_cm3"]] = 0.0
     figure = labelled_scan(series, Volume(data, AFFINE), table, NAMES)
     assert "no tibia" in legend_of(figure)
+
+
+def test_a_filmstrip_shows_both_planes_of_both() -> None:
+    scene = motion()
+    stills = {
+        n: (resample(scene.frames.frame(n), *sharp.grid, order=0), sharp)
+        for n, sharp in enumerate(scene.truth)
+    }
+    figure = filmstrip(stills)
+    assert len(figure.axes) == 4 * len(stills)
+    assert figure.axes[0].get_title() == "frame 0"
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    k = stills[0][1].shape[2] // 2
+    np.testing.assert_array_equal(shown[0], stills[0][0].data[:, :, k].T)
+    np.testing.assert_array_equal(shown[3], stills[1][1].data[:, :, k].T)
+
+
+def test_a_page_needs_no_kernel_and_stays_small() -> None:
+    ankle = toy_ankle()
+    html = page(ankle.static, ankle.masks).get_standalone()
+    assert "<script" in html
+    assert len(html) < 3e6
