@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=20)
     repeats = parser.parse_args().repeats
     scan, masks = noise(STATIC, STATIC_MM, order="F"), boxes(STATIC, STATIC_MM)
-    viewer, one = VolumeViewer(scan, masks), VolumeViewer(scan, masks, planes=["sagittal"])
+    viewer = VolumeViewer(scan, masks)
     frames = [noise(DYNAMIC, DYNAMIC_MM, seed=n) for n in range(N_FRAMES)]
     series = Volume(np.stack([frame.data for frame in frames], axis=3), frames[0].affine)
     moved = boxes(DYNAMIC, DYNAMIC_MM)
@@ -65,7 +65,6 @@ def main() -> int:
         for plane in PLANES
     }
     ours |= {
-        "VolumeViewer, one plane": slider(one.sliders["sagittal"], 40),
         "SequencePlayer, four panels, frame slider": slider(player.frame, 0),
         "RegistrationTuner, slider of a turn": slider(tuner.turns["left-right"], 0),
         "RegistrationTuner, slice slider": lambda n: setattr(tuner.slice, "value", 1 + n % 4),

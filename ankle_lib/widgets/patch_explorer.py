@@ -15,9 +15,8 @@ from ankle_lib.figures.images import Slice
 from ankle_lib.files import AnkleError
 from ankle_lib.patches.items import Item, Rules, rule_of
 from ankle_lib.patches.rules import PatchRule, box_sums, local_correlation
-from ankle_lib.widgets.inputs import Mask, not_finite
 from ankle_lib.widgets.picture import Layer, Mark, Panel
-from ankle_lib.widgets.view import View, legend, slider
+from ankle_lib.widgets.view import Mask, View, legend, not_finite, slider
 
 KEPT_COLOUR, REJECTED_COLOUR, UNLIKE_COLOUR = "#009E73", "#D55E00", "#F0E442"
 SHOWN_SD = (-2.0, 3.0)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import anywidget
 import ipywidgets
 import numpy as np
+import traitlets
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -23,7 +25,6 @@ from scipy import ndimage
 from ankle_lib.figures.images import Slice, bar_mm, window
 from ankle_lib.geometry import bounding_box
 from ankle_lib.volume import Volume
-from ankle_lib.widgets.browser import PictureCanvas
 
 Pixels = NDArray[np.uint8]
 
@@ -70,6 +71,70 @@ class Mark:
     top: float
     colour: str
     width_px: int = 2
+
+
+class PictureCanvas(anywidget.AnyWidget):
+    """Shows an encoded picture in a given size; only the picture travels to the browser.
+
+    It sends ``{"kind": …, "x": …, "y": …}``: "move", "click" or "leave", and where the mouse is, 0
+    to 1 from the left and top.
+    """
+
+    picture = traitlets.Bytes().tag(sync=True)
+    """PNG or JPEG."""
+    size_px = traitlets.List(traitlets.Int(), default_value=[1, 1]).tag(sync=True)
+    """Width and height on the screen."""
+    text = traitlets.Unicode().tag(sync=True)
+    """What the picture shows, for those who cannot see it."""
+
+    # The mouse is asked at most every 50 ms, and its last place is never lost.
+    _esm = """
+    const PAUSE_MS = 50;
+
+    function render({ model, el }) {
+      const image = document.createElement("img");
+      image.className = "ankle-picture";
+      image.draggable = false;
+      Object.assign(image.style, { display: "block", cursor: "crosshair", background: "black" });
+      let address = null, timer = 0, latest = null;
+
+      function show() {
+        const old = address;
+        address = URL.createObjectURL(new Blob([model.get("picture")]));
+        image.src = address;
+        [image.width, image.height] = model.get("size_px");
+        image.alt = model.get("text");
+        if (old) URL.revokeObjectURL(old);
+      }
+      function send(kind, event) {
+        const box = image.getBoundingClientRect();
+        const x = (event.clientX - box.left) / box.width;
+        const y = (event.clientY - box.top) / box.height;
+        model.send({ kind, x: Math.min(Math.max(x, 0), 1), y: Math.min(Math.max(y, 0), 1) });
+      }
+      function onMove(event) {
+        latest = event;
+        if (timer) return;
+        timer = setTimeout(() => { timer = 0; if (latest) send("move", latest); }, PAUSE_MS);
+      }
+      function onClick(event) { send("click", event); }
+      function onLeave(event) { latest = null; send("leave", event); }
+
+      image.addEventListener("mousemove", onMove);
+      image.addEventListener("click", onClick);
+      image.addEventListener("mouseleave", onLeave);
+      model.on("change", show);
+      show();
+      el.appendChild(image);
+      return () => {
+        clearTimeout(timer);
+        model.off("change", show);
+        URL.revokeObjectURL(address);
+      };
+    }
+
+    export default { render };
+    """
 
 
 PanelMouse = Callable[[str, int, int], None]

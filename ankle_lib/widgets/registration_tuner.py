@@ -19,9 +19,18 @@ from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import agreement, cut_region
 from ankle_lib.registration.truth import bone_points, tre_mm
 from ankle_lib.volume import Volume, resample, to_orientation
-from ankle_lib.widgets.inputs import check_values, empty_ones, image_3d, masks_on, not_finite
 from ankle_lib.widgets.picture import Layer, Panel, brightness_limits, surroundings
-from ankle_lib.widgets.view import View, button, colours_of, slider
+from ankle_lib.widgets.view import (
+    View,
+    button,
+    check_values,
+    colours_of,
+    empty_ones,
+    image_3d,
+    masks_on,
+    not_finite,
+    slider,
+)
 
 SIDE_PX = 340
 """Pictures and controls are seen together at 1280 x 800."""

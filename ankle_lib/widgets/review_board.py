@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets
 import numpy as np
+import traitlets
 
 from ankle_lib.figures.images import Slice, middle_slice, slice_of
 from ankle_lib.figures.style import BONE_COLOURS, VERDICT_COLOURS
@@ -19,10 +21,17 @@ from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.quality.review_sheet import AUTOMATIC, KEY, ReviewSheet, frame_path
 from ankle_lib.volume import Volume, load
-from ankle_lib.widgets.browser import BOARD_CLASS, Keyboard
-from ankle_lib.widgets.inputs import OUTSIDE, image_3d, inside, not_finite
 from ankle_lib.widgets.picture import Layer, Panel, brightness_limits, surroundings
-from ankle_lib.widgets.view import View, button, colours_of, slider
+from ankle_lib.widgets.view import (
+    OUTSIDE,
+    View,
+    button,
+    colours_of,
+    image_3d,
+    inside,
+    not_finite,
+    slider,
+)
 
 RowKey = tuple[str, str, int, str]
 """Subject, sequence, frame, bone."""
@@ -42,6 +51,59 @@ KEYS_HELP = (
     "<b>n</b> next undecided, <b>←</b> <b>→</b> frame, <b>1</b> <b>2</b> <b>3</b> bone, "
     "<b>o</b> outline, <b>z</b> zoom"
 )
+
+
+BOARD_CLASS = "ankle-board"
+"""CSS class of the widget in which a `Keyboard` listens; the keyboard must lie inside it."""
+
+
+class Keyboard(anywidget.AnyWidget):
+    """Sends ``{"key": …}`` for keys that are pressed while the board around it has the focus.
+
+    Keys typed into a text field stay there, and arrows stay with a slider that has the focus.
+    """
+
+    listened_keys = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    """Which keys to send, as JavaScript names them in ``KeyboardEvent.key``."""
+
+    # JupyterLab has commands on single letters; the attribute tells it to leave them alone here.
+    _esm = """
+    const typing = 'textarea, select, [contenteditable="true"], ' +
+      'input:not([type="checkbox"]):not([type="button"])';
+
+    function render({ model, el }) {
+      let board = null, waiting = 0;
+
+      function onKey(event) {
+        if (event.ctrlKey || event.altKey || event.metaKey) return;
+        if (event.target.closest(typing)) return;
+        if (event.target.closest('[role="slider"]') && event.key.startsWith("Arrow")) return;
+        if (!model.get("listened_keys").includes(event.key)) return;
+        event.preventDefault();
+        event.stopPropagation();
+        model.send({ key: event.key });
+      }
+
+      function attach() {
+        board = el.closest(".ankle-board");
+        if (!board) {
+          waiting = requestAnimationFrame(attach);
+          return;
+        }
+        board.tabIndex = 0;
+        board.setAttribute("data-lm-suppress-shortcuts", "true");
+        board.addEventListener("keydown", onKey);
+      }
+
+      attach();
+      return () => {
+        cancelAnimationFrame(waiting);
+        if (board) board.removeEventListener("keydown", onKey);
+      };
+    }
+
+    export default { render };
+    """
 
 
 class ReviewBoard(View):

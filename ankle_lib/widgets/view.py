@@ -1,16 +1,34 @@
-"""What all views share: rows of controls, one drawing per change, and a sentence for bad input."""
+"""What all views share: rows of controls, one drawing per change, and a sentence for bad input.
+
+What they are given is brought to one orientation, or turned down with a sentence.
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
+import numpy as np
+from numpy.typing import NDArray
 
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import corner_distance_mm
+from ankle_lib.volume import Volume, to_orientation
+
+Frames = Volume | Sequence[Volume | None]
+"""A 4D image, or one 3D image per frame; None where there is none."""
+Mask = NDArray[np.bool_]
+
+SAME_GRID_MM = 1e-2
+"""Corners of one grid lie closer in two files, whose affines are stored in float32."""
+
+SHOWN_BLACK = "shown black"
+OUTSIDE = "taken as outside"
+"""What a view makes of values that are not finite, in an image and in a mask."""
 
 FURTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 """Okabe-Ito, for what is no bone."""
@@ -125,3 +143,167 @@ def legend(colours: Mapping[str, str]) -> ipywidgets.HTML:
             for name, colour in colours.items()
         )
     )
+
+
+# --- what views are given ---
+
+
+def image_3d(
+    volume: Volume, name: str = "image", like: Volume | None = None, other: str = "the image"
+) -> Volume:
+    """Return a 3D image with axes P, S, R.
+
+    Parameters
+    ----------
+    volume : Volume
+    name, other : str
+        Of the image and of ``like``, for the sentence.
+    like : Volume, optional
+        Axes P, S, R; the image must lie on its grid.
+
+    Raises
+    ------
+    AnkleError
+        If it has frames, or lies on another grid, or as in `check_values`.
+    """
+    check_values(volume, name)
+    if volume.data.ndim != 3:
+        raise AnkleError(
+            f"The {name} has shape {volume.data.shape}: one 3D image is wanted; give one frame, "
+            "or look at all of them in a SequencePlayer."
+        )
+    turned, apart_mm = to_orientation(volume), 0.0
+    if like is not None and turned.shape == like.shape:
+        apart_mm = corner_distance_mm(like.shape, turned.affine, like.affine)
+    if like is not None and (turned.shape != like.shape or apart_mm > SAME_GRID_MM):
+        apart = f", up to {apart_mm:.3g} mm away" if apart_mm else ""
+        raise AnkleError(
+            f"The {name} {turned.shape} is on another grid than {other} {like.shape}{apart}: "
+            "resample it."
+        )
+    return turned
+
+
+def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume | None]:
+    """Return one 3D image with axes P, S, R for each frame.
+
+    Parameters
+    ----------
+    frames : Frames
+    name : str
+        For the sentence.
+    like : Volume, optional
+        4D, axes P, S, R; the frames must be as many, and lie on its grid.
+
+    Raises
+    ------
+    AnkleError
+        If there is no series, it does not belong to ``like``, or as in `image_3d`.
+    """
+    if isinstance(frames, list | tuple):
+        images = list(frames)
+    else:
+        check_values(frames, name)
+        assert isinstance(frames, Volume)
+        if frames.data.ndim != 4:
+            raise AnkleError(
+                f"The {name} has shape {frames.data.shape}: a 4D series of frames is wanted; look "
+                "at one image in a VolumeViewer."
+            )
+        images = [frames.frame(n) for n in range(frames.n_frames)]
+    if like is not None and len(images) != like.n_frames:
+        raise AnkleError(f"The {name} has {len(images)} frames, the sequence {like.n_frames}.")
+    return [
+        None if image is None else image_3d(image, f"{name} in frame {n}", like, "the sequence")
+        for n, image in enumerate(images)
+    ]
+
+
+def belonging(
+    given: Frames, name: str, like: Volume, notes: list[str], missing: str = SHOWN_BLACK
+) -> list[Volume | None]:
+    """Return one image for each frame of ``like``: nothing, and a note, if it does not belong.
+
+    Parameters
+    ----------
+    given : Frames
+    name : str
+    like : Volume
+        Axes P, S, R; 3D (one frame) or 4D.
+    notes : list of str
+        Gets the sentences.
+    missing : str
+        What becomes of values that are not finite.
+    """
+    try:
+        if like.data.ndim == 4:
+            found = series(given, name, like)
+        else:
+            found = [image_3d(given, name, like)]  # type: ignore[arg-type]  # it is checked there
+    except AnkleError as error:
+        notes.append(f"Not shown: {error}")
+        return []
+    arrays = [image.data for image in found if image is not None]
+    notes.append(not_finite(arrays, name, missing))
+    return found
+
+
+def masks_on(
+    like: Volume, masks: Mapping[str, Frames], notes: list[str], missing: str = OUTSIDE
+) -> dict[str, list[Mask | None]]:
+    """Return those masks that belong to an image, by name and frame; see `belonging`."""
+    found = {name: belonging(mask, f"mask of {name}", like, notes, missing)
+             for name, mask in masks.items()}  # fmt: skip
+    return {
+        name: [None if mask is None else inside(mask.data) for mask in frames]
+        for name, frames in found.items()
+        if frames
+    }
+
+
+def inside(mask: NDArray[Any]) -> Mask:
+    """Return where a mask is above 0; values that are not finite are outside."""
+    return (mask > 0) & np.isfinite(mask) if mask.dtype.kind == "f" else mask > 0
+
+
+def empty_ones(masks: Mapping[str, Mask]) -> list[str]:
+    """Return a sentence for each mask that is empty."""
+    return [f"The mask of {name} is empty: no voxel is above 0." for name, mask in masks.items()
+            if not mask.any()]  # fmt: skip
+
+
+def check_values(volume: Any, name: str) -> None:
+    """Refuse what is no `Volume`, has no voxels, or values that are no real numbers.
+
+    Raises
+    ------
+    AnkleError
+        In these cases.
+    """
+    if not isinstance(volume, Volume):
+        raise AnkleError(
+            f"The {name} is of type {type(volume).__name__}: a Volume is wanted, such as "
+            "ankle_lib.volume.load reads from a file."
+        )
+    if not volume.data.size:
+        raise AnkleError(f"The {name} has shape {volume.data.shape}: it has no voxels.")
+    if volume.data.dtype.kind not in "biuf":
+        raise AnkleError(f"The {name} has values of type {volume.data.dtype}: real numbers are "
+                         "wanted.")  # fmt: skip
+
+
+def not_finite(
+    images: Iterable[NDArray[Any]], name: str = "image", missing: str = SHOWN_BLACK
+) -> str:
+    """Return a sentence if images hold NaN or infinite values, else an empty one.
+
+    Parameters
+    ----------
+    images : iterable of array
+    name, missing : str
+        What they are, and what becomes of these voxels, for the sentence.
+    """
+    count = sum(image.size - int(np.count_nonzero(np.isfinite(image))) for image in images)
+    if not count:
+        return ""
+    return f"In the {name}, voxels are not numbers but NaN or infinite: {missing} ({count})."

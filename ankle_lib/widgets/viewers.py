@@ -16,18 +16,22 @@ from ankle_lib.figures.images import AXIS_OF_PLANE, PLANES, Slice, slice_of
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, bounding_box
 from ankle_lib.volume import Volume, to_orientation
-from ankle_lib.widgets.inputs import (
+from ankle_lib.widgets.picture import SIGNED, Layer, Mark, Panel, brightness_limits
+from ankle_lib.widgets.view import (
+    EMPTY,
     Frames,
     Mask,
+    View,
     belonging,
+    colours_of,
     empty_ones,
     image_3d,
+    legend,
     masks_on,
     not_finite,
     series,
+    slider,
 )
-from ankle_lib.widgets.picture import SIGNED, Layer, Mark, Panel, brightness_limits
-from ankle_lib.widgets.view import EMPTY, View, colours_of, legend, slider
 
 SIDE_PX = {1: 480, 2: 400, 3: 268, 4: 200}
 """Of a panel's longer side, by the number of panels; with the controls it fits on 1280 x 800."""
@@ -70,7 +74,7 @@ class ImageView(View):
         of_frame = {name: masks[self.frame.value] for name, masks in self._masks.items()}
         return {name: mask for name, mask in of_frame.items() if mask is not None}
 
-    def _equip(self, panels: Sequence[str], side_px: int | None, filling: float) -> None:
+    def _equip(self, panels: Sequence[str], filling: float) -> None:
         """Make panels and controls; a panel that is not named like a plane is sagittal."""
         self.frame = slider("frame", 0, len(self._frames) - 1, width=330)
         shape = self._frames[0].shape
@@ -94,7 +98,7 @@ class ImageView(View):
             name: ipywidgets.Checkbox(True, description=name, indent=False, layout=narrow)
             for name in self._masks
         }
-        self.panels = {name: Panel(name, side_px or SIDE_PX[len(panels)]) for name in panels}
+        self.panels = {name: Panel(name, SIDE_PX[len(panels)]) for name in panels}
         self.read_out = ipywidgets.HTML(EMPTY)
         self.watch(self.frame, *self.sliders.values(), self.window, self.opacity,
                    *self.shown.values())  # fmt: skip
@@ -136,10 +140,6 @@ class VolumeViewer(ImageView):
         3D, any orientation; stays in the kernel.
     overlays : mapping of name to Volume, optional
         Masks on the image's grid; bones have the colours of all figures.
-    planes : sequence of str
-        Of "sagittal", "coronal" and "axial".
-    side_px : int, optional
-        Length of the longest side on the screen.
 
     Examples
     --------
@@ -150,20 +150,15 @@ class VolumeViewer(ImageView):
         self,
         image: Volume,
         overlays: Mapping[str, Volume] | None = None,
-        *,
-        planes: Sequence[str] = PLANES,
-        side_px: int | None = None,
     ) -> None:
         super().__init__()
         with self.refusals():
-            if not planes or set(planes) - set(PLANES) or len(set(planes)) != len(planes):
-                raise AnkleError(f"Planes are {list(planes)}: choose from {', '.join(PLANES)}.")
             self._frames = [image_3d(image)]
             self.notes.append(not_finite([self._frames[0].data]))
             self._masks = masks_on(self._frames[0], overlays or {}, self.notes)
-            self._equip(planes, side_px, filling=0.0)
-            sides = [slice_of(self._frames[0], plane, 0).size_mm for plane in planes]
-            self._side_mm = max(max(side) for side in sides)
+            self._equip(PLANES, filling=0.0)
+            sides_mm = np.multiply(self._frames[0].shape, self._frames[0].voxel_size_mm)
+            self._side_mm = float(sides_mm.max())
             columns = [ipywidgets.VBox([panel, self.sliders[plane]])
                        for plane, panel in self.panels.items()]  # fmt: skip
             below = ipywidgets.Layout(align_items="flex-end")
@@ -180,8 +175,7 @@ class VolumeViewer(ImageView):
         """Show all planes."""
         for plane, panel in self.panels.items():
             cut, layers = self._cut(plane)
-            marks = self._cross(plane) if len(self.panels) > 1 else []
-            panel.draw(cut, self.window.value, layers, marks, longest_mm=self._side_mm)
+            panel.draw(cut, self.window.value, layers, self._cross(plane), longest_mm=self._side_mm)
         self.message.say(*self.notes, *empty_ones(self._masks_there()))
 
     def _values(self) -> dict[str, Volume]:
@@ -219,8 +213,6 @@ class SequencePlayer(ImageView):
         none), on the sequence's grid.
     segmentation : mapping of name to (Volume or sequence of Volume), optional
         Masks of the frames, likewise.
-    side_px : int, optional
-        Length of a panel's longer side on the screen.
 
     Examples
     --------
@@ -232,8 +224,6 @@ class SequencePlayer(ImageView):
         sequence: Volume,
         moved: Frames | None = None,
         segmentation: Mapping[str, Frames] | None = None,
-        *,
-        side_px: int | None = None,
     ) -> None:
         super().__init__()
         self._limits_of_moved: dict[int, tuple[float, float]] = {}
@@ -250,7 +240,7 @@ class SequencePlayer(ImageView):
             names = ["frame"]
             names += ["moved static", "difference"] if self._moved else []
             names += ["segmentation"] if self._masks else []
-            self._equip(names, side_px, filling=0.3)
+            self._equip(names, filling=0.3)
             self.slice = self.sliders["sagittal"]
             self.slice.description = "slice"
             self.play = ipywidgets.Play(value=0, min=0, max=self.frame.max, interval=STEP_MS,

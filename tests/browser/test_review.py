@@ -13,7 +13,7 @@ import pytest
 
 from ankle_lib.quality.review_sheet import AUTOMATIC, SHEET_NAME, ReviewSheet
 from ankle_lib.running.execution import execute_notebook
-from ankle_lib.widgets.browser import BOARD_CLASS
+from ankle_lib.widgets.review_board import BOARD_CLASS
 from tests.browser.lab import ROOT, Person, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -35,7 +35,7 @@ image, talus = Volume(noise[..., 0], affine), Volume(mask, affine)
 series = Volume(noise, affine)
 viewer = VolumeViewer(image, {"talus": talus})
 player = SequencePlayer(series, series, {"talus": [talus] * 3})
-large = VolumeViewer(image, {"talus": talus}, planes=["sagittal"])
+large = SequencePlayer(series)
 display(viewer, player, large)"""
 
 MESSAGE = """\

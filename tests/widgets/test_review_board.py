@@ -15,8 +15,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.quality.review_sheet import AUTOMATIC, SHEET_NAME, ReviewSheet, frame_path
 from ankle_lib.volume import Volume, save, to_orientation
-from ankle_lib.widgets.browser import BOARD_CLASS, Keyboard
-from ankle_lib.widgets.review_board import ReviewBoard, registered_view
+from ankle_lib.widgets.review_board import BOARD_CLASS, Keyboard, ReviewBoard, registered_view
 from tests.toy_ankle import oblique_affine
 
 BONES = ("calcaneus", "talus", "tibia")
