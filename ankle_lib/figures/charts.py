@@ -55,8 +55,10 @@ def dots(
     >>> axes = (figure := new_figure(7, 3)).subplots()
     >>> dots(axes, scores, "dice", "method", bar="mean")
     """
-    categories, hues, shift = _places(axes, table, category, hue, colours, vertical)
     style: dict[str, Any] = {"marker": "o", "ls": "", "ms": 4, "mew": 0, "alpha": 0.55} | marks
+    hues = _named(axes, table, hue, colours, style["marker"])
+    categories = _places(axes, table, category, vertical)
+    shift = 0.0 if hue == category else _shift(hues)
     width = shift or 0.6
     for place, name in enumerate(categories):
         for number, one in enumerate(hues):
@@ -73,7 +75,6 @@ def dots(
                 level = np.full(2, pd.Series(values).agg(bar))
                 line = (ends, level) if vertical else (level, ends)
                 axes.plot(*line, color=colours[one], lw=2.6, solid_capstyle="butt")
-    _names(axes, hues, colours, marker=style["marker"])
     return categories
 
 
@@ -82,37 +83,30 @@ def intervals(
     table: pd.DataFrame,
     value: str,
     category: str,
-    hue: str = "bone",
-    colours: Mapping[str, str] = BONE_COLOURS,
-    *,
     ends: Sequence[str] = (),
-    vertical: bool = False,
     **marks: Any,
-) -> list[str]:
-    """Draw one dot and its interval for each category (a row) and colour.
+) -> None:
+    """Draw one dot and its interval for each category, from top to bottom, and bone.
 
     Parameters
     ----------
     table : DataFrame
-        One row for each category and hue; several are averaged.
+        One row for each category and bone; several are averaged.
     ends : two str, optional
         Columns with the interval's ends.
-
-    Others, and what is returned, as for `dots`.
+    **marks
+        As for `dots`.
     """
-    categories, hues, shift = _places(axes, table, category, hue, colours, vertical)
     style: dict[str, Any] = {"marker": "o", "ls": "", "ms": 5} | marks
-    for number, one in enumerate(hues):
-        wanted = [value, *ends]
-        rows = table[table[hue] == one].groupby(category)[wanted].mean().reindex(categories)
-        places = np.arange(len(categories)) + shift * (number - (len(hues) - 1) / 2)
+    hues = _named(axes, table, "bone", BONE_COLOURS, style["marker"])
+    categories = _places(axes, table, category)
+    for number, bone in enumerate(hues):
+        wanted, colour = [value, *ends], BONE_COLOURS[bone]
+        rows = table[table["bone"] == bone].groupby(category)[wanted].mean().reindex(categories)
+        places = np.arange(len(categories)) + _shift(hues) * (number - (len(hues) - 1) / 2)
         if ends:
-            draw = axes.vlines if vertical else axes.hlines
-            draw(places, rows[ends[0]], rows[ends[1]], color=colours[one], lw=2.5, alpha=0.5)
-        points = (places, rows[value]) if vertical else (rows[value], places)
-        axes.plot(*points, color=colours[one], **style)
-    _names(axes, hues, colours, marker=style["marker"])
-    return categories
+            axes.hlines(places, rows[ends[0]], rows[ends[1]], color=colour, lw=2.5, alpha=0.5)
+        axes.plot(rows[value], places, color=colour, **style)
 
 
 def curves(
@@ -176,33 +170,31 @@ def legend_outside(figure: Figure, place: str = "outside upper center", **option
     figure.legend(list(found.values()), list(found), **look)
 
 
-def _places(
-    axes: Axes,
-    table: pd.DataFrame,
-    category: str,
-    hue: str,
-    colours: Mapping[str, str],
-    vertical: bool,
-) -> tuple[list[str], list[str], float]:
-    """Name an axis by the categories; return them, the hues, and the hues' distance."""
+def _places(axes: Axes, table: pd.DataFrame, category: str, vertical: bool = False) -> list[str]:
+    """Name an axis by the categories; return them."""
     categories = list(dict.fromkeys(table[category]))
-    hues = _known(table, hue, colours)
-    if vertical:
-        axes.set_xticks(range(len(categories)), [str(name) for name in categories])
-        axes.set_xlim(-0.5, len(categories) - 0.5)
-    else:
-        axes.set_yticks(range(len(categories)), [str(name) for name in categories])
-        axes.set_ylim(len(categories) - 0.5, -0.5)
+    axis = axes.xaxis if vertical else axes.yaxis
+    axis.set_ticks(range(len(categories)), [str(name) for name in categories])
+    ends = -0.5, len(categories) - 0.5
+    axes.set(**({"xlim": ends} if vertical else {"ylim": ends[::-1]}))
     light_grid(axes, "y" if vertical else "x")
-    return categories, hues, 0.0 if hue == category else min(SPREAD, 0.75 / max(len(hues), 1))
+    return categories
+
+
+def _shift(hues: Sequence[str]) -> float:
+    return min(SPREAD, 0.75 / max(len(hues), 1))
 
 
 def _known(table: pd.DataFrame, hue: str, colours: Mapping[str, str]) -> list[str]:
     return [name for name in colours if (table[hue] == name).any()]
 
 
-def _names(axes: Axes, hues: Sequence[str], colours: Mapping[str, str], marker: Any) -> None:
-    known = axes.get_legend_handles_labels()[1]
+def _named(
+    axes: Axes, table: pd.DataFrame, hue: str, colours: Mapping[str, str], marker: Any
+) -> list[str]:
+    """Give the hues labels for a legend, each once; return them."""
+    hues, labelled = _known(table, hue, colours), axes.get_legend_handles_labels()[1]
     for name in hues:
-        if name not in known:
+        if name not in labelled:
             axes.plot([], [], color=colours[name], marker=marker, ls="", label=name)
+    return hues

@@ -48,7 +48,7 @@ def test_intervals_and_curves() -> None:
     left, right = figure.subplots(1, 2)
     charts.intervals(left, scores(), "dice", "method", ends=("low", "high"))
     assert len(left.collections) == 3
-    assert left.lines[0].get_xdata() == pytest.approx([0.65, 0.65])
+    assert left.lines[3].get_xdata() == pytest.approx([0.65, 0.65])
     table = scores().assign(frame=[0, 1, 2, 3] * 6)
     charts.curves(right, table, "frame", "dice", band=(0.25, 0.75))
     assert list(right.lines[0].get_xdata()) == [0, 1, 2, 3]
