@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from ankle_lib.figures.images import Slice, middle_slice, slice_of, window
+from ankle_lib.figures.images import Slice, draw_slice, middle_slice, slice_of, window
 from ankle_lib.figures.style import BONE_COLOURS, DARK_EDGE, VERDICT_COLOURS, new_figure
 from ankle_lib.files import AnkleError
 from ankle_lib.quality.review_sheet import AUTOMATIC
@@ -146,25 +147,8 @@ def _thumbnail(
     last = np.ceil((centre + size / 2) / one.pixel_mm).astype(int)
     part = one.crop((slice(first[1], last[1]), slice(first[0], last[0])))
     left, bottom = corner - (centre - size / 2) + part.origin_mm
-    width, height = part.size_mm
-    low, high = part.limits or window(part.image)
-    image = axes.imshow(
-        part.image,
-        cmap="gray",
-        vmin=low,
-        vmax=high,
-        origin="lower",
-        extent=(left, left + width, bottom, bottom + height),
-        interpolation="bilinear",
-    )
-    image.set_clip_path(cell)
-    for bone, mask in part.outlines.items():
-        x, y = (
-            start + (np.arange(n) + 0.5) * mm
-            for start, n, mm in zip((left, bottom), mask.shape[::-1], part.pixel_mm, strict=True)
-        )
-        colour = BONE_COLOURS.get(bone, "white")
-        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=1.1)
+    draw_slice(axes, replace(part, origin_mm=(left, bottom)), marked=False)
+    axes.images[-1].set_clip_path(cell)
     return cell
 
 
