@@ -195,69 +195,48 @@ def mask_cohort(
 def _mask_subject(
     out: Path, thresholds: Thresholds, fill_holes: bool, truth: Path | None, subject: CleanSubject
 ) -> dict[str, Any]:
-    runs = {"static": [subject.static], **subject.sequences}
-    labels = {
-        name: truth / subject.code / f"{name}_dseg.nii.gz" for name in runs if truth is not None
-    }
-    images = [path for run in runs.values() for path in run]
+    """Write the foot masks and the weights of a subject; return the rows of both tables."""
+    code, runs = subject.code, {"static": [subject.static], **subject.sequences}
+    labels = {name: truth / code / f"{name}_dseg.nii.gz" for name in runs} if truth else {}
 
     def work() -> dict[str, Any]:
-        return {
-            "foot_masks": [
-                row
-                for name, run in runs.items()
-                for row in _foot_rows(subject.code, name, run, out, thresholds, fill_holes, labels)
-            ],
-            "bone_volumes": [
-                _bone_row(subject, bone, path, out) for bone, path in subject.masks.items()
-            ],
-        }
+        rows = []
+        for name, run in runs.items():
+            pair = thresholds["static" if name == "static" else "dynamic"]
+            true = _true_feet(labels[name]) if name in labels and labels[name].exists() else None
+            for index, path in enumerate(run):
+                image = name if name == "static" else f"task-{name}_frame-{index:02d}"
+                volume = load(path)
+                mask, other = foot_mask(volume.data, pair[0], fill_holes=fill_holes), None
+                if true is not None and pair[1] is not None:
+                    other = foot_mask(volume.data, pair[1], fill_holes=fill_holes)
+                file = f"sub-{code}_{image}_desc-foot_mask.nii.gz"
+                save(out / f"sub-{code}" / file, mask, volume.affine)
+                overlap, other_overlap = (
+                    None if one is None or true is None else dice(one, true[..., index])
+                    for one in (mask, other)
+                )
+                rows.append(
+                    {
+                        "subject": code,
+                        "image": image,
+                        "threshold": pair[0],
+                        "foot_fraction": float(mask.mean()),
+                        "dice_truth": overlap,
+                        "other_threshold": pair[1],
+                        "other_dice_truth": other_overlap,
+                    }
+                )
+        bones = [_bone_row(subject, bone, path, out) for bone, path in subject.masks.items()]
+        return {"foot_masks": rows, "bone_volumes": bones}
 
+    images = [path for run in runs.values() for path in run]
     return remembered(
-        out / ".records" / f"{subject.code}.json",
+        out / ".records" / f"{code}.json",
         work,
         inputs=[*images, *subject.masks.values(), *labels.values()],
-        settings=[subject.code, subject.group, thresholds, fill_holes],
+        settings=[code, subject.group, thresholds, fill_holes],
     )
-
-
-def _foot_rows(
-    code: str,
-    name: str,
-    run: Sequence[Path],
-    out: Path,
-    thresholds: Thresholds,
-    fill_holes: bool,
-    labels: Mapping[str, Path],
-) -> list[dict[str, Any]]:
-    """Write the foot masks of one scan or sequence; return a row of the table for each image."""
-    threshold, other = thresholds["static" if name == "static" else "dynamic"]
-    truth = _true_feet(labels[name]) if name in labels and labels[name].exists() else None
-    rows = []
-    for index, path in enumerate(run):
-        image = name if name == "static" else f"task-{name}_frame-{index:02d}"
-        volume = load(path)
-        mask = foot_mask(volume.data, threshold, fill_holes=fill_holes)
-        file = f"sub-{code}_{image}_desc-foot_mask.nii.gz"
-        save(out / f"sub-{code}" / file, mask, volume.affine)
-        overlap, other_overlap = None, None
-        if truth is not None:
-            overlap = dice(mask, truth[..., index])
-        if truth is not None and other is not None:
-            other_mask = foot_mask(volume.data, other, fill_holes=fill_holes)
-            other_overlap = dice(other_mask, truth[..., index])
-        rows.append(
-            {
-                "subject": code,
-                "image": image,
-                "threshold": threshold,
-                "foot_fraction": float(mask.mean()),
-                "dice_truth": overlap,
-                "other_threshold": other,
-                "other_dice_truth": other_overlap,
-            }
-        )
-    return rows
 
 
 def _true_feet(path: Path) -> NDArray:
