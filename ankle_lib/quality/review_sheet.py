@@ -142,9 +142,8 @@ class ReviewSheet:
         key = (subject, sequence, frame, bone)
         with self._locked():
             table = self.table()
-            found = np.logical_and.reduce(
-                [table[name] == value for name, value in zip(KEY, key, strict=True)]
-            )
+            rows = table[list(KEY)].itertuples(index=False, name=None)
+            found = np.array([row == key for row in rows], dtype=bool)
             if not found.any():
                 raise AnkleError(f"{self.path}: has no row {', '.join(map(str, key))}")
             now = float(table.loc[found, "correlation"].iloc[0])
@@ -190,9 +189,7 @@ def accepted(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def same_correlation(first: float, second: float) -> bool:
     """Whether two correlations are equal to four decimals; NaN equals NaN."""
-    if np.isnan(first) or np.isnan(second):
-        return bool(np.isnan(first) and np.isnan(second))
-    return abs(first - second) <= _SAME_CORRELATION
+    return bool(np.isclose(first, second, rtol=0, atol=_SAME_CORRELATION, equal_nan=True))
 
 
 def _merge(automatic: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
@@ -213,10 +210,8 @@ def _checked_rows(rows: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in (*KEY, "correlation", "verdict") if name not in rows]
     if missing:
         raise AnkleError(f"rows for the review sheet lack the column {', '.join(missing)}")
-    table = pd.DataFrame({name: rows[name].to_numpy() for name in (*KEY, "correlation", "verdict")})
-    table["reviewer"], table["time"] = AUTOMATIC, ""
-    table["note"] = rows["note"].fillna("").to_numpy() if "note" in rows else ""
-    table = typed(table)
+    note = rows["note"].fillna("") if "note" in rows else ""
+    table = typed(rows.assign(reviewer=AUTOMATIC, time="", note=note))
     for row in records_of(table):
         check_verdict(row["verdict"], ", ".join(map(str, key_of(row))))
     check_unique([key_of(row) for row in records_of(table)], "rows for the review sheet")
@@ -309,14 +304,8 @@ def read_registered(folder: Path) -> list[RegisteredFrame]:
 
 def format_sheet(table: pd.DataFrame) -> str:
     """Return the text of the file: commas, Unix line ends, four decimals."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in records_of(table):
-        number = row["correlation"]
-        row["correlation"] = "" if np.isnan(number) else f"{number:.4f}"
-        writer.writerow([row[name] for name in COLUMNS])
-    return text.getvalue()
+    columns = list(COLUMNS)
+    return table.to_csv(columns=columns, index=False, lineterminator="\n", float_format="%.4f")
 
 
 def parse_sheet(path: Path) -> pd.DataFrame:
