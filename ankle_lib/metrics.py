@@ -39,6 +39,9 @@ SHIFT_STEPS = 4
 SHIFT_POINTS = 40_000
 """Of larger images, so many pixels, evenly spread, tell how much a shift helps."""
 
+DRAWS = 2000
+"""Of subjects, for an interval."""
+
 CONSTANT = 1e-6
 """A standard deviation below this part of the largest absolute value is rounding."""
 
@@ -361,17 +364,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(
-    values: ArrayLike,
-    subjects: Sequence[str],
-    n: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Return the mean over subjects and its percentile bootstrap interval.
+def bootstrap_interval(values: ArrayLike, subjects: Sequence[str]) -> Interval:
+    """Return the mean over subjects and its 95 % percentile bootstrap interval.
 
     Values of one subject (its bones, frames or patches) are not independent, so each subject
-    first becomes its own mean, and whole subjects are drawn with replacement (Efron 1979).
+    first becomes its own mean, and whole subjects are drawn with replacement (Efron
+    1979), in the same way each time.
 
     Parameters
     ----------
@@ -379,11 +377,6 @@ def bootstrap_interval(
         NaN, for a bone that neither mask has, is left out; so is a subject that has only NaN.
     subjects : N codes
         Whose value it is.
-    n : int
-        Number of draws.
-    seed : int
-    level : float
-        Part of the draws between low and high.
 
     Returns
     -------
@@ -408,9 +401,8 @@ def bootstrap_interval(
     means = np.bincount(owner, weights=numbers[measured]) / np.bincount(owner)
     if len(means) == 1:
         return Interval(float(means[0]), math.nan, math.nan)
-    draws = np.random.default_rng(seed).integers(len(means), size=(n, len(means)))
-    tail = 100.0 * (1.0 - level) / 2.0
-    low, high = np.percentile(means[draws].mean(axis=1), [tail, 100.0 - tail])
+    draws = np.random.default_rng(0).integers(len(means), size=(DRAWS, len(means)))
+    low, high = np.percentile(means[draws].mean(axis=1), [2.5, 97.5])
     return Interval(float(means.mean()), float(low), float(high))
 
 
