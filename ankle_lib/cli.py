@@ -141,7 +141,6 @@ def register_command(
             device=device,
             gate=gate,
             high_resolution=high_resolution,
-            progress=True,
         )
     _tell(outcome)
 
@@ -172,7 +171,7 @@ def segment_command(
     if side not in SIDES:
         raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
     documented = None if side == "auto" else side
-    _tell(segment_file(image, checkpoint, out, device=device, side=documented, progress=True))
+    _tell(segment_file(image, checkpoint, out, device=device, side=documented))
 
 
 @app.command("reconstruct")
@@ -209,7 +208,6 @@ def reconstruct_command(
             checkpoint=checkpoint,
             whole=whole,
             device=device,
-            progress=True,
         )
     )
 

@@ -374,7 +374,8 @@ def resample(
     """
     target = checked_affine(affine, "affine of the new grid")
     source = volume.data.astype(np.uint8) if volume.data.dtype == bool else volume.data
-    dtype = source.dtype if order == 0 and slice_samples == 1 else np.dtype(np.float32)
+    labels = order == 0 and slice_samples == 1
+    dtype = source.dtype if labels else np.dtype(np.float32)
     back = np.eye(4) if pose is None else invert(pose)
     thick = target[:3, slice_direction(target).axis]
     result = np.zeros((*shape, *source.shape[3:]), dtype=dtype)
@@ -397,7 +398,6 @@ def resample(
             )
     if slice_samples > 1:
         result /= slice_samples
-    labels = order == 0 and slice_samples == 1
     data = result.astype(volume.data.dtype, copy=False) if labels else result
     return replace(volume, data=data, affine=target)
 

@@ -129,7 +129,7 @@ def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest
     answers = run_all(
         partial(_remembered, segmenter, trained.folder, study.registered, folder),
         entries,
-        desc="segmenting sequences" if study.progress else "",
+        desc="segmenting sequences",
     )
     by_key = dict(zip(sequences, answers, strict=True))
     return Contest(

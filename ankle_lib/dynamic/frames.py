@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.geometry import Grid, apply, rigid, world_to_voxel
-from ankle_lib.learning.scans import Scan, coarser, factor_for
+from ankle_lib.learning.scans import Scan, coarser, factor_for, with_arrays
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.items import dynamic_item, zscore
@@ -98,15 +98,9 @@ class Frame:
 
     def below(self, row: int) -> Frame:
         """Return the first so many rows of the frame, which are its lowest."""
-        item = self.scan.item
-        lower = replace(
-            item,
-            image=item.image[:, :row],
-            region=item.region[:, :row],
-            labels={bone: mask[:, :row] for bone, mask in item.labels.items()},
-        )
+        lower = with_arrays(self.scan, lambda image: image[:, :row], lambda mask: mask[:, :row])
         truth = {bone: mask[:, :row] for bone, mask in self.truth.items()}
-        return replace(self, scan=replace(self.scan, item=lower), truth=truth)
+        return replace(self, scan=lower, truth=truth)
 
     def with_pixels(self, pixel_mm: float) -> Frame:
         """Return the frame with pixels of about this size to learn from; see `coarser`."""

@@ -93,7 +93,6 @@ class DynamicStudy:
     folder : Path
         Where trainings are kept.
     device : str
-    progress : bool
     """
 
     subjects: tuple[CleanSubject, ...]
@@ -111,7 +110,6 @@ class DynamicStudy:
     sizes: DynamicSizes
     folder: Path
     device: str = "cpu"
-    progress: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -137,7 +135,7 @@ class DynamicStudy:
 
     def train_all(self, trainings: Sequence[Callable[[], Trained]]) -> list[Trained]:
         """Train networks side by side, or read what was trained before."""
-        return train_side_by_side(trainings, device=self.device, progress=self.progress)
+        return train_side_by_side(trainings, device=self.device)
 
     def score(self, kinds: Iterable[tuple[Mapping[str, Any], Any, Sequence[Scan]]]) -> pd.DataFrame:
         """Score networks on scans.
@@ -170,7 +168,6 @@ def read_dynamic_study(
     *,
     truth: Path | None = None,
     device: str = "cpu",
-    progress: bool = False,
 ) -> DynamicStudy:
     """Read frames and static scans of all subjects, split as the report did.
 
@@ -188,8 +185,6 @@ def read_dynamic_study(
         Of a simulated cohort; read to evaluate, and for the experiment on labels.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show bars.
 
     Raises
     ------
@@ -221,7 +216,6 @@ def read_dynamic_study(
         sizes,
         folder,
         device,
-        progress,
     )
 
 
@@ -366,7 +360,7 @@ def paint_anew(study: DynamicStudy, seed: int = 0) -> list[Scan]:
     made = run_all(
         partial(_painted, study.sizes, seed),
         list(enumerate(study.static_train)),
-        desc="making random scans" if study.progress else "",
+        desc="making random scans",
     )
     return [scan for scans in made for scan in scans]
 
@@ -400,9 +394,8 @@ def train_final(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Trained, T
     recipe = final_recipe(study.sizes.final_stages)
     recipe = replace(recipe, augmentation=replace(recipe.augmentation, noise=MORE_NOISE))
     third = tuple(replace(one, steps=max(1, one.steps // 3)) for one in recipe.stages)
-    shown = {"progress": study.progress}
-    one = study.training(recipe, [*frames, *still * STILL_TIMES, *random], **shown)
-    specialist = study.training(replace(recipe, stages=third), frames, **shown)
+    one = study.training(recipe, [*frames, *still * STILL_TIMES, *random])
+    specialist = study.training(replace(recipe, stages=third), frames)
     return one(), specialist()
 
 

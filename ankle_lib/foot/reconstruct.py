@@ -47,7 +47,6 @@ def reconstruct_file(
     checkpoint: Path | None = None,
     whole: bool = False,
     device: str = "cpu",
-    progress: bool = False,
 ) -> Outcome:
     """Make a file of frames as sharp as the static scan.
 
@@ -63,7 +62,7 @@ def reconstruct_file(
         averaged again, differ by, in units of the noise) and ``_filmstrip.png``.
     checkpoint : Path, optional
         A network of chapter 06 that refines every frame.
-    whole, device, progress
+    whole, device
         As in `reconstruct`.
 
     Raises
@@ -79,9 +78,7 @@ def reconstruct_file(
     scans = read_scans(static, [dynamic], masks)
     poses = read_poses(transforms, scans)
     with written(files) as paths:
-        table = reconstruct(
-            scans, poses, paths, whole=whole, refiner=refiner, device=device, progress=progress
-        )
+        table = reconstruct(scans, poses, paths, whole=whole, refiner=refiner, device=device)
     notes = [*scans.notes]
     for bone in masks:
         without = [n for n, pose in enumerate(poses) if pose and bone not in pose]
@@ -157,9 +154,10 @@ def reconstruct(
     whole: bool = False,
     refiner: Refiner | None = None,
     device: str = "cpu",
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Write a sharp 4D series and what belongs to it, one frame in memory at a time.
+
+    A terminal shows a bar.
 
     Parameters
     ----------
@@ -177,8 +175,6 @@ def reconstruct(
         If its voxels are not those of the static scan, the series has the network's.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -205,9 +201,7 @@ def reconstruct(
 
     def volumes() -> Iterator[NDArray]:
         nonlocal worst
-        for number, pose in enumerate(
-            tqdm(poses, disable=not progress, desc="frames", unit="frame")
-        ):
+        for number, pose in enumerate(tqdm(poses, disable=None, desc="frames", unit="frame")):
             if not pose:
                 rows.append({"frame": number, "bones": 0})
                 yield np.zeros(turned.shape, dtype=np.float32)

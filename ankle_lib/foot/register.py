@@ -40,7 +40,6 @@ def register_files(
     device: str = "cpu",
     gate: float = BONE_CORRELATION,
     high_resolution: bool = True,
-    progress: bool = False,
 ) -> Outcome:
     """Read scans, register them, and write everything into a folder: the earlier result or this.
 
@@ -50,7 +49,7 @@ def register_files(
         As in `read_scans`.
     out : Path
         New, empty, or with an earlier result of this command, which is replaced.
-    engine, device, gate, high_resolution, progress
+    engine, device, gate, high_resolution
         As in `register_scans`.
 
     Raises
@@ -76,7 +75,6 @@ def register_files(
             device=device,
             gate=gate,
             high_resolution=high_resolution,
-            progress=progress,
         )
         frames = [scans.frames.frame(number) for number in range(scans.frames.n_frames)]
         table = verdicts(poses)
@@ -95,9 +93,10 @@ def register_scans(
     device: str = "cpu",
     gate: float = BONE_CORRELATION,
     high_resolution: bool = True,
-    progress: bool = False,
 ) -> tuple[list[FramePose], dict[str, list[Volume]]]:
     """Register the foot and its bones, and write the results into ``folder``.
+
+    A terminal shows a bar.
 
     Files are ``transforms.json``; ``flirt/`` and ``itk/`` with a matrix for each frame and bone;
     ``masks/`` with the moved bones, filled where they fill half of a voxel; ``moved/`` with the
@@ -116,8 +115,6 @@ def register_scans(
         is only where the bones start; it is compared with the report's 0.64.
     high_resolution : bool
         Whether to write ``high_resolution/``.
-    progress : bool
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -138,7 +135,7 @@ def register_scans(
         for bone, mask in scans.masks.items()
     }
     n_fits = n_frames * (1 + 2 * len(scans.masks))
-    with tqdm(total=n_fits, disable=not progress, unit="fit") as bar:
+    with tqdm(total=n_fits, disable=None, unit="fit") as bar:
         bar.set_description("the whole foot")
         foot = {WHOLE: find_foot(static.data).astype(np.float32)}
         whole = register(frames, static, foot, engine=engine, device=device)

@@ -73,7 +73,6 @@ def segment_file(
     *,
     device: str = "cpu",
     side: str | None = None,
-    progress: bool = False,
 ) -> Outcome:
     """Segment a file and write the labels, with names, table and picture beside them.
 
@@ -87,7 +86,7 @@ def segment_file(
         Labels to write, on the image's own grid; beside them ``_labels.txt`` (names and colours
         for ITK-SNAP: Segmentation > Import Label Descriptions), ``_confidence.csv`` (how far to
         trust each frame and bone) and ``_overlay.png``.
-    device, side, progress
+    device, side
         As in `segment_scan`.
 
     Raises
@@ -98,7 +97,7 @@ def segment_file(
     files = label_files(out, image, checkpoint)
     segmenter = read_segmenter(checkpoint)
     scan = read_image(image, segmenter.thickest_mm)
-    found = segment_scan(scan, segmenter, device=device, side=side, progress=progress)
+    found = segment_scan(scan, segmenter, device=device, side=side)
     write_labels(files, found, labelled_scan(scan, found.labels, found.table, found.names))
     lines = _in_words(found.table)
     lines += [f"a {found.side} foot, by the shape of its bones"] if found.side else []
@@ -144,14 +143,9 @@ def label_description(names: Mapping[int, str]) -> str:
 
 
 def segment_scan(
-    scan: Volume,
-    segmenter: Segmenter,
-    *,
-    device: str = "cpu",
-    side: str | None = None,
-    progress: bool = False,
+    scan: Volume, segmenter: Segmenter, *, device: str = "cpu", side: str | None = None
 ) -> Segmentation:
-    """Segment the bones of a static scan, or of every frame of a series.
+    """Segment the bones of a static scan, or of every frame of a series; a terminal shows a bar.
 
     Parameters
     ----------
@@ -163,8 +157,6 @@ def segment_scan(
         "cpu" or "cuda".
     side : {"left", "right"}, optional
         What the foot is documented to be; bones of the other side are noted.
-    progress : bool
-        Show a bar for a series, on a terminal.
 
     Raises
     ------
@@ -181,7 +173,7 @@ def segment_scan(
     voxel_cm3 = float(np.prod(scan.voxel_size_mm)) / 1000
     codes = "".join(scan.axis_codes)
     rows: list[tuple[int, str, float, float, str]] = []
-    hidden = None if progress and scan.n_frames > 1 else True  # None: shown on a terminal alone
+    hidden = None if scan.n_frames > 1 else True  # None: shown on a terminal alone
     for number in tqdm(range(scan.n_frames), desc="frames", unit="frame", disable=hidden):
         image = to_orientation(scan.frame(number))
         confidence: Mapping[str, float] = {}

@@ -47,6 +47,8 @@ FINAL_FRACTION = 0.2
 FINAL_CONTEXT_MM = (-1.6, 0.0, 1.6)
 """The slice and one on each side: where a bone begins and ends, a single slice does not tell."""
 
+ChangeMask = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
+
 FINAL_SCHEDULES: tuple[Schedule, ...] = ("one-cycle", "cosine")
 
 
@@ -139,15 +141,9 @@ def coarser(scan: Scan, factor: int, *, to_learn: bool = False) -> Scan:
         chosen = np.indices(part.shape, sparse=True)
         return (part > 0.5) | ((part == 0.5) & (sum(chosen) % 2 == 0))
 
-    item = scan.item
-    smaller = replace(
-        item,
-        image=mean(item.image),
-        region=mean(item.region) >= 0.5,
-        labels={name: label(mask) for name, mask in item.labels.items()},
-    )
+    smaller = with_arrays(scan, mean, lambda mask: mean(mask) >= 0.5, of_label=label)
     posterior, superior, right = scan.voxel_size_mm
-    return Scan(smaller, scan.group, (posterior * factor, superior * factor, right))
+    return replace(smaller, voxel_size_mm=(posterior * factor, superior * factor, right))
 
 
 def turned(scan: Scan, angle_deg: float) -> Scan:
@@ -185,7 +181,7 @@ def turned(scan: Scan, angle_deg: float) -> Scan:
 
     air = float(item.image.min())
     name = f"{item.name} turned by {angle_deg:.0f} degrees"
-    return _with_arrays(scan, lambda image: moved(image, 1, air), mask, name)
+    return with_arrays(scan, lambda image: moved(image, 1, air), mask, name=name)
 
 
 def rotation_of(index: int, n: int) -> float:
@@ -223,23 +219,25 @@ def one_slice(scan: Scan, k: int, beside: int = 0) -> Scan:
 
 
 def _slices(scan: Scan, ks: NDArray[np.int_]) -> Scan:
-    return _with_arrays(scan, lambda array: array[:, :, ks], lambda mask: mask[:, :, ks])
+    return with_arrays(scan, lambda array: array[:, :, ks], lambda mask: mask[:, :, ks])
 
 
-def _with_arrays(
+def with_arrays(
     scan: Scan,
     of_image: Callable[[NDArray], NDArray],
-    of_mask: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
+    of_mask: ChangeMask,
+    *,
+    of_label: ChangeMask | None = None,
     name: str | None = None,
 ) -> Scan:
-    """Return the scan with changed arrays."""
+    """Return the scan with changed arrays; its labels change as the foot does by default."""
     item = scan.item
     changed = replace(
         item,
         name=name or item.name,
         image=of_image(item.image),
         region=of_mask(item.region),
-        labels={label: of_mask(mask) for label, mask in item.labels.items()},
+        labels={label: (of_label or of_mask)(mask) for label, mask in item.labels.items()},
     )
     return replace(scan, item=changed)
 
@@ -301,7 +299,6 @@ def train_on_scans(
     validation: Sequence[Scan] = (),
     start: SliceNetwork | None = None,
     device: str = "cpu",
-    progress: bool = False,
     sources: Sources | None = None,
 ) -> Trained:
     """Train a network on patches of scans, or read it if that was done before; see `train_once`.
@@ -319,8 +316,6 @@ def train_on_scans(
         Whose weights are the first ones.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show a bar.
     sources : Sources, optional
         Of trainings that follow each other.
     """
@@ -352,7 +347,6 @@ def train_on_scans(
         validates=validates if validation else None,
         start=start,
         device=device,
-        progress=progress,
     )
 
 

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ankle_lib import cache
 from ankle_lib.files import AnkleError, write_csv
@@ -121,7 +120,6 @@ def train_once(
     validates: Callable[[Stage], Validate] | None = None,
     start: SliceNetwork | None = None,
     device: str = "cpu",
-    progress: bool = False,
 ) -> Trained:
     """Train a network, or read it if that was done before.
 
@@ -145,8 +143,6 @@ def train_once(
         A network of the recipe's size, whose weights are the first ones instead of random ones.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show a bar.
 
     Examples
     --------
@@ -175,7 +171,6 @@ def train_once(
                 stage=number,
                 validate=validate,
                 device=device,
-                progress=progress,
             )
             tables.append(trained)
         for name, of_stages in zip(TABLES, zip(*tables, strict=True), strict=True):
@@ -189,7 +184,7 @@ def train_once(
 
 
 def train_side_by_side(
-    trainings: Sequence[Callable[[], Trained]], *, device: str = "cpu", progress: bool = False
+    trainings: Sequence[Callable[[], Trained]], *, device: str = "cpu"
 ) -> list[Trained]:
     """Train several networks, side by side on a CPU; what was trained before is read.
 
@@ -202,11 +197,9 @@ def train_side_by_side(
         Each trains a network once, e.g. a `functools.partial` of `scans.train_on_scans`.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show a bar that counts networks.
     """
     if device == "cpu":
-        run_all(_done, trainings, n_jobs=MOST_AT_ONCE, desc="training networks" if progress else "")
+        run_all(_done, trainings, n_jobs=MOST_AT_ONCE, desc="training networks")
     return [training() for training in trainings]
 
 
@@ -235,7 +228,6 @@ def train(
     stage: int = 0,
     validate: Validate | None = None,
     device: str = "cpu",
-    progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network in place; go on where an interrupted call stopped.
 
@@ -260,8 +252,6 @@ def train(
         the weights of the best epoch, otherwise with those of the last.
     device : str
         "cpu" or "cuda".
-    progress : bool
-        Show a bar.
 
     Returns
     -------
@@ -297,14 +287,7 @@ def train(
 
     # the caller's random numbers are neither disturbed nor of any influence
     gpus = [fabric.device] if fabric.device.type == "cuda" else []
-    bar = tqdm(
-        desc=f"training {network.name}",
-        total=settings.steps,
-        initial=len(losses),
-        unit="step",
-        disable=not progress,
-    )
-    with torch.random.fork_rng(gpus), bar:
+    with torch.random.fork_rng(gpus):
         network.train()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = OPTIMIZERS[recipe.optimizer](network.parameters(), settings.learning_rate)
@@ -332,8 +315,6 @@ def train(
                 waiting.append((loss.detach(), usable, batch.where, batch.describe))
                 if len(waiting) == CHECK_STEPS or step + 1 == end:
                     losses += _checked_losses(waiting, len(losses) + 1, settings.learning_rate)
-                    bar.set_postfix_str(f"loss {losses[-1]:.3g}", refresh=False)
-                    bar.update(len(waiting))
                     waiting = []
 
             seconds = time.perf_counter() - began
@@ -351,7 +332,6 @@ def train(
                     best = {"epoch": row["epoch"], "score": row["score"]}
                     save_checkpoint(folder / BEST, network, labels=recipe.labels, training=best)
             epochs.append(row)
-            bar.set_postfix({key: f"{row[key]:.3g}" for key in ("loss", "score") if key in row})
             write_csv(folder / STEPS_CSV, _steps_table(recipe, stage, losses))
             write_csv(folder / EPOCHS_CSV, pd.DataFrame(epochs))
             state = {"losses": torch.tensor(losses, dtype=torch.float64), "epochs": epochs}

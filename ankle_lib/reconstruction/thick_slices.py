@@ -307,12 +307,7 @@ class ThickSlices:
 
 
 def consistency(
-    sharp: Volume,
-    frame: Volume,
-    scanning: Scanning,
-    *,
-    covered: NDArray[np.bool_] | None = None,
-    device: str | torch.device = "cpu",
+    sharp: Volume, frame: Volume, scanning: Scanning, *, covered: NDArray[np.bool_] | None = None
 ) -> Consistency:
     """Average a sharp volume over the slices of a frame and compare.
 
@@ -336,9 +331,8 @@ def consistency(
     --------
     >>> consistency(sharp, frames.frame(3), scanning(frames)).ratio
     """
-    slices = ThickSlices.between(sharp.shape, sharp.affine, frame, scanning, device)
-    image = torch.from_numpy(np.array(sharp.data, dtype=np.float32)).to(device)
-    return slices.judge(image, covered)
+    slices = ThickSlices.between(sharp.shape, sharp.affine, frame, scanning)
+    return slices.judge(torch.from_numpy(np.array(sharp.data, dtype=np.float32)), covered)
 
 
 def _slices_last(frame: Volume) -> tuple[NDArray, NDArray[np.float64]]:

@@ -115,7 +115,6 @@ def test_the_contest(
         registered=registered,
         poses={("E01", "active_run-01"): courses(ankle)},
         sizes=SimpleNamespace(pixel_mm=PIXEL_MM),
-        progress=False,
     )
     network: Any = torch.nn.Identity()
     (tmp_path / "net").mkdir()
