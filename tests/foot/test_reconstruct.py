@@ -266,7 +266,7 @@ def test_files_in_the_way_are_refused(folder: Path, tmp_path: Path, command: Any
 def test_another_network_is_refused(folder: Path, tmp_path: Path, command: Any) -> None:
     out = tmp_path / "sharp.nii.gz"
     for changes, message in (
-        ({"normalisation": "zscore-foot"}, "no network for reconstruction"),
+        ({"normalisation": "zscore-foot"}, "normalisation: Input should be 'zscore-bones'"),
         ({"voxel_mm": [0.5, 0.5]}, "voxel_mm [0.5, 0.5]: List should have at least 3 items"),
     ):
         network = checkpoint(tmp_path / "net.pt", **changes)
