@@ -267,7 +267,7 @@ def test_another_network_is_refused(folder: Path, tmp_path: Path, command: Any) 
     out = tmp_path / "sharp.nii.gz"
     for changes, message in (
         ({"normalisation": "zscore-foot"}, "normalisation: Input should be 'zscore-bones'"),
-        ({"voxel_mm": [0.5, 0.5]}, "voxel_mm [0.5, 0.5]: List should have at least 3 items"),
+        ({"voxel_mm": [0.5, 0.5]}, "voxel_mm: List should have at least 3 items"),
     ):
         network = checkpoint(tmp_path / "net.pt", **changes)
         line = refused(command, out, *arguments(folder, out, checkpoint=network))

@@ -264,28 +264,49 @@ def test_a_checkpoint_becomes_a_segmenter(checkpoint: Path, segmenter: Segmenter
     [
         ({}, "does not say how its input is made"),
         ({"input": "PSR"}, "does not say how its input is made"),
-        ({"input": {**INPUT, "blur": 2}}, "(blur 2: "),
-        ({"input": {**INPUT, "context_mm": [0.0, 1.0]}}, "sees 1 slices at a time, but has"),
-        ({"input": {**INPUT, "normalisation": "minmax"}}, "(normalisation 'minmax'"),
-        ({"input": {**INPUT, "axes": "RAS"}}, "(axes 'RAS'"),
-        ({"input": {**INPUT, "side": "both"}}, "(side 'both'"),
+        ({"input": {**INPUT, "blur": 2}}, "(blur: Extra inputs are not permitted (found 2))"),
+        ({"input": {**INPUT, "context_mm": [0.0, 1.0]}}, "sees 1 images at a time, but"),
+        (
+            {"input": {**INPUT, "normalisation": "minmax"}},
+            "(normalisation: Input should be 'zscore-foot' (found 'minmax'))",
+        ),
+        ({"input": {**INPUT, "axes": "RAS"}}, "(axes: Input should be 'PSR' (found 'RAS'))"),
+        (
+            {"input": {**INPUT, "side": "both"}},
+            "(side: Input should be 'as is' or 'right' (found 'both'))",
+        ),
         (
             {"input": {**INPUT, "context_mm": 0.0}},
-            "(context_mm 0.0: ",
+            "(context_mm: Input should be a valid list (found 0.0))",
         ),
         (
             {"input": {**INPUT, "context_mm": [float("nan")]}},
-            "(context_mm 0 nan: ",
+            "(context_mm[0]: Input should be a finite number (found nan))",
         ),
-        ({"input": {**INPUT, "voxel_mm": 0.56}}, "(voxel_mm 0.56: "),
-        ({"input": {**INPUT, "voxel_mm": [0.0, 0.5]}}, "(voxel_mm 0 0.0: "),
-        ({"input": {**INPUT, "voxel_mm": [float("nan")] * 2}}, "(voxel_mm 0 nan: "),
+        (
+            {"input": {**INPUT, "voxel_mm": 0.56}},
+            "(voxel_mm: Input should be a valid list (found 0.56))",
+        ),
+        (
+            {"input": {**INPUT, "voxel_mm": [0.0, 0.5]}},
+            "(voxel_mm[0]: Input should be greater than or equal to 0.05",
+        ),
+        (
+            {"input": {**INPUT, "voxel_mm": [float("nan")] * 2}},
+            "(voxel_mm[0]: Input should be a finite number (found nan)",
+        ),
         (
             {"input": {**INPUT, "thickest_mm": "3"}},
-            "(thickest_mm '3': ",
+            "(thickest_mm: Input should be a valid number (found '3'))",
         ),
-        ({"input": {**INPUT, "thickest_mm": float("nan")}}, "(thickest_mm nan: "),
-        ({"input": {**INPUT, "thickest_mm": 100}}, "(thickest_mm 100: "),
+        (
+            {"input": {**INPUT, "thickest_mm": float("nan")}},
+            "(thickest_mm: Input should be a finite number (found nan))",
+        ),
+        (
+            {"input": {**INPUT, "thickest_mm": 100}},
+            "(thickest_mm: Input should be less than or equal to 20 (found 100))",
+        ),
     ],
 )
 def test_a_checkpoint_must_say_what_it_wants_to_see(
