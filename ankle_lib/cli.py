@@ -52,7 +52,6 @@ ManifestArgument = Annotated[
 ]
 
 DEFAULT_SEED = 2020
-BONE_GATE = 0.5  # quality.BONE_CORRELATION
 SIDES = ("auto", "left", "right")
 INTERRUPTED = 130  # what typer makes of control-C
 
@@ -115,8 +114,14 @@ def register_command(
     engine: Annotated[str, typer.Option(help="torch, simpleitk or flirt.")] = "torch",
     device: DeviceOption = "auto",
     gate: Annotated[
-        float, typer.Option(min=-1, max=1, help="Correlation from which on a fit is accepted.")
-    ] = BONE_GATE,
+        float | None,
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Correlation that a fit must have, too; 0.5 for simpleitk and flirt, none for "
+            "torch, which compares each fit with the bone elsewhere.",
+        ),
+    ] = None,
     high_resolution: Annotated[
         bool, typer.Option(help="Also write each bone at the static scan's resolution.")
     ] = True,

@@ -356,12 +356,6 @@ def test_segment_refuses_other_images(
     assert not list(tmp_path.glob("*seg*"))
 
 
-def test_the_gate_is_the_reports() -> None:
-    from ankle_lib.quality.gate import BONE_CORRELATION
-
-    assert cli.BONE_GATE == BONE_CORRELATION
-
-
 def test_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
         raise AnkleError("no")

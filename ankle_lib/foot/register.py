@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,11 @@ from ankle_lib.files import FIGURE_DPI
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, check_result_folder, frames_in_words, result_folder
 from ankle_lib.masking.foot import find_foot
-from ankle_lib.masking.mask_images import bone_weights, in_mm
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
-from ankle_lib.registration.engines import register
+from ankle_lib.registration.engines import Settings, register
 from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
-from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE
+from ankle_lib.registration.regions import RADIUS_VOXELS, WHOLE, weights_of
 from ankle_lib.volume import Volume, resample, save
 
 SLICE_SAMPLES = 9
@@ -38,7 +38,7 @@ def register_files(
     *,
     engine: str = "torch",
     device: str = "cpu",
-    gate: float = BONE_CORRELATION,
+    gate: float | None = None,
     high_resolution: bool = True,
 ) -> Outcome:
     """Read scans, register them, and write everything into a folder: the earlier result or this.
@@ -78,10 +78,10 @@ def register_files(
         )
         frames = [scans.frames.frame(number) for number in range(scans.frames.n_frames)]
         table = verdicts(poses)
-        sheet = contact_sheet(frames, moved, table, title=f"{engine}, gate {gate:g}")
+        sheet = contact_sheet(frames, moved, table, title=engine)
         sheet.savefig(folder / "contact_sheet.png", dpi=FIGURE_DPI, bbox_inches="tight")
     none = not table["verdict"].eq("accepted").any()
-    problem = f"no registration reached the gate {gate:g}: see {out}/contact_sheet.png"
+    problem = f"no registration can be believed: see {out}/contact_sheet.png"
     return Outcome([out], _in_words(table), list(scans.notes), problem if none else "")
 
 
@@ -91,7 +91,7 @@ def register_scans(
     *,
     engine: str = "torch",
     device: str = "cpu",
-    gate: float = BONE_CORRELATION,
+    gate: float | None = None,
     high_resolution: bool = True,
 ) -> tuple[list[FramePose], dict[str, list[Volume]]]:
     """Register the foot and its bones, and write the results into ``folder``.
@@ -110,9 +110,10 @@ def register_scans(
     folder : Path
     engine, device
         As in `register`.
-    gate : float
-        Correlation from which on the registration of a bone is accepted. That of the whole foot
-        is only where the bones start; it is compared with the report's 0.64.
+    gate : float, optional
+        Correlation that the registration of a bone must have, beside what the engine refuses. By
+        default 0.5 for engines that count on bright staying bright; the course's own does not, and
+        compares each fit with the bone elsewhere. The whole foot's is only where the bones start.
     high_resolution : bool
         Whether to write ``high_resolution/``.
 
@@ -129,24 +130,25 @@ def register_scans(
         If an engine is not available, or the foot has no contrast.
     """
     static, frames, n_frames = scans.static, scans.frames, scans.frames.n_frames
-    voxel_mm, sigma_mm = static.voxel_size_mm, in_mm(SIGMA_VOXELS)
-    weights = {
-        bone: bone_weights(mask, voxel_mm, in_mm(RADIUS_VOXELS[bone]), sigma_mm)
-        for bone, mask in scans.masks.items()
-    }
+    # what bones look like in one's own frames is not known, so their surfaces have to help
+    own = engine == "torch"
+    settings = Settings(any_contrast=own)
+    bones_on_grid = {bone: Volume(mask, static.affine) for bone, mask in scans.masks.items()}
+    weights = weights_of(bones_on_grid, dict.fromkeys(scans.masks, 0.0) if own else RADIUS_VOXELS)
+    least_of_bones = gate if gate is not None else (-1.0 if own else BONE_CORRELATION)
     n_fits = n_frames * (1 + 2 * len(scans.masks))
     with tqdm(total=n_fits, disable=None, unit="fit") as bar:
         bar.set_description("the whole foot")
         foot = {WHOLE: find_foot(static.data).astype(np.float32)}
-        whole = register(frames, static, foot, engine=engine, device=device)
+        options: dict[str, Any] = {"engine": engine, "device": device, "settings": settings}
+        whole = register(frames, static, foot, **options)
         bar.update(n_frames)
         bar.set_description("its bones")
-        start = whole.poses[:, 0]
-        bones = register(frames, static, weights, start=start, engine=engine, device=device)
+        bones = register(frames, static, weights, start=whole.poses[:, 0], **options)
         bar.update(n_frames * len(scans.masks))
         poses = [
             FramePose(frame, region, found.poses[frame, n], float(r), bool(accepted))
-            for found, least in ((whole, REPORT_CORRELATION), (bones, gate))
+            for found, least in ((whole, REPORT_CORRELATION), (bones, least_of_bones))
             for n, region in enumerate(found.regions)
             for frame, r in enumerate(found.correlations[:, n])
             for accepted in [not found.failed[frame, n] and r >= least]
@@ -155,7 +157,7 @@ def register_scans(
         bar.set_description("writing")
         # once for all frames and bones: at the report's grid each would take half a second
         still = Volume(static.data.astype(np.float32, order="K"), static.affine)
-        cut = {bone: cut_to_mask(Volume(m, static.affine)) for bone, m in scans.masks.items()}
+        cut = {bone: cut_to_mask(mask) for bone, mask in bones_on_grid.items()}
         masks: dict[str, list[Volume]] = {bone: [] for bone in scans.masks}
         digits = max(2, len(str(n_frames - 1)))
         grid = frames.shape, frames.affine

@@ -56,6 +56,10 @@ class Settings:
     retry_angles_deg: tuple[float, ...] = (-45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0)
     retry_shifts_mm: tuple[float, ...] = (-8.0, 8.0)
     """Shifts along A-P and S-I of the wider starts."""
+    any_contrast: bool = False
+    """Do not count on bright staying bright. The torch engine then finds the body by its shape,
+    learns from it how grey values of the static scan look in the frames, searches with those, and
+    at last explains a frame by layers (see `similarity`)."""
     slice_model: bool = True
     """Average the static scan across the thick slice; otherwise sample its middle."""
     soft_weights: bool = True
@@ -64,6 +68,9 @@ class Settings:
     """Allow for gain that varies linearly in space (coil shading)."""
     largest_cost: float = 0.75
     """A fit that leaves more of the variance unexplained has failed."""
+    least_above: float = 0.18
+    """In any contrast, a fit has failed whose correlation does not beat that of the region moved
+    elsewhere (see `search`) by so much, whatever the correlation is."""
     least_correlation: float = 0.4
     """A fit with a lower correlation has failed, whatever gain and shading explain."""
     least_seen: float = 0.5
@@ -89,6 +96,8 @@ class Registration:
     """(F, R) part of the frame's variance that stays unexplained."""
     seen: NDArray[np.float64]
     """(F, R) part of the region that lies in the frame's field of view."""
+    above: NDArray[np.float64]
+    """(F, R) by how much the correlation beats that of the region elsewhere; NaN if unknown."""
     failed: NDArray[np.bool_]
     """(F, R) fits that must not be used."""
     reasons: NDArray[np.str_]
@@ -209,8 +218,12 @@ def _reasons(
         explained = 1 - found.costs[:, region]
         enough = max(1 - settings.largest_cost, LEAST_OF_USUAL * float(np.median(explained)))
         reasons[explained < enough, region] = "the static scan explains too little of the frame"
-        unlike = ~(found.correlations[:, region] >= settings.least_correlation)
-        reasons[unlike, region] = "frame and static scan are not alike there"
+        if settings.any_contrast:
+            unlike = found.above[:, region] < settings.least_above
+            reasons[unlike, region] = "it would fit as well in other places"
+        else:
+            unlike = ~(found.correlations[:, region] >= settings.least_correlation)
+            reasons[unlike, region] = "frame and static scan are not alike there"
         hidden = found.seen[:, region] < settings.least_seen
         reasons[hidden, region] = "too little of it in the frame's field of view"
         trusted = np.flatnonzero(reasons[:, region] == "")

@@ -6,20 +6,29 @@ voxel: the affine of a level follows the middles of its blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.filters import threshold_otsu
 from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import slice_direction
-from ankle_lib.registration.regions import Region
+from ankle_lib.geometry import slice_direction, weighted_centre
+from ankle_lib.registration.regions import SUPPORT, Region
 from ankle_lib.volume import Volume
+
+REACH_MM, FADE_MM = 4.8, 1.5
+"""Layers count up to here outside the surface, where they fade out over so many mm: cartilage and
+the edge of what lies beyond, but little of what moves otherwise."""
+
+BODY_MARGIN_VOXELS = 3
+"""Air around the body that takes part in its fit, in voxels of the coarsest level."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +57,16 @@ class FixedFrames:
 class MovingRegion:
     """What is carried to the frames: a region of the static scan, and its weights."""
 
-    channels: Tensor
-    """(C, I, J, K) float32 images, each of which explains the frame with a gain of its own; here
-    one, the static scan, with mean 0 and standard deviation 1 inside the weights."""
+    image: Tensor
+    """(I, J, K) float32, with mean 0 and standard deviation 1 inside the weights."""
     weights: Tensor
     """(I, J, K) float32."""
     affine: NDArray[np.float64]
     centre: NDArray[np.float64]
     """(3,) weighted centre of the region, world mm."""
+    depth: Tensor | None = None
+    """(I, J, K) mm outside the surface where the weights are a half, negative inside; None where a
+    frame is explained by the image alone."""
 
     def coarser(self, spacing_mm: tuple[float, float]) -> MovingRegion:
         """Average blocks of voxels to about these spacings: thin axes, thickest axis."""
@@ -63,10 +74,30 @@ class MovingRegion:
         wanted = np.full(3, spacing_mm[0])
         wanted[np.argmax(sizes)] = max(spacing_mm)
         blocks = _blocks(sizes, wanted, self.weights.shape)
-        both = torch.cat([self.channels, self.weights[None]])
-        pooled = functional.avg_pool3d(both[None], blocks)[0]
-        affine = _block_affine(self.affine, blocks)
-        return MovingRegion(pooled[:-1], pooled[-1], affine, self.centre)
+        both = torch.stack([self.image, self.weights])
+        image, weights = functional.avg_pool3d(both[None], blocks)[0]
+        return MovingRegion(image, weights, _block_affine(self.affine, blocks), self.centre)
+
+    def layered(self) -> MovingRegion:
+        """Return the region with its depth, and weights that reach a little beyond its surface."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        inside = (self.weights >= 0.5 * self.weights.max()).cpu().numpy()
+        outside_mm = ndimage.distance_transform_edt(~inside, sampling=sizes)
+        outside_mm -= ndimage.distance_transform_edt(inside, sampling=sizes)
+        depth = torch.as_tensor(outside_mm, dtype=torch.float32, device=self.weights.device)
+        return replace(self, weights=((REACH_MM - depth) / FADE_MM).clamp(0, 1), depth=depth)
+
+    @cached_property
+    def channels(self) -> Tensor:
+        """(C, I, J, K) what is sampled: the image, and the depth if there is one."""
+        return torch.stack([self.image, *([] if self.depth is None else [self.depth])])
+
+    @cached_property
+    def grey_ends(self) -> tuple[float, float]:
+        """Between which nearly all grey values of the image lie, inside the weights."""
+        inside = self.image[self.weights > SUPPORT].cpu().numpy()
+        low, high = np.percentile(inside, (1, 99)).tolist()
+        return low, high
 
     @cached_property
     def grown(self) -> Tensor:
@@ -114,7 +145,28 @@ def moving_region(region: Region, device: str) -> MovingRegion:
     middle = [float((side * torch.arange(len(side), device=device)).sum()) for side in sides]
     affine = region.image.affine
     centre = affine[:3, :3] @ middle + affine[:3, 3]
-    return MovingRegion(((image - mean) / spread)[None], weights, affine, centre)
+    return MovingRegion((image - mean) / spread, weights, affine, centre)
+
+
+def body_and_image(
+    moving: Volume, spacing_mm: float, device: str
+) -> tuple[MovingRegion, MovingRegion]:
+    """Return what is not air in a scan, made coarse, in two ways.
+
+    First as a shape: 1 in the body and 0 outside, with a margin of air. Then with the scan's own
+    grey values, which count in the body alone.
+    """
+    image = torch.as_tensor(moving.data.astype(np.float32), device=device)
+    whole = MovingRegion(image, torch.ones_like(image), moving.affine, np.zeros(3))
+    coarse = whole.coarser((spacing_mm, spacing_mm))
+    body = (coarse.image > threshold_otsu(coarse.image.cpu().numpy()) / 2).float()
+    centre = weighted_centre(body.cpu().numpy(), coarse.affine)
+    width = 2 * BODY_MARGIN_VOXELS + 1
+    around = functional.max_pool3d(body[None, None], width, 1, BODY_MARGIN_VOXELS)[0, 0]
+    return (
+        MovingRegion(body, around, coarse.affine, centre),
+        MovingRegion(coarse.image, body, coarse.affine, centre),
+    )
 
 
 def _blocks(sizes: NDArray[Any], wanted: Any, shape: Any) -> tuple[int, ...]:

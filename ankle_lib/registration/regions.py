@@ -56,6 +56,8 @@ class Fits(NamedTuple):
     """(F, R) part of the weighted variance left after gain, offset and linear shading; or 1."""
     seen: NDArray[np.float64]
     """(F, R) part of the region's weight inside the frame's field of view."""
+    above: NDArray[np.float64]
+    """(F, R) by how much the correlation beats that of the region elsewhere; NaN if unknown."""
     seconds: NDArray[np.float64]
     """(F, R) CPU time of the fit, preparation shared out; the score does not count."""
 
@@ -162,7 +164,8 @@ def fit_each(
     poses, seconds, scores = zip(*done, strict=True)
     correlations, costs, seen = np.array(scores).T.reshape(3, *shape)
     matrices = np.array(poses).reshape(*shape, 4, 4)
-    return Fits(matrices, correlations, costs, seen, np.array(seconds).reshape(shape))
+    unknown = np.full(shape, np.nan)
+    return Fits(matrices, correlations, costs, seen, unknown, np.array(seconds).reshape(shape))
 
 
 def agreement(frame: Volume, region: Region, pose: Matrix) -> Agreement:

@@ -22,9 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ankle_lib.registration.engines import Settings
-from ankle_lib.registration.pyramid import FixedFrames, Level, fixed_frames, moving_region
+from ankle_lib.registration.pyramid import (
+    FixedFrames,
+    Level,
+    MovingRegion,
+    body_and_image,
+    fixed_frames,
+    moving_region,
+)
 from ankle_lib.registration.regions import Fits, Region, cut_region
-from ankle_lib.registration.similarity import Fit, Options, evaluate, select_points
+from ankle_lib.registration.similarity import Fit, Options, evaluate, grey_curve, select_points
 from ankle_lib.volume import Volume
 
 LEFT_RIGHT = (1.0, 0.0, 0.0)
@@ -34,12 +41,20 @@ SAMPLES_AT_ONCE = {"cpu": 3_000_000, "cuda": 60_000_000}
 ROUNDS = ((3, 8), (3, 2), (6, 1))
 """How many steps the starts make at the coarsest level, and how many of them then go on."""
 
+RETRY_COST = 0.5
+"""In any contrast, a fit that leaves more unexplained is tried again in any case."""
 RETRY_SURVIVORS = 3
 """So many go on to the second level when a fit is tried again."""
 
 RESELECT = 4
-"""Steps after which the voxels that take part are chosen anew, at the coarsest level; later, poses
-hardly move any more."""
+"""Steps after which the voxels that take part are chosen anew, at the coarsest level (later, poses
+hardly move any more) and where there are layers (whose weights do not move with the pose)."""
+
+NEIGHBOUR_ANGLES_DEG = (-20.0, 0.0, 20.0)
+"""Turns from the pose of another bone in the same frame."""
+
+ALTERNATIVE_DEG, ALTERNATIVE_MM = 20.0, 8.0
+"""Turns and shifts to places where a bone certainly is not, if it is where it was found."""
 
 FIRST_DAMPING = 1e-2
 SMALLEST_STEP_MM, LARGEST_STEP_MM = 0.02, 10.0
@@ -59,19 +74,58 @@ def fit(
     begun = time.process_time()
     frames = fixed_frames(fixed, device)
     pyramid = {r.fixed_mm: frames.coarser(r.fixed_mm) for r in settings.resolutions}
-    shared = (time.process_time() - begun) / len(weights)
+    inverse = torch.as_tensor(np.linalg.inv(start), device=device)
+    body = None
+    if settings.any_contrast:
+        body, moving = _in_contrast_of(pyramid, moving, inverse[:, 0], settings, device)
+    margin = frames.thickness_mm / 2 + 2.0
+    regions = [cut_region(moving, soft, name, margin) for name, soft in weights.items()]
+    searches = [
+        Search(levels_of(pyramid, region, settings, device), settings) for region in regions
+    ]
+    found, fits = _search_all(searches, inverse, body)
     answers = []
-    for number, (name, soft) in enumerate(weights.items()):
-        begun = time.process_time()
-        inverse = torch.as_tensor(np.linalg.inv(start[:, number]), device=device)
-        region = cut_region(moving, soft, name, frames.thickness_mm / 2 + 2.0)
-        search = _Search(levels_of(pyramid, region, settings, device), settings)
-        inverse, found = search.run(inverse)
-        poses = torch.linalg.inv(inverse).cpu().numpy()
-        scores = [x.cpu().double().numpy() for x in (found.correlation, found.cost, found.seen)]
-        spent = (shared + time.process_time() - begun) / len(poses)
-        answers.append((poses, *scores, np.full(len(poses), spent)))
-    return Fits(*(np.stack(parts, axis=1) for parts in zip(*answers, strict=True)))
+    for number, search in enumerate(searches):
+        poses, fit = search.polish(found[number], fits[number])
+        told = fit.correlation, fit.cost, fit.seen, search.above_alternatives(poses)
+        scores = [x.cpu().double().numpy() for x in told]
+        answers.append((torch.linalg.inv(poses).cpu().numpy(), *scores))
+    parts = (np.stack(part, axis=1) for part in zip(*answers, strict=True))
+    matrices, correlations, costs, seen, above = parts
+    seconds = np.full(costs.shape, (time.process_time() - begun) / costs.size)
+    return Fits(matrices, correlations, costs, seen, above, seconds)
+
+
+def _in_contrast_of(
+    pyramid: Mapping[float, FixedFrames],
+    moving: Volume,
+    inverse: Tensor,
+    settings: Settings,
+    device: str,
+) -> tuple[Tensor, Volume]:
+    """Find the body in all frames by its shape, and bring the static scan to their contrast.
+
+    A body is seen against air in any contrast. Where it lies on the frames, each grey value of the
+    static scan meets some of theirs, which gives one curve from the former to the latter.
+
+    Returns the inverse poses of the body (F, 4, 4), and the static scan with the curve applied.
+    """
+    coarsest = settings.resolutions[0]
+    shape, image = body_and_image(moving, coarsest.moving_mm[0], device)
+    frames = pyramid[coarsest.fixed_mm]
+    n_points = _n_points(frames, shape)
+    stride = max(1, n_points // settings.search_points)
+    samples = coarsest.slice_samples
+    level = Level(frames, shape, samples, coarsest.iterations, n_points // stride, stride)
+    search = Search([level], settings)
+    frame = torch.arange(len(inverse), device=device)
+    starts = search.starts(inverse, settings.start_angles_deg)
+    body, _ = search.compete(frame, starts, 1)
+    level = replace(level, moving=image)
+    points = select_points(level, frame, body, search.options(level))
+    grey, heights = grey_curve(level, points, body)
+    values = np.interp(moving.data, grey, heights).astype(np.float32)
+    return body, Volume(values, moving.affine)
 
 
 def levels_of(
@@ -83,16 +137,15 @@ def levels_of(
     region covers too many; a region for which only the coarsest is left starts on a part of it.
     """
     carried = moving_region(region, device)
-    volume = float(carried.weights.sum()) * abs(np.linalg.det(carried.affine[:3, :3]))
     levels: list[Level] = []
     for resolution in settings.resolutions:
         frames = pyramid[resolution.fixed_mm]
-        n_points = int(volume / abs(np.linalg.det(frames.affine[:3, :3])))
+        moving = carried.coarser(resolution.moving_mm)
+        n_points = _n_points(frames, moving)
         if levels and n_points > settings.most_points:
             break
         samples = resolution.slice_samples if settings.slice_model else 1
-        coarser = carried.coarser(resolution.moving_mm)
-        levels.append(Level(frames, coarser, samples, resolution.iterations, n_points))
+        levels.append(Level(frames, moving, samples, resolution.iterations, n_points))
     strides = [max(1, one.n_points // settings.search_points) for one in levels]
     searched = [
         replace(one, stride=stride, n_points=one.n_points // stride)
@@ -101,38 +154,67 @@ def levels_of(
     return [*(searched[:-1] or searched), levels[-1]]
 
 
+def _n_points(frames: FixedFrames, moving: MovingRegion) -> int:
+    volumes = [abs(np.linalg.det(one.affine[:3, :3])) for one in (frames, moving)]
+    return int(float(moving.weights.sum()) * volumes[1] / volumes[0])
+
+
+def _search_all(
+    searches: Sequence[Search], inverse: Tensor, body: Tensor | None
+) -> tuple[list[Tensor], list[Fit]]:
+    """Find the poses of R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
+
+    Returns (F, 4, 4) inverse poses and fits for each region.
+    """
+    settings = searches[0].settings
+    frame = torch.arange(len(inverse), device=inverse.device)
+    found: list[Tensor] = []
+    best: list[Fit] = []
+    for region, search in enumerate(searches):
+        starts = search.starts(inverse[:, region], settings.start_angles_deg)
+        if body is not None:
+            starts = torch.cat([starts, body[None]])
+        poses, fits = search.compete(frame, starts, 1)
+        found.append(poses)
+        best.append(fits)
+    # wide first: from neighbours alone, a wrong place that many found would spread
+    for step in ("wide", "neighbours", "neighbours") if settings.retry else ():
+        for region, search in enumerate(searches):
+            costs = best[region].cost
+            usual = _failed_cost(costs) if step == "wide" else _unusual_cost(costs)
+            poor = costs > min(usual, RETRY_COST if body is not None else settings.largest_cost)
+            places, good = torch.nonzero(poor)[:, 0], torch.nonzero(~poor)[:, 0]
+            if step == "wide":
+                starts = search.wide_starts(inverse[places, region])
+                if body is not None:
+                    starts = torch.cat([starts, search.wide_starts(body[places])])
+            else:
+                others = [] if body is None else found[:region] + found[region + 1 :]
+                near = [search.starts(one[places], NEIGHBOUR_ANGLES_DEG) for one in others]
+                near += [_neighbours(found[region], places, good)] if len(good) else []
+                starts = torch.cat(near) if near else inverse[:0, :0]
+            if starts.shape[0] * len(places) == 0:
+                continue
+            again, fits = search.compete(places, starts, RETRY_SURVIVORS)
+            gained = fits.cost < costs[places]
+            found[region][places[gained]] = again[gained]
+            best[region] = best[region].replaced(places[gained], fits.take(gained))
+    return found, best
+
+
 @dataclass(frozen=True)
-class _Search:
+class Search:
+    """The search for one region in all frames.
+
+    Where any contrast may come, all levels but the last find the region in the translated scan,
+    and the last one (`polish`) adds its layers.
+    """
+
     levels: Sequence[Level]
     settings: Settings
 
-    def run(self, inverse: Tensor) -> tuple[Tensor, Fit]:
-        """Find the pose of every frame; ``inverse`` (F, 4, 4) is where to start."""
-        frame = torch.arange(len(inverse), device=inverse.device)
-        near = self._starts(inverse, self.settings.start_angles_deg, (0.0,))
-        found, best = self._compete(frame, near, 1)
-        if not self.settings.retry:
-            return found, best
-        angles, shifts = self.settings.retry_angles_deg, self.settings.retry_shifts_mm
-        # wide first: from neighbours alone, a wrong place that many found would spread
-        for step in ("wide", "neighbours", "neighbours"):
-            usual = _failed_cost(best.cost) if step == "wide" else _unusual_cost(best.cost)
-            poor = best.cost > min(usual, self.settings.largest_cost)
-            places = torch.nonzero(poor)[:, 0]
-            if len(places) == 0 or (step == "neighbours" and bool(poor.all())):
-                break
-            if step == "wide":
-                starts = self._starts(inverse[places], angles, shifts)
-            else:
-                starts = _neighbours(found, places, torch.nonzero(~poor)[:, 0])
-            again, fits = self._compete(places, starts, RETRY_SURVIVORS)
-            gained = fits.cost < best.cost[places]
-            found[places[gained]] = again[gained]
-            best = best.replaced(places[gained], fits.take(gained))
-        return found, best
-
-    def _starts(
-        self, inverse: Tensor, angles_deg: Sequence[float], shifts_mm: Sequence[float]
+    def starts(
+        self, inverse: Tensor, angles_deg: Sequence[float], shifts_mm: Sequence[float] = ()
     ) -> Tensor:
         """Return (S, F, 4, 4) starts: turned about left-right, shifted along A-P and S-I."""
         shifts = [(0.0, 0.0)]
@@ -144,30 +226,80 @@ class _Search:
         motions = torch.tensor(rows, dtype=torch.float64, device=inverse.device)
         return turn_about(self.levels[0].moving.centre, motions)[:, None] @ inverse
 
-    def _compete(self, frame: Tensor, starts: Tensor, survivors: int) -> tuple[Tensor, Fit]:
+    def wide_starts(self, inverse: Tensor) -> Tensor:
+        """Return (S, F, 4, 4) starts of a second try."""
+        return self.starts(inverse, self.settings.retry_angles_deg, self.settings.retry_shifts_mm)
+
+    def compete(self, frame: Tensor, starts: Tensor, survivors: int) -> tuple[Tensor, Fit]:
         """Improve starts (S, F, 4, 4) until one is left for each frame.
 
         At the coarsest level the worst go after some steps; of the ``survivors`` the second level
-        keeps one.
+        keeps one. Its cost is the mean of both explanations where any contrast may come: a wrong
+        place can satisfy one of them, but hardly both.
         """
         coarsest, *finer = self.levels
+        if self.settings.any_contrast:
+            finer = finer[:-1]
         rounds = [(coarsest, steps, max(kept, survivors)) for steps, kept in ROUNDS]
         rounds += [(level, level.iterations, 1) for level in finer]
         inverse, n_frames = starts, len(frame)
         for level, steps, kept in rounds:
             repeated = frame.repeat(len(inverse))
             flat, fits = self._minimise(level, repeated, inverse.flatten(0, 1), steps)
+            if self.settings.any_contrast and level is not coarsest:
+                layered = self._evaluate(_layered(level), repeated, flat)
+                fits = fits._replace(cost=(fits.cost + layered.cost) / 2)
             order = fits.cost.reshape(-1, n_frames).argsort(0)[:kept]
             chosen = (order * n_frames + torch.arange(n_frames, device=frame.device)).flatten()
             inverse = flat[chosen].unflatten(0, (-1, n_frames))
         return inverse[0], fits.take(chosen[:n_frames])
 
+    def polish(self, inverse: Tensor, fits: Fit) -> tuple[Tensor, Fit]:
+        """Improve poses (F, 4, 4) with layers at the last level, where any contrast may come.
+
+        The cost is then that of the layers; correlation and part seen are those of the region.
+        """
+        if not self.settings.any_contrast:
+            return inverse, fits
+        frame, last = torch.arange(len(inverse), device=inverse.device), self.levels[-1]
+        found, layered = self._minimise(_layered(last), frame, inverse, last.iterations)
+        plain = self._evaluate(last, frame, found)
+        return found, layered._replace(correlation=plain.correlation, seen=plain.seen)
+
+    def above_alternatives(self, inverse: Tensor) -> Tensor:
+        """Return (F,) by how much the correlation at the poses beats that of the region elsewhere.
+
+        Elsewhere is turned by 20° about, or shifted by 8 mm along, each axis. Counted is the third
+        best, since a shaft may be slid along its axis, both ways.
+        """
+        frame = torch.arange(len(inverse), device=inverse.device)
+        level = self.levels[max(0, len(self.levels) - 2)]
+        steps = torch.tensor([np.deg2rad(ALTERNATIVE_DEG)] * 3 + [ALTERNATIVE_MM] * 3)
+        motions = torch.cat([steps.diag(), -steps.diag()]).to(inverse)
+        away = turn_about(level.moving.centre, motions)[:, None] @ inverse
+        there = self._evaluate(level, frame.repeat(len(away)), away.flatten(0, 1)).correlation
+        here = self._evaluate(level, frame, inverse).correlation
+        return here - there.nan_to_num(-1.0).unflatten(0, (-1, len(frame))).topk(3, 0).values[-1]
+
+    def options(self, level: Level) -> Options:
+        """Return what the similarity allows for at a level."""
+        return Options(
+            shading=self.settings.shading,
+            weighted=self.settings.soft_weights,
+            positive=self.settings.any_contrast and level.moving.depth is None,
+        )
+
+    def _evaluate(self, level: Level, frame: Tensor, inverse: Tensor) -> Fit:
+        options = self.options(level)
+        return evaluate(level, select_points(level, frame, inverse, options), inverse, options)
+
     def _minimise(
         self, level: Level, frame: Tensor, inverse: Tensor, iterations: int
     ) -> tuple[Tensor, Fit]:
         """Run `minimise` in batches of bounded memory."""
-        reselect = RESELECT if level is self.levels[0] else iterations
-        options = Options(shading=self.settings.shading, weighted=self.settings.soft_weights)
+        fixed = level is not self.levels[0] and level.moving.depth is None
+        reselect = iterations if fixed else RESELECT
+        options = self.options(level)
         per_fit = level.n_points * level.slice_samples
         at_once = max(1, SAMPLES_AT_ONCE[frame.device.type] // max(1, per_fit))
         parts = [
@@ -176,6 +308,11 @@ class _Search:
         ]
         inverses, fits = zip(*parts, strict=True)
         return torch.cat(inverses), Fit(*map(torch.cat, zip(*fits, strict=True)))
+
+
+def _layered(level: Level) -> Level:
+    moving = level.moving.layered()
+    return replace(level, moving=moving, n_points=_n_points(level.fixed, moving) // level.stride)
 
 
 def _neighbours(found: Tensor, places: Tensor, good: Tensor) -> Tensor:
@@ -228,11 +365,11 @@ def minimise(
     inverse = inverse.clone()
     active = torch.arange(len(frame), device=frame.device)
     damping = torch.full((len(frame),), FIRST_DAMPING, device=frame.device, dtype=torch.float64)
-    points = select_points(level, frame, inverse)
+    points = select_points(level, frame, inverse, options)
     best = current = evaluate(level, points, inverse, options)
     for step in range(iterations):
         if step > 0 and step % reselect == 0:
-            points = select_points(level, frame[active], inverse[active])
+            points = select_points(level, frame[active], inverse[active], options)
             current = evaluate(level, points, inverse[active], options)
         motion = _step(current, damping[active])
         trial = turn_about(level.moving.centre, motion) @ inverse[active]

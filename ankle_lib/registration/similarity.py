@@ -1,17 +1,17 @@
 """How well the carried static scan explains the frames, and which small motion would help.
 
-In a region with weights w, a frame D is compared with the static scan m, carried by a pose and
-averaged across the thick slice. Gain, offset and slow coil shading are no fault of the pose, so
-the best ones are found along with it: D is explained by the columns 1, m and m times position.
-What stays unexplained is the cost, 1 - R²; with gain and offset alone it is 1 - NCC² of the
-weighted normalised correlation NCC.
+In a region with weights w, a frame D is compared with what a pose carries to it, averaged across
+the thick slice. There are two ways to explain the frame. As a **gain**: D is the static scan m
+times a gain, with an offset and slow coil shading, columns 1, m and m times position; this needs
+frames in which bright stays bright. As **layers**: D is one free curve of the grey value of m plus
+one of the depth below or above the region's surface, and a slow change of brightness; this holds
+in any contrast. Gains and the heights of the curves are no fault of the pose, so the best ones are
+found along with it. What stays unexplained is the cost, 1 - R²; with gain and offset alone it is
+1 - NCC² of the weighted normalised correlation NCC.
 
 The derivative by the pose takes the best gains as functions of the pose (variable projection in
 Kaufman's form, Golub and Pereyra 2003), which leaves a linear least-squares problem for six
 numbers: a rotation vector and a shift about the region's centre.
-
-Any number of images can be carried together, each a channel with columns of its own (`_columns`);
-all that follows from them, gains, cost and derivative, is written for C of them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.registration.pyramid import Level
+from ankle_lib.registration.pyramid import Level, MovingRegion
 from ankle_lib.registration.regions import SHADING_LENGTH_MM, SUPPORT
+
+DEPTHS_MM = (-6.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
+"""Between these the curve of depth is straight: fine at the surface, where the cortex is."""
+GREY_STEPS = 6
+"""Straight pieces of the curve of grey values of one fit."""
+
+CURVE_STEPS = 8
+SMOOTHNESS = 0.02
+"""Of the one curve that holds for all frames (`grey_curve`): pieces that few voxels reach stay in
+line with their neighbours."""
+
+HIDDEN_COST = 2.0
+"""Cost of a pose at which too little of a region is seen: that of the worst fit."""
 
 RIDGE = 1e-5
 """Keeps the normal equations solvable where a column is constant, relative to their diagonal."""
@@ -37,6 +51,8 @@ class Options(NamedTuple):
     """Gain that varies linearly in space."""
     weighted: bool = True
     """Soft weights that move with the pose; otherwise every selected point counts alike."""
+    positive: bool = False
+    """The static scan has the frames' contrast, so that a negative gain is wrong."""
     least_seen: float = 0.3
     """Part of the region that must lie in the field of view."""
 
@@ -48,8 +64,8 @@ class Points(NamedTuple):
     """(N, P, 3) float32, voxel of the frame."""
     values: Tensor
     """(N, P) intensities of the frame."""
-    valid: Tensor
-    """(N, P) float32, 1 for points and 0 for padding."""
+    weights: Tensor
+    """(N, P) float32, 0 for padding; 1 for points, or their weight where there are layers."""
 
     def take(self, fits: Tensor) -> Points:
         """Return the points of some fits."""
@@ -82,7 +98,7 @@ class Fit(NamedTuple):
         return Fit(*parts)
 
 
-def select_points(level: Level, frame: Tensor, inverse: Tensor) -> Points:
+def select_points(level: Level, frame: Tensor, inverse: Tensor, options: Options) -> Points:
     """Return the voxels of each frame that a region covers at a pose.
 
     Parameters
@@ -104,42 +120,29 @@ def select_points(level: Level, frame: Tensor, inverse: Tensor) -> Points:
     width = max(1, int(slots[:, -1].max()) + 1)
     fit, place = torch.nonzero(inside, as_tuple=True)
     chosen = torch.zeros(len(frame), width, dtype=torch.long, device=frame.device)
-    valid = torch.zeros(len(frame), width, device=frame.device)
+    weights = torch.zeros(len(frame), width, device=frame.device)
     chosen[fit, slots[fit, place]] = place
-    valid[fit, slots[fit, place]] = 1.0
+    weights[fit, slots[fit, place]] = 1.0
     kept = torch.gather(voxels, 1, chosen[..., None].expand(-1, -1, 3))
+    if options.weighted and level.moving.depth is not None:
+        weights *= _sample(level.moving.weights, _map(to_grid, kept.float()))
     i, j, k = kept.unbind(-1)
-    return Points(kept.float(), fixed.frames[frame[:, None], i, j, k], valid)
+    return Points(kept.float(), fixed.frames[frame[:, None], i, j, k], weights)
 
 
 def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) -> Fit:
     """Compare the frames with the static scan at the poses ``inverse``, (N, 4, 4)."""
-    moving = level.moving
-    to_grid = _to_grid(level, inverse)
-    grid = _map(to_grid, points.voxels)  # (N, P, 3), the middle of the slice
-    across = to_grid[:, :3, 2]  # one voxel of the frame along its slice axis
-    weights = points.valid
-    if options.weighted:
-        weights = weights * _sample(moving.weights, grid)
-
-    n_parts = level.slice_samples
-    parts = (torch.arange(n_parts, device=grid.device) + 0.5) / n_parts - 0.5
-    coordinates = (grid[:, :, None] + parts[:, None] * across[:, None, None])[:, :, :, None]
-    images = moving.channels[None].expand(len(grid), -1, -1, -1, -1)
-    samples = functional.grid_sample(images, coordinates, padding_mode="border", align_corners=True)
-    carried = samples[..., 0].mean(-1)  # (N, C, P)
-
+    moving, weights = level.moving, points.weights
+    to_grid, coordinates, samples = _carried(level, points, inverse)
+    if options.weighted and moving.depth is None:
+        weights = weights * _sample(moving.weights, _map(to_grid, points.voxels))
     position = _positions(level, points) if options.shading else None
-    design = _columns(carried, position)  # (N, Q, P)
+    model = (_Gain if moving.depth is None else _Layers)(moving, samples, position)
+    design = model.columns  # (N, Q, P)
     weighted = design * weights[:, None]
     normal = weighted @ design.mT
     gains = _solve(normal, (weighted @ points.values[..., None])[..., 0])  # (N, Q)
-    slopes = [
-        _slopes(level, points, to_grid, images[:, channel : channel + 1], coordinates, parts)
-        for channel in range(carried.shape[1])
-    ]
-    there = _gains_there(gains, carried, position)[..., None]  # (N, C, P, 1)
-    jacobian = (torch.stack(slopes, 1) * there).sum(1)  # (N, P, 6)
+    jacobian = _slopes(level, points, to_grid, coordinates, model.by_sample(gains))
 
     residual = points.values - (gains[:, None] @ design)[:, 0]
     weighted_jacobian = jacobian * weights[..., None]
@@ -148,47 +151,128 @@ def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) ->
     descent = (residual[:, None] @ weighted_jacobian)[:, 0]
 
     mass = weights.sum(1).clamp_min(1e-6)
-    spread, own_spread, together = _moments(weights, mass, points.values, carried[:, 0])
+    spread, own_spread, together = _moments(weights, mass, points.values, samples[:, 0].mean(-1))
     left = (weights * residual**2).sum(1)
     seen = mass * level.stride * _volume_ratio(level) / moving.weights.sum()
-    cost = torch.where(seen > options.least_seen, left / spread, torch.ones_like(left))
+    cost = left / spread
+    if options.positive:  # beyond no likeness at all: the more alike the negative, the worse
+        opposed = gains[:, 1] < 0
+        cost = torch.where(opposed, 2 - cost, cost)
+        descent = torch.where(opposed[:, None], -descent, descent)
+    hidden = HIDDEN_COST if options.positive else 1.0
+    cost = torch.where(seen > options.least_seen, cost, torch.full_like(cost, hidden))
     correlation = together / (own_spread * spread).sqrt()
     return Fit(cost, correlation, seen, hessian, descent)
 
 
-def _columns(carried: Tensor, position: Tensor | None) -> Tensor:
-    """Return what explains the frame, (N, Q, P): 1, each channel, and each times position.
+def grey_curve(
+    level: Level, points: Points, inverse: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the curve that brings grey values of the static scan to those of the frames.
 
-    ``carried`` is (N, C, P) and ``position`` (N, 3, P), or None without shading.
+    One curve explains all N fits best, together with one slow change of brightness.
+
+    Returns
+    -------
+    grey, heights : (9,) arrays
+        Ends of its straight pieces.
     """
-    columns = [torch.ones_like(carried[:, :1]), carried]
-    if position is not None:
-        columns.append((carried[:, :, None] * position[:, None]).flatten(1, 2))
-    return torch.cat(columns, 1)
+    grey = np.linspace(*level.moving.grey_ends, CURVE_STEPS + 1)
+    to_grid, _, samples = _carried(level, points, inverse)
+    ramps = _ramps(samples[:, 0], torch.as_tensor(grey).to(samples))
+    design = torch.cat([torch.ones_like(ramps[:, :1]), ramps, _positions(level, points)], 1)
+    weights = points.weights * _sample(level.moving.weights, _map(to_grid, points.voxels))
+    weighted = design * weights[:, None]
+    normal = (weighted @ design.mT).sum(0).double().cpu().numpy()
+    right = (weighted @ points.values[..., None]).sum(0)[:, 0].double().cpu().numpy()
+    pieces = slice(1, CURVE_STEPS + 1)
+    kinks = np.diff(np.eye(CURVE_STEPS), axis=0)
+    normal[pieces, pieces] += SMOOTHNESS * np.diagonal(normal)[pieces].mean() * kinks.T @ kinks
+    rises = np.linalg.solve(normal, right)[pieces]
+    return grey, np.concatenate([[0.0], rises.cumsum()])
 
 
-def _gains_there(gains: Tensor, carried: Tensor, position: Tensor | None) -> Tensor:
-    """Return the gain of each channel at each point, (N, C, P), from those of `_columns`."""
-    n_channels = carried.shape[1]
-    there = gains[:, 1 : 1 + n_channels, None].expand_as(carried)
-    if position is not None:
-        there = there + gains[:, 1 + n_channels :].unflatten(1, (n_channels, 3)) @ position
-    return there
+class _Gain:
+    """A frame as the static scan times a gain that may vary in space, and an offset."""
+
+    def __init__(self, _: MovingRegion, samples: Tensor, position: Tensor | None) -> None:
+        self._samples, self._position = samples, position
+        carried = samples.mean(-1)  # (N, 1, P)
+        varying = [] if position is None else [carried * position]
+        self.columns = torch.cat([torch.ones_like(carried), carried, *varying], 1)
+
+    def by_sample(self, gains: Tensor) -> Tensor:
+        """Return the derivative (N, C, P, S) of the explained frame by each sample."""
+        gain = gains[:, 1:2]
+        if self._position is not None:
+            gain = gain + (gains[:, None, 2:] @ self._position)[:, 0]
+        return (gain[:, None, :, None] / self._samples.shape[-1]).expand_as(self._samples)
+
+
+class _Layers:
+    """A frame as a curve of grey value plus a curve of depth, of straight pieces, and shading."""
+
+    def __init__(self, moving: MovingRegion, samples: Tensor, position: Tensor | None) -> None:
+        self._samples = samples
+        grey = np.linspace(*moving.grey_ends, GREY_STEPS + 1)
+        self._ends = [torch.as_tensor(ends).to(samples) for ends in (grey, DEPTHS_MM)]
+        ramps = [_ramps(samples[:, channel], ends) for channel, ends in enumerate(self._ends)]
+        shading = [] if position is None else [position]
+        self.columns = torch.cat([torch.ones_like(ramps[0][:, :1]), *ramps, *shading], 1)
+
+    def by_sample(self, gains: Tensor) -> Tensor:
+        """Return the derivative (N, C, P, S) of the explained frame by each sample."""
+        result, first = torch.empty_like(self._samples), 1
+        for channel, ends in enumerate(self._ends):
+            slopes = gains[:, first : first + len(ends) - 1] / ends.diff()
+            first += len(ends) - 1
+            piece = torch.bucketize(self._samples[:, channel].contiguous(), ends, right=True)
+            slopes = functional.pad(slopes, (1, 1))  # flat beyond both ends
+            result[:, channel] = slopes.gather(1, piece.flatten(1)).view_as(piece)
+        return result / self._samples.shape[-1]
+
+
+def _ramps(values: Tensor, ends: Tensor) -> Tensor:
+    """Rise from 0 to 1 within each piece, averaged across the slice: (N, Q, P)."""
+    pieces = zip(ends.tolist(), ends.diff().tolist(), strict=False)
+    rises = [((values - start) / width).clamp_(0, 1).mean(-1) for start, width in pieces]
+    return torch.stack(rises, 1)
+
+
+def _carried(level: Level, points: Points, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample what is carried to the points.
+
+    Returns the matrices from voxels of the frames to grid_sample's coordinates (N, 4, 4), the
+    coordinates (N, P, S, 1, 3) of S samples across the slice, and the samples (N, C, P, S).
+    """
+    to_grid = _to_grid(level, inverse)
+    grid = _map(to_grid, points.voxels)  # the middle of the slice
+    across = to_grid[:, :3, 2]  # one voxel of the frame along its slice axis
+    parts = _parts(level)
+    coordinates = (grid[:, :, None] + parts[:, None] * across[:, None, None])[:, :, :, None]
+    images = level.moving.channels[None].expand(len(grid), -1, -1, -1, -1)
+    samples = functional.grid_sample(images, coordinates, padding_mode="border", align_corners=True)
+    return to_grid, coordinates, samples[..., 0]
+
+
+def _parts(level: Level) -> Tensor:
+    """Return where samples lie across a slice (S,), in slices from its middle."""
+    count = level.slice_samples
+    return (torch.arange(count, device=level.moving.weights.device) + 0.5) / count - 0.5
 
 
 def _slopes(
-    level: Level,
-    points: Points,
-    to_grid: Tensor,
-    image: Tensor,
-    coordinates: Tensor,
-    parts: Tensor,
+    level: Level, points: Points, to_grid: Tensor, coordinates: Tensor, by_sample: Tensor
 ) -> Tensor:
-    """Change (N, P, 6) of a slice-averaged channel by a rotation vector and a shift."""
-    even = torch.full_like(coordinates[..., 0], 1.0 / len(parts))[:, None]
+    """Change (N, P, 6) of the explained frame by a rotation vector and a shift.
+
+    ``by_sample`` (N, C, P, S) is its derivative by each sample.
+    """
+    images = level.moving.channels[None].expand(len(coordinates), -1, -1, -1, -1)
     _, by_grid = torch.ops.aten.grid_sampler_3d_backward(
-        even, image, coordinates, 0, 1, True, [False, True]
+        by_sample[..., None].contiguous(), images, coordinates, 0, 1, True, [False, True]
     )
+    parts = _parts(level)
     # the gradient, and its first moment across the slice, whose ends move more when it turns
     moments = torch.stack([torch.ones_like(parts), parts]) @ by_grid[:, :, :, 0]  # (N, P, 2, 3)
     from_grid = _from_grid(level)
@@ -247,8 +331,8 @@ def _boxes(level: Level, to_grid: Tensor) -> tuple[Tensor, list[int]]:
 
 def _positions(level: Level, points: Points) -> Tensor:
     """Position (N, 3, P) in the frame's world, about the middle of the points, in 30 mm."""
-    mass = points.valid.sum(1).clamp_min(1.0)
-    middle = (points.valid[:, None] @ points.voxels / mass[:, None, None])[:, 0]
+    mass = points.weights.sum(1).clamp_min(1.0)
+    middle = (points.weights[:, None] @ points.voxels / mass[:, None, None])[:, 0]
     steps = torch.as_tensor(level.fixed.affine[:3, :3], dtype=torch.float32, device=mass.device)
     return (steps / SHADING_LENGTH_MM) @ (points.voxels - middle[:, None]).mT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,17 @@ class Scene:
     """(F, 4, 4)."""
 
 
-def scene(poses: list[NDArray[np.float64]], *, static_sign: int = 1, frame_sign: int = 1) -> Scene:
-    """Return a scene; a sign of -1 reverses the first axis of the array and its determinant."""
+def scene(
+    poses: list[NDArray[np.float64]],
+    *,
+    static_sign: int = 1,
+    frame_sign: int = 1,
+    look: Callable[[NDArray], NDArray] = lambda grey: grey,
+) -> Scene:
+    """Return a scene; a sign of -1 reverses the first axis of the array and its determinant.
+
+    ``look`` gives the frames another contrast.
+    """
     affine = oblique(SHAPE, (static_sign * STATIC_MM[0], *STATIC_MM[1:]), (7, -5, 12), CENTRE)
     points = apply(affine, np.moveaxis(np.indices(SHAPE), 0, -1)) - CENTRE
     bone = ((points / [19.0, 15.0, 12.0]) ** 2).sum(-1) <= 1
@@ -49,7 +59,8 @@ def scene(poses: list[NDArray[np.float64]], *, static_sign: int = 1, frame_sign:
     frame_affine = oblique(
         FRAME_SHAPE, (frame_sign * FRAME_MM[0], *FRAME_MM[1:]), (-4, 9, 6), CENTRE
     )
-    frames = [_frame(static, pose, frame_affine) for pose in poses]
+    shown = Volume(look(static.data), affine)
+    frames = [_frame(shown, pose, frame_affine) for pose in poses]
     return Scene(
         static,
         bone,

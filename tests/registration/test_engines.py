@@ -130,7 +130,7 @@ def at_a_pose(moving_bone: Scene):
     *_, level = levels_of(pyramid, region, settings, "cpu")
     pose = moving_bone.truth[2] @ rigid((1.5, -1, 2), (0.5, 0.7, -0.4), CENTRE)
     inverse = torch.as_tensor(np.linalg.inv(pose))[None]
-    points = select_points(level, torch.tensor([2]), inverse)
+    points = select_points(level, torch.tensor([2]), inverse, Options(weighted=False))
     return level, points, inverse, pose
 
 
@@ -145,17 +145,21 @@ def test_similarity_agrees_with_an_independent_score(at_a_pose, moving_bone: Sce
 
 
 @pytest.mark.parametrize("shading", [True, False])
-def test_descent_is_the_slope_of_the_squares(at_a_pose, shading: bool) -> None:
+@pytest.mark.parametrize("layers", [True, False])
+def test_descent_is_the_slope_of_the_squares(at_a_pose, shading: bool, layers: bool) -> None:
     level, points, inverse, _ = at_a_pose
-    options = Options(shading=shading, weighted=False)  # weights that move change the squares too
+    options = Options(shading=shading, weighted=layers)  # weights that move change the squares too
+    if layers:
+        level = dataclasses.replace(level, moving=level.moving.layered())
+        points = select_points(level, torch.tensor([2]), inverse, options)
     fit = evaluate(level, points, inverse, options)
 
     def squares(motion: NDArray[np.float64]) -> float:
         moved = turn_about(level.moving.centre, torch.as_tensor(motion)[None]) @ inverse
         cost = evaluate(level, points, moved, options).cost
-        values, valid = points.values[0], points.valid[0]
-        mean = (valid * values).sum() / valid.sum()
-        return float(cost[0] * (valid * (values - mean) ** 2).sum()) / 2
+        values, weights = points.values[0], points.weights[0]
+        mean = (weights * values).sum() / weights.sum()
+        return float(cost[0] * (weights * (values - mean) ** 2).sum()) / 2
 
     for axis in range(6):
         step = np.zeros(6)
@@ -169,6 +173,36 @@ def test_turn_about_is_rigid() -> None:
     motion = torch.tensor([[0.1, -0.2, 0.3, 1.0, 2.0, 3.0]])
     expected = rigid(np.rad2deg([0.1, -0.2, 0.3]), (1, 2, 3), CENTRE)
     np.testing.assert_allclose(turn_about(CENTRE, motion)[0], expected, atol=1e-6)
+
+
+# --- any contrast --------------------------------------------------------------------------------
+
+ANY = dataclasses.replace(COARSE, any_contrast=True)
+LOOKS = {
+    "as it is": lambda grey: grey,
+    "inverted": lambda grey: 1500 - grey,
+    "bright in the middle": lambda grey: 1200 - abs(grey - 700),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_bone_is_found_in_any_contrast(look: str) -> None:
+    poses = [turned(angle) for angle in (0, 6, 12)]
+    seen = scene(poses, look=LOOKS[look])
+    found = register(seen.frames, seen.static, {"talus": seen.weights}, settings=ANY)
+    assert errors(found, seen).max() < 0.3
+    assert not found.failed.any()
+    assert (found.correlations > 0.6).all(), "the scan was not brought to the frames' contrast"
+
+
+def test_in_any_contrast_a_wrong_place_is_refused() -> None:
+    seen = scene([turned(angle) for angle in (0, 6, 12)], look=LOOKS["inverted"])
+    start = seen.truth @ rigid((70, 30, 0), (0, 25, 12), CENTRE)
+    one = dataclasses.replace(ANY, start_angles_deg=(0.0,), retry=False)
+    lost = register(seen.frames, seen.static, {"talus": seen.weights}, start=start, settings=one)
+    far = errors(lost, seen) > 1
+    assert lost.failed[far].all()
+    assert far.any()
 
 
 # --- failures ------------------------------------------------------------------------------------
