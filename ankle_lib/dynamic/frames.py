@@ -132,7 +132,7 @@ def read_frames(
     masked : Path
         Results of chapter 02.
     accepted : sequence of RegisteredFrame
-        From `quality.read_registered`.
+        From `review_sheet.read_registered`.
     truth : Path, optional
         Of a simulated cohort.
     to_learn : bool

@@ -87,7 +87,7 @@ class Scan:
 
 
 def read_scans(subjects: Sequence[CleanSubject], masked: Path) -> tuple[Scan, ...]:
-    """Read the static scan of each subject; see `patches.static_items`.
+    """Read the static scan of each subject; see `items.static_items`.
 
     Parameters
     ----------

@@ -78,7 +78,7 @@ def count_cohort(
     masked : Path
         Results of chapter 02, which hold the foot masks.
     accepted : sequence of RegisteredFrame
-        From `quality.read_registered`; without any there are patches of static scans only.
+        From `review_sheet.read_registered`; without any there are patches of static scans only.
     device : torch device
     """
     static_mm = pixel_mm(subject.static for subject in subjects)

@@ -228,7 +228,7 @@ def static_items(subjects: Iterable[CleanSubject], masked: Path) -> Iterator[Ite
     Parameters
     ----------
     subjects : iterable of CleanSubject
-        From `manifest.read_clean_cohort`; pick those of one part of a `Split`.
+        From `layouts.read_clean_cohort`; pick those of one part of a `Split`.
     masked : Path
         Results of chapter 02, which hold the foot masks.
     """

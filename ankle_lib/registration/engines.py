@@ -68,7 +68,7 @@ class Settings:
     """Allow for gain that varies linearly in space (coil shading)."""
     largest_cost: float = 0.75
     """A fit that leaves more of the variance unexplained has failed."""
-    least_above: float = 0.18
+    least_above: float = 0.36
     """In any contrast, a fit has failed whose correlation does not beat that of the region moved
     elsewhere (see `search`) by so much, whatever the correlation is."""
     least_correlation: float = 0.4

@@ -112,7 +112,7 @@ def register_cohort(
     Parameters
     ----------
     subjects : sequence of CleanSubject
-        From `manifest.read_clean_cohort`.
+        From `layouts.read_clean_cohort`.
     masked : Path
         Folder of chapter 02, for the foot masks of the static scans.
     truth : Path, optional

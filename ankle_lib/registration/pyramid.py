@@ -29,6 +29,8 @@ the edge of what lies beyond, but little of what moves otherwise."""
 
 BODY_MARGIN_VOXELS = 3
 """Air around the body that takes part in its fit, in voxels of the coarsest level."""
+SKIN_VOXELS = 2
+"""So close to the air, in such voxels, a dark voxel may be half air, and not dark tissue."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,13 @@ def moving_region(region: Region, device: str) -> MovingRegion:
     return MovingRegion((image - mean) / spread, weights, affine, centre)
 
 
-def body_and_image(
+def body_and_insides(
     moving: Volume, spacing_mm: float, device: str
-) -> tuple[MovingRegion, MovingRegion]:
-    """Return what is not air in a scan, made coarse, in two ways.
+) -> tuple[MovingRegion, list[MovingRegion]]:
+    """Return what is not air in a scan, made coarse.
 
     First as a shape: 1 in the body and 0 outside, with a margin of air. Then with the scan's own
-    grey values, which count in the body alone.
+    grey values, which count in the whole body, or only away from its skin.
     """
     image = torch.as_tensor(moving.data.astype(np.float32), device=device)
     whole = MovingRegion(image, torch.ones_like(image), moving.affine, np.zeros(3))
@@ -163,9 +165,12 @@ def body_and_image(
     centre = weighted_centre(body.cpu().numpy(), coarse.affine)
     width = 2 * BODY_MARGIN_VOXELS + 1
     around = functional.max_pool3d(body[None, None], width, 1, BODY_MARGIN_VOXELS)[0, 0]
+    width = 2 * SKIN_VOXELS + 1
+    inner = 1 - functional.max_pool3d(1 - body[None, None], width, 1, SKIN_VOXELS)[0, 0]
+    insides = [body, inner] if bool(inner.any()) else [body]
     return (
         MovingRegion(body, around, coarse.affine, centre),
-        MovingRegion(coarse.image, body, coarse.affine, centre),
+        [MovingRegion(coarse.image, inside, coarse.affine, centre) for inside in insides],
     )
 
 

@@ -24,7 +24,7 @@ WHOLE = "whole"
 
 RADIUS_VOXELS = {"calcaneus": -3, "talus": -2, "tibia": -3}
 """Radius by which each bone is dilated before it is blurred, in voxels of the report's static grid
-(`masking.in_mm`); negative values erode. Chosen by the target registration error on the control
+(`mask_images.in_mm`); negative values erode. Chosen by the target registration error on the control
 subjects of the phantom, where still more erosion would be better: beyond the cortex lies tissue
 that moves otherwise. But on real scans the cortex is what one sees of a bone, so most of it stays.
 The report chose 1, 2 and 2 by eye (section 5.2.4)."""

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.pyramid import (
     FixedFrames,
     Level,
     MovingRegion,
-    body_and_image,
+    body_and_insides,
     fixed_frames,
     moving_region,
 )
@@ -53,8 +54,8 @@ hardly move any more) and where there are layers (whose weights do not move with
 NEIGHBOUR_ANGLES_DEG = (-20.0, 0.0, 20.0)
 """Turns from the pose of another bone in the same frame."""
 
-ALTERNATIVE_DEG, ALTERNATIVE_MM = 20.0, 8.0
-"""Turns and shifts to places where a bone certainly is not, if it is where it was found."""
+ALTERNATIVE_MM = 8.0
+"""So far away a bone certainly is not, if it is where it was found."""
 
 FIRST_DAMPING = 1e-2
 SMALLEST_STEP_MM, LARGEST_STEP_MM = 0.02, 10.0
@@ -75,15 +76,19 @@ def fit(
     frames = fixed_frames(fixed, device)
     pyramid = {r.fixed_mm: frames.coarser(r.fixed_mm) for r in settings.resolutions}
     inverse = torch.as_tensor(np.linalg.inv(start), device=device)
-    body = None
+    body, scans = None, [moving]
     if settings.any_contrast:
-        body, moving = _in_contrast_of(pyramid, moving, inverse[:, 0], settings, device)
+        body, scans = _in_contrast_of(pyramid, moving, inverse[:, 0], settings, device)
     margin = frames.thickness_mm / 2 + 2.0
-    regions = [cut_region(moving, soft, name, margin) for name, soft in weights.items()]
-    searches = [
-        Search(levels_of(pyramid, region, settings, device), settings) for region in regions
-    ]
-    found, fits = _search_all(searches, inverse, body)
+    tries = []
+    for scan in scans:
+        regions = [cut_region(scan, soft, name, margin) for name, soft in weights.items()]
+        levels = [levels_of(pyramid, region, settings, device) for region in regions]
+        searches = [Search(one, settings) for one in levels]
+        tries.append((searches, *_first_tries(searches, inverse, body)))
+    searches, found, fits = min(tries, key=lambda one: sum(float(f.cost.sum()) for f in one[2]))
+    if settings.retry:
+        _try_again(searches, inverse, body, found, fits)
     answers = []
     for number, search in enumerate(searches):
         poses, fit = search.polish(found[number], fits[number])
@@ -102,16 +107,17 @@ def _in_contrast_of(
     inverse: Tensor,
     settings: Settings,
     device: str,
-) -> tuple[Tensor, Volume]:
+) -> tuple[Tensor, list[Volume]]:
     """Find the body in all frames by its shape, and bring the static scan to their contrast.
 
     A body is seen against air in any contrast. Where it lies on the frames, each grey value of the
-    static scan meets some of theirs, which gives one curve from the former to the latter.
+    static scan meets some of theirs, which gives one curve from the former to the latter. Dark at
+    the skin is half air, dark inside may be cortex: so there are two curves, with and without skin.
 
-    Returns the inverse poses of the body (F, 4, 4), and the static scan with the curve applied.
+    Returns the inverse poses of the body (F, 4, 4), and the static scan with each curve applied.
     """
     coarsest = settings.resolutions[0]
-    shape, image = body_and_image(moving, coarsest.moving_mm[0], device)
+    shape, insides = body_and_insides(moving, coarsest.moving_mm[0], device)
     frames = pyramid[coarsest.fixed_mm]
     n_points = _n_points(frames, shape)
     stride = max(1, n_points // settings.search_points)
@@ -121,11 +127,13 @@ def _in_contrast_of(
     frame = torch.arange(len(inverse), device=device)
     starts = search.starts(inverse, settings.start_angles_deg)
     body, _ = search.compete(frame, starts, 1)
-    level = replace(level, moving=image)
-    points = select_points(level, frame, body, search.options(level))
-    grey, heights = grey_curve(level, points, body)
-    values = np.interp(moving.data, grey, heights).astype(np.float32)
-    return body, Volume(values, moving.affine)
+    scans = []
+    for inside in insides:
+        level = replace(level, moving=inside)
+        points = select_points(level, frame, body, search.options(level))
+        values = np.interp(moving.data, *grey_curve(level, points, body)).astype(np.float32)
+        scans.append(Volume(values, moving.affine))
+    return body, scans
 
 
 def levels_of(
@@ -159,26 +167,37 @@ def _n_points(frames: FixedFrames, moving: MovingRegion) -> int:
     return int(float(moving.weights.sum()) * volumes[1] / volumes[0])
 
 
-def _search_all(
+def _first_tries(
     searches: Sequence[Search], inverse: Tensor, body: Tensor | None
 ) -> tuple[list[Tensor], list[Fit]]:
     """Find the poses of R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
 
     Returns (F, 4, 4) inverse poses and fits for each region.
     """
-    settings = searches[0].settings
     frame = torch.arange(len(inverse), device=inverse.device)
     found: list[Tensor] = []
     best: list[Fit] = []
     for region, search in enumerate(searches):
-        starts = search.starts(inverse[:, region], settings.start_angles_deg)
+        starts = search.starts(inverse[:, region], search.settings.start_angles_deg)
         if body is not None:
             starts = torch.cat([starts, body[None]])
         poses, fits = search.compete(frame, starts, 1)
         found.append(poses)
         best.append(fits)
+    return found, best
+
+
+def _try_again(
+    searches: Sequence[Search],
+    inverse: Tensor,
+    body: Tensor | None,
+    found: list[Tensor],
+    best: list[Fit],
+) -> None:
+    """Search again where too little is explained; replaces what is improved."""
+    settings = searches[0].settings
     # wide first: from neighbours alone, a wrong place that many found would spread
-    for step in ("wide", "neighbours", "neighbours") if settings.retry else ():
+    for step in ("wide", "neighbours", "neighbours"):
         for region, search in enumerate(searches):
             costs = best[region].cost
             usual = _failed_cost(costs) if step == "wide" else _unusual_cost(costs)
@@ -199,7 +218,6 @@ def _search_all(
             gained = fits.cost < costs[places]
             found[region][places[gained]] = again[gained]
             best[region] = best[region].replaced(places[gained], fits.take(gained))
-    return found, best
 
 
 @dataclass(frozen=True)
@@ -269,13 +287,13 @@ class Search:
     def above_alternatives(self, inverse: Tensor) -> Tensor:
         """Return (F,) by how much the correlation at the poses beats that of the region elsewhere.
 
-        Elsewhere is turned by 20° about, or shifted by 8 mm along, each axis. Counted is the third
-        best, since a shaft may be slid along its axis, both ways.
+        Elsewhere is shifted by 8 mm to and fro along each axis. Counted is the third best of the
+        six, since a shaft may be slid along its axis, both ways.
         """
         frame = torch.arange(len(inverse), device=inverse.device)
         level = self.levels[max(0, len(self.levels) - 2)]
-        steps = torch.tensor([np.deg2rad(ALTERNATIVE_DEG)] * 3 + [ALTERNATIVE_MM] * 3)
-        motions = torch.cat([steps.diag(), -steps.diag()]).to(inverse)
+        shifts = ALTERNATIVE_MM * torch.cat([torch.eye(3), -torch.eye(3)])
+        motions = functional.pad(shifts, (3, 0)).to(inverse)
         away = turn_about(level.moving.centre, motions)[:, None] @ inverse
         there = self._evaluate(level, frame.repeat(len(away)), away.flatten(0, 1)).correlation
         here = self._evaluate(level, frame, inverse).correlation

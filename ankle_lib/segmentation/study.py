@@ -203,7 +203,7 @@ def read_study(
     Parameters
     ----------
     subjects : sequence of CleanSubject
-        From `manifest.read_clean_cohort`.
+        From `layouts.read_clean_cohort`.
     masked : Path
         Results of chapter 02.
     sizes : SegmentationSizes

@@ -38,7 +38,7 @@ class PatchExplorer(View):
     Parameters
     ----------
     items : iterable of Item
-        From `patches.static_items` and others; a few are enough.
+        From `items.static_items` and others; a few are enough.
     rules : PatchRule or mapping of bone to PatchRule
         As for `PatchSource`.
     pixel_mm : float

@@ -355,7 +355,7 @@ def registered_view(subjects: Sequence[CleanSubject], folder: Path) -> Look:
     Parameters
     ----------
     subjects : sequence of CleanSubject
-        From `manifest.read_clean_cohort`: where the frames are.
+        From `layouts.read_clean_cohort`: where the frames are.
     folder : Path
         Where the registration chapter wrote the moved masks.
     """
