@@ -107,7 +107,8 @@ def main() -> None:
                 places = list(np.ndindex(found.failed.shape))
                 pairs = [(found.poses[f, r], case.truth[f, r], points[r]) for f, r in places]
                 errors = np.array([tre_mm(*pair) for pair in pairs])
-                turned = [np.linalg.norm(rotation_errors_deg(*pair[:2])) for pair in pairs]
+                turns = [np.linalg.norm(rotation_errors_deg(*pair[:2])) for pair in pairs]
+                turned = np.array(turns)
                 kept = ~found.failed.ravel()
                 rows.append(
                     {
@@ -116,7 +117,7 @@ def main() -> None:
                         "start": name,
                         "tre_median": np.median(errors[kept]) if kept.any() else np.nan,
                         "tre_max": errors[kept].max(initial=0),
-                        "rotation_median": np.median(np.array(turned)[kept]),
+                        "rotation_median": np.median(turned[kept]) if kept.any() else np.nan,
                         "right": int((errors <= FAILED_MM).sum()),
                         "of": errors.size,
                         "accepted, wrong": int((kept & (errors > FAILED_MM)).sum()),

@@ -69,8 +69,9 @@ class Settings:
     largest_cost: float = 0.75
     """A fit that leaves more of the variance unexplained has failed."""
     least_above: float = 0.36
-    """In any contrast, a fit has failed whose correlation does not beat that of the region moved
-    elsewhere (see `search`) by so much, whatever the correlation is."""
+    """In any contrast, a fit has failed whose correlation does not beat that of the region shifted
+    by 8 mm by so much, whatever the correlation is: half-way between wrong fits (at most 0.32) and
+    right ones (at least 0.41) of one control of the phantom in five contrasts."""
     least_correlation: float = 0.4
     """A fit with a lower correlation has failed, whatever gain and shading explain."""
     least_seen: float = 0.5
@@ -153,6 +154,8 @@ def register(
     >>> found.region("talus")[7]  # (4, 4), where the talus is in frame 7
     """
     settings = settings or Settings()
+    if settings.any_contrast and engine != "torch":
+        raise AnkleError(f"frames of any contrast are for the torch engine, not for {engine!r}")
     _check(fixed, moving, weights)
     begin = _start_poses(start, fixed.n_frames, len(weights))
     if engine == "torch":

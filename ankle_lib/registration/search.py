@@ -6,6 +6,11 @@ ankle is nearly a hinge; at the coarsest level they compete, and the best one is
 too little is explained afterwards, the fit is tried again from a wider grid of starts, and from
 the poses of the nearest frames that went well. Each fit is a Levenberg-Marquardt search for a
 rigid motion.
+
+Where the frames may have any contrast, the body is found first, by its shape alone. It gives one
+more start, and curves that bring the static scan to the frames' contrast: of two, the one whose
+fits explain more. With it regions are searched as usual, and again from the poses of other regions
+in the same frame; at last their layers make the poses fine.
 """
 
 from __future__ import annotations
@@ -71,7 +76,7 @@ def fit(
     settings: Settings,
     device: str,
 ) -> Fits:
-    """Fit every region to every frame; arguments as in `register.register`."""
+    """Fit every region to every frame; arguments as in `engines.register`."""
     begun = time.process_time()
     frames = fixed_frames(fixed, device)
     pyramid = {r.fixed_mm: frames.coarser(r.fixed_mm) for r in settings.resolutions}

@@ -251,6 +251,7 @@ def test_one_frame_out_of_line_in_time() -> None:
     ("change", "message"),
     [
         ({"engine": "elastix"}, "choose one of torch, simpleitk, flirt"),
+        ({"engine": "simpleitk", "settings": ANY}, "for the torch engine, not for 'simpleitk'"),
         ({"weights": {}}, "no region"),
         ({"weights": {"talus": np.zeros((72, 60, 44))}}, "talus are empty"),
         ({"weights": {"talus": np.ones((3, 4, 5))}}, r"shape \(3, 4, 5\)"),
