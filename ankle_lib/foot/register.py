@@ -19,6 +19,7 @@ from ankle_lib.files import FIGURE_DPI
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, check_result_folder, frames_in_words, result_folder
 from ankle_lib.masking.foot import find_foot
+from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.engines import Settings, register
@@ -158,29 +159,37 @@ def register_scans(
         # once for all frames and bones: at the report's grid each would take half a second
         still = Volume(static.data.astype(np.float32, order="K"), static.affine)
         cut = {bone: cut_to_mask(mask) for bone, mask in bones_on_grid.items()}
-        masks: dict[str, list[Volume]] = {bone: [] for bone in scans.masks}
         digits = max(2, len(str(n_frames - 1)))
         grid = frames.shape, frames.affine
-        for pose in poses:
+
+        def write(pose: FramePose) -> Volume | None:
+            """Write everything about a pose; return the moved mask if it is a bone's."""
             stem = f"frame-{pose.frame:0{digits}d}_label-{pose.bone}"
             # as FLIRT and ITK read poses, for the files as they were given
             matrix = folder / "flirt" / f"{stem}.mat"
             write_flirt(matrix, pose.matrix, scans.static_grid, grid)
             write_itk(folder / "itk" / f"{stem}.tfm", pose.matrix)
-            if pose.bone in cut:
-                bone = cut[pose.bone]
-                mask = moved_mask(bone, pose.matrix, *grid)
-                save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
+            if pose.bone not in cut:
+                return None
+            bone = cut[pose.bone]
+            mask = moved_mask(bone, pose.matrix, *grid)
+            save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
+            thick = resample(still, *grid, pose=pose.matrix, slice_samples=SLICE_SAMPLES)
+            path = folder / "moved" / f"{stem}_desc-moved_static.nii.gz"
+            save(path, thick.data, thick.affine, scale="auto")
+            if high_resolution:
+                fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
+                sharp = resample(still, *fine, pose=pose.matrix)
+                path = folder / "high_resolution" / f"{stem}_desc-highres_static.nii.gz"
+                save(path, sharp.data, sharp.affine, scale="auto")
+            bar.update()
+            return mask
+
+        masks: dict[str, list[Volume]] = {bone: [] for bone in scans.masks}
+        written = run_all(write, poses, workers="threads")
+        for pose, mask in zip(poses, written, strict=True):
+            if mask is not None:
                 masks[pose.bone].append(mask)
-                thick = resample(still, *grid, pose=pose.matrix, slice_samples=SLICE_SAMPLES)
-                path = folder / "moved" / f"{stem}_desc-moved_static.nii.gz"
-                save(path, thick.data, thick.affine, scale="auto")
-                if high_resolution:
-                    fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
-                    sharp = resample(still, *fine, pose=pose.matrix)
-                    path = folder / "high_resolution" / f"{stem}_desc-highres_static.nii.gz"
-                    save(path, sharp.data, sharp.affine, scale="auto")
-                bar.update()
     return poses, masks
 
 

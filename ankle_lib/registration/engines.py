@@ -49,6 +49,8 @@ class Settings:
         Resolution(1.2, (1.2, 1.6), 5, 5),
         Resolution(1.2, (0.6, 0.8), 7, 10),
     )
+    finest: Resolution = Resolution(0.6, (0.6, 0.8), 7, 10)
+    """The last level where any contrast may come, instead of that of ``resolutions``."""
     start_angles_deg: tuple[float, ...] = (-30.0, -15.0, 0.0, 15.0, 30.0)
     """Starts about the left-right axis, relative to ``start``."""
     retry: bool = True
@@ -58,8 +60,8 @@ class Settings:
     """Shifts along A-P and S-I of the wider starts."""
     any_contrast: bool = False
     """Do not count on bright staying bright. The torch engine then finds the body by its shape,
-    learns from it how grey values of the static scan look in the frames, searches with those, and
-    at last explains a frame by layers (see `similarity`)."""
+    learns near there how the frames show bones, searches with that look, and at last explains a
+    frame by layers (see `search` and `similarity`)."""
     slice_model: bool = True
     """Average the static scan across the thick slice; otherwise sample its middle."""
     soft_weights: bool = True
@@ -70,16 +72,19 @@ class Settings:
     """A fit that leaves more of the variance unexplained has failed."""
     least_above: float = 0.36
     """In any contrast, a fit has failed whose correlation does not beat that of the region shifted
-    by 8 mm by so much, whatever the correlation is: half-way between wrong fits (at most 0.32) and
-    right ones (at least 0.41) of one control of the phantom in five contrasts."""
+    by 8 mm by so much, whatever the correlation is. On two controls of the phantom wrong fits had
+    at most 0.22, and right ones at least 0.45 but where fat is suppressed: there it is 0.29 and
+    more, and those below 0.36 are off by up to 1 mm."""
     least_correlation: float = 0.4
     """A fit with a lower correlation has failed, whatever gain and shading explain."""
     least_seen: float = 0.5
     """A region of which less lies in the field of view has failed."""
     search_points: int = 1_500
     """Voxels of a frame, about, that take part before the last level."""
-    most_points: int = 20_000
-    """Levels at which a region covers more voxels of a frame are left out."""
+    finest_points: int = 6_000
+    """Voxels of a frame, at most about, that take part at ``finest``."""
+    largest_cm3: float = 150.0
+    """Larger regions, such as a whole foot, are searched at the coarsest level alone."""
     n_jobs: int = 1
     """Fits at a time, for engines that do one by one."""
 

@@ -27,10 +27,11 @@ REACH_MM, FADE_MM = 4.8, 1.5
 """Layers count up to here outside the surface, where they fade out over so many mm: cartilage and
 the edge of what lies beyond, but little of what moves otherwise."""
 
+LARGEST_DEPTH_MM = 7.0
+"""Deeper in a bone all is one layer."""
+
 BODY_MARGIN_VOXELS = 3
 """Air around the body that takes part in its fit, in voxels of the coarsest level."""
-SKIN_VOXELS = 2
-"""So close to the air, in such voxels, a dark voxel may be half air, and not dark tissue."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class FixedFrames:
     thickness_mm: float
     measured: Tensor
     """(F, K) bool; a slice that is 0 everywhere was lost, and says nothing."""
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     def coarser(self, spacing_mm: float) -> FixedFrames:
         """Average blocks of voxels within the slices to about ``spacing_mm``."""
@@ -60,7 +66,7 @@ class MovingRegion:
     """What is carried to the frames: a region of the static scan, and its weights."""
 
     image: Tensor
-    """(I, J, K) float32, with mean 0 and standard deviation 1 inside the weights."""
+    """(I, J, K) float32."""
     weights: Tensor
     """(I, J, K) float32."""
     affine: NDArray[np.float64]
@@ -69,6 +75,11 @@ class MovingRegion:
     depth: Tensor | None = None
     """(I, J, K) mm outside the surface where the weights are a half, negative inside; None where a
     frame is explained by the image alone."""
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     def coarser(self, spacing_mm: tuple[float, float]) -> MovingRegion:
         """Average blocks of voxels to about these spacings: thin axes, thickest axis."""
@@ -80,13 +91,28 @@ class MovingRegion:
         image, weights = functional.avg_pool3d(both[None], blocks)[0]
         return MovingRegion(image, weights, _block_affine(self.affine, blocks), self.centre)
 
+    def standardised(self) -> MovingRegion:
+        """Return the region with mean 0 and standard deviation 1 inside the weights."""
+        mean, spread = self._mean_and_spread()
+        return replace(self, image=(self.image - mean) / spread)
+
+    def _mean_and_spread(self) -> tuple[Tensor, Tensor]:
+        total = self.weights.sum()
+        mean = (self.weights * self.image).sum() / total
+        return mean, ((self.weights * (self.image - mean) ** 2).sum() / total).sqrt()
+
+    @cached_property
     def layered(self) -> MovingRegion:
-        """Return the region with its depth, and weights that reach a little beyond its surface."""
+        """The region with its depth, and weights that reach a little beyond its surface."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         inside = (self.weights >= 0.5 * self.weights.max()).cpu().numpy()
+        # a bone that the scan's border cuts has no surface there
+        margin = [(count, count) for count in np.ceil(LARGEST_DEPTH_MM / sizes).astype(int)]
+        inside = np.pad(inside, margin, mode="edge")
         outside_mm = ndimage.distance_transform_edt(~inside, sampling=sizes)
         outside_mm -= ndimage.distance_transform_edt(inside, sampling=sizes)
-        depth = torch.as_tensor(outside_mm, dtype=torch.float32, device=self.weights.device)
+        core = tuple(slice(count, -count) for count, _ in margin)
+        depth = torch.as_tensor(outside_mm[core], dtype=torch.float32, device=self.weights.device)
         return replace(self, weights=((REACH_MM - depth) / FADE_MM).clamp(0, 1), depth=depth)
 
     @cached_property
@@ -139,39 +165,27 @@ def moving_region(region: Region, device: str) -> MovingRegion:
     image = torch.as_tensor(region.image.data, device=device)
     weights = torch.as_tensor(region.weights.data, device=device)
     total = weights.sum()
-    mean = (weights * image).sum() / total
-    spread = ((weights * (image - mean) ** 2).sum() / total).sqrt()
-    if not float(spread) > 0:
-        raise AnkleError(f"the static scan is constant (or not finite) around the {region.name}")
     sides = [weights.sum(dim=[a for a in range(3) if a != axis]) / total for axis in range(3)]
     middle = [float((side * torch.arange(len(side), device=device)).sum()) for side in sides]
     affine = region.image.affine
     centre = affine[:3, :3] @ middle + affine[:3, 3]
-    return MovingRegion((image - mean) / spread, weights, affine, centre)
+    result = MovingRegion(image, weights, affine, centre)
+    if not float(result._mean_and_spread()[1]) > 0:
+        raise AnkleError(f"the static scan is constant (or not finite) around the {region.name}")
+    return result
 
 
-def body_and_insides(
-    moving: Volume, spacing_mm: float, device: str
-) -> tuple[MovingRegion, list[MovingRegion]]:
-    """Return what is not air in a scan, made coarse.
-
-    First as a shape: 1 in the body and 0 outside, with a margin of air. Then with the scan's own
-    grey values, which count in the whole body, or only away from its skin.
-    """
+def body_shape(moving: Volume, spacing_mm: float, device: str) -> MovingRegion:
+    """Return what is not air in a scan as a coarse shape: 1 in the body, 0 in a margin of air."""
     image = torch.as_tensor(moving.data.astype(np.float32), device=device)
-    whole = MovingRegion(image, torch.ones_like(image), moving.affine, np.zeros(3))
-    coarse = whole.coarser((spacing_mm, spacing_mm))
-    body = (coarse.image > threshold_otsu(coarse.image.cpu().numpy()) / 2).float()
-    centre = weighted_centre(body.cpu().numpy(), coarse.affine)
+    blocks = _blocks(np.asarray(moving.voxel_size_mm), spacing_mm, moving.shape)
+    coarse = functional.avg_pool3d(image[None, None], blocks)[0, 0]
+    affine = _block_affine(moving.affine, blocks)
+    body = (coarse > threshold_otsu(coarse.cpu().numpy()) / 2).float()
+    centre = weighted_centre(body.cpu().numpy(), affine)
     width = 2 * BODY_MARGIN_VOXELS + 1
     around = functional.max_pool3d(body[None, None], width, 1, BODY_MARGIN_VOXELS)[0, 0]
-    width = 2 * SKIN_VOXELS + 1
-    inner = 1 - functional.max_pool3d(1 - body[None, None], width, 1, SKIN_VOXELS)[0, 0]
-    insides = [body, inner] if bool(inner.any()) else [body]
-    return (
-        MovingRegion(body, around, coarse.affine, centre),
-        [MovingRegion(coarse.image, inside, coarse.affine, centre) for inside in insides],
-    )
+    return MovingRegion(body, around, affine, centre)
 
 
 def _blocks(sizes: NDArray[Any], wanted: Any, shape: Any) -> tuple[int, ...]:

@@ -7,18 +7,20 @@ too little is explained afterwards, the fit is tried again from a wider grid of 
 the poses of the nearest frames that went well. Each fit is a Levenberg-Marquardt search for a
 rigid motion.
 
-Where the frames may have any contrast, the body is found first, by its shape alone. It gives one
-more start, and curves that bring the static scan to the frames' contrast: of two, the one whose
-fits explain more. With it regions are searched as usual, and again from the poses of other regions
-in the same frame; at last their layers make the poses fine.
+Where the frames may have any contrast, the body is found first, by its shape alone. Near there,
+regions are searched by their layers, each with a look of its own. From the fits that beat the
+region elsewhere by most, one look is learnt that holds for all regions and frames, and with it
+all are searched as usual; where that is not enough, again, from what was found and with the look
+that it teaches. At last the layers make the poses fine.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,17 +29,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.registration.engines import Settings
+from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.pyramid import (
     FixedFrames,
     Level,
     MovingRegion,
-    body_and_insides,
+    body_shape,
     fixed_frames,
     moving_region,
 )
-from ankle_lib.registration.regions import Fits, Region, cut_region
-from ankle_lib.registration.similarity import Fit, Options, evaluate, grey_curve, select_points
+from ankle_lib.registration.regions import Fits, cut_region
+from ankle_lib.registration.similarity import (
+    Fit,
+    Look,
+    Options,
+    evaluate,
+    learn_look,
+    select_points,
+)
 from ankle_lib.volume import Volume
 
 LEFT_RIGHT = (1.0, 0.0, 0.0)
@@ -47,17 +56,19 @@ SAMPLES_AT_ONCE = {"cpu": 3_000_000, "cuda": 60_000_000}
 ROUNDS = ((3, 8), (3, 2), (6, 1))
 """How many steps the starts make at the coarsest level, and how many of them then go on."""
 
-RETRY_COST = 0.5
-"""In any contrast, a fit that leaves more unexplained is tried again in any case."""
 RETRY_SURVIVORS = 3
-"""So many go on to the second level when a fit is tried again."""
+"""So many go on to the second level when a fit is tried again, or may have any contrast."""
+
+NEAR_ANGLES_DEG = (-15.0, 0.0, 15.0)
+"""Turns from the pose of the body."""
+TRUSTED_SHARE, FEWEST_TRUSTED = 1 / 3, 3
+"""Of all fits, those from which the first look is learnt."""
+LOOKS = 3
+"""So many looks are learnt at most, one after the other."""
 
 RESELECT = 4
 """Steps after which the voxels that take part are chosen anew, at the coarsest level (later, poses
 hardly move any more) and where there are layers (whose weights do not move with the pose)."""
-
-NEIGHBOUR_ANGLES_DEG = (-20.0, 0.0, 20.0)
-"""Turns from the pose of another bone in the same frame."""
 
 ALTERNATIVE_MM = 8.0
 """So far away a bone certainly is not, if it is where it was found."""
@@ -79,25 +90,24 @@ def fit(
     """Fit every region to every frame; arguments as in `engines.register`."""
     begun = time.process_time()
     frames = fixed_frames(fixed, device)
-    pyramid = {r.fixed_mm: frames.coarser(r.fixed_mm) for r in settings.resolutions}
+    spacings = {one.fixed_mm for one in (*settings.resolutions, settings.finest)}
+    pyramid = {spacing: frames.coarser(spacing) for spacing in spacings}
     inverse = torch.as_tensor(np.linalg.inv(start), device=device)
-    body, scans = None, [moving]
-    if settings.any_contrast:
-        body, scans = _in_contrast_of(pyramid, moving, inverse[:, 0], settings, device)
     margin = frames.thickness_mm / 2 + 2.0
-    tries = []
-    for scan in scans:
-        regions = [cut_region(scan, soft, name, margin) for name, soft in weights.items()]
-        levels = [levels_of(pyramid, region, settings, device) for region in regions]
-        searches = [Search(one, settings) for one in levels]
-        tries.append((searches, *_first_tries(searches, inverse, body)))
-    searches, found, fits = min(tries, key=lambda one: sum(float(f.cost.sum()) for f in one[2]))
-    if settings.retry:
-        _try_again(searches, inverse, body, found, fits)
-    answers = []
+    regions = [cut_region(moving, soft, name, margin) for name, soft in weights.items()]
+    carried = [moving_region(region, device) for region in regions]
+    if settings.any_contrast:
+        body = _find_body(pyramid, moving, inverse[:, 0], settings, device)
+        searches, found, fits = _by_looks(pyramid, carried, inverse, body, settings)
+    else:
+        searches = [_search(pyramid, one.standardised(), settings) for one in carried]
+        found, fits = _first_tries(searches, inverse)
+        if settings.retry:
+            _try_again(searches, inverse, found, fits)
+    answers, frame = [], torch.arange(len(inverse), device=device)
     for number, search in enumerate(searches):
         poses, fit = search.polish(found[number], fits[number])
-        told = fit.correlation, fit.cost, fit.seen, search.above_alternatives(poses)
+        told = fit.correlation, fit.cost, fit.seen, search.lead(frame, poses)
         scores = [x.cpu().double().numpy() for x in told]
         answers.append((torch.linalg.inv(poses).cpu().numpy(), *scores))
     parts = (np.stack(part, axis=1) for part in zip(*answers, strict=True))
@@ -106,118 +116,91 @@ def fit(
     return Fits(matrices, correlations, costs, seen, above, seconds)
 
 
-def _in_contrast_of(
+def _search(
     pyramid: Mapping[float, FixedFrames],
-    moving: Volume,
-    inverse: Tensor,
+    moving: MovingRegion,
     settings: Settings,
-    device: str,
-) -> tuple[Tensor, list[Volume]]:
-    """Find the body in all frames by its shape, and bring the static scan to their contrast.
+    finest: Level | None = None,
+    *,
+    layers: bool = False,
+) -> Search:
+    """Return the search for a region.
 
-    A body is seen against air in any contrast. Where it lies on the frames, each grey value of the
-    static scan meets some of theirs, which gives one curve from the former to the latter. Dark at
-    the skin is half air, dark inside may be cortex: so there are two curves, with and without skin.
+    All levels but the last one of all are searched on a part of their voxels. A large region has
+    the coarsest level alone, on a part of its voxels and then on all.
 
-    Returns the inverse poses of the body (F, 4, 4), and the static scan with each curve applied.
+    Parameters
+    ----------
+    pyramid : mapping of spacing to FixedFrames
+    moving : MovingRegion
+    settings : Settings
+    finest : Level, optional
+        Instead of the last one, see `Search.polish`.
+    layers : bool
+        Whether levels explain frames by layers.
     """
-    coarsest = settings.resolutions[0]
-    shape, insides = body_and_insides(moving, coarsest.moving_mm[0], device)
-    frames = pyramid[coarsest.fixed_mm]
-    n_points = _n_points(frames, shape)
-    stride = max(1, n_points // settings.search_points)
-    samples = coarsest.slice_samples
-    level = Level(frames, shape, samples, coarsest.iterations, n_points // stride, stride)
-    search = Search([level], settings)
-    frame = torch.arange(len(inverse), device=device)
-    starts = search.starts(inverse, settings.start_angles_deg)
-    body, _ = search.compete(frame, starts, 1)
-    scans = []
-    for inside in insides:
-        level = replace(level, moving=inside)
-        points = select_points(level, frame, body, search.options(level))
-        values = np.interp(moving.data, *grey_curve(level, points, body)).astype(np.float32)
-        scans.append(Volume(values, moving.affine))
-    return body, scans
+    resolutions = settings.resolutions
+    if _is_large(moving, settings):
+        resolutions = resolutions[:1] * 2
+    elif finest is not None:
+        resolutions = resolutions[:-1]
+    levels = []
+    for number, one in enumerate(resolutions, 1):
+        coarser = moving.coarser(one.moving_mm)
+        is_last = finest is None and number == len(resolutions)
+        most = math.inf if is_last else settings.search_points
+        shown = coarser.layered if layers else coarser
+        levels.append(_level(pyramid, shown, one, settings, most))
+    return Search(levels, finest, settings)
 
 
-def levels_of(
-    pyramid: Mapping[float, FixedFrames], region: Region, settings: Settings, device: str
-) -> list[Level]:
-    """Return the levels of a region, coarsest first; ``pyramid`` has the frames by spacing.
-
-    All but the last are searched on a part of their voxels. Levels are left out at which the
-    region covers too many; a region for which only the coarsest is left starts on a part of it.
-    """
-    carried = moving_region(region, device)
-    levels: list[Level] = []
-    for resolution in settings.resolutions:
-        frames = pyramid[resolution.fixed_mm]
-        moving = carried.coarser(resolution.moving_mm)
-        n_points = _n_points(frames, moving)
-        if levels and n_points > settings.most_points:
-            break
-        samples = resolution.slice_samples if settings.slice_model else 1
-        levels.append(Level(frames, moving, samples, resolution.iterations, n_points))
-    strides = [max(1, one.n_points // settings.search_points) for one in levels]
-    searched = [
-        replace(one, stride=stride, n_points=one.n_points // stride)
-        for one, stride in zip(levels, strides, strict=True)
-    ]
-    return [*(searched[:-1] or searched), levels[-1]]
+def _level(
+    pyramid: Mapping[float, FixedFrames],
+    moving: MovingRegion,
+    one: Resolution,
+    settings: Settings,
+    most_points: float,
+) -> Level:
+    frames = pyramid[one.fixed_mm]
+    n_points = int(float(moving.weights.sum()) * moving.voxel_mm3 / frames.voxel_mm3)
+    stride = max(1, round(n_points / most_points))
+    samples = one.slice_samples if settings.slice_model else 1
+    return Level(frames, moving, samples, one.iterations, n_points // stride, stride)
 
 
-def _n_points(frames: FixedFrames, moving: MovingRegion) -> int:
-    volumes = [abs(np.linalg.det(one.affine[:3, :3])) for one in (frames, moving)]
-    return int(float(moving.weights.sum()) * volumes[1] / volumes[0])
+def _is_large(moving: MovingRegion, settings: Settings) -> bool:
+    return float(moving.weights.sum()) * moving.voxel_mm3 / 1000 > settings.largest_cm3
 
 
-def _first_tries(
-    searches: Sequence[Search], inverse: Tensor, body: Tensor | None
-) -> tuple[list[Tensor], list[Fit]]:
+def _first_tries(searches: Sequence[Search], inverse: Tensor) -> tuple[list[Tensor], list[Fit]]:
     """Find the poses of R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
 
     Returns (F, 4, 4) inverse poses and fits for each region.
     """
     frame = torch.arange(len(inverse), device=inverse.device)
-    found: list[Tensor] = []
-    best: list[Fit] = []
-    for region, search in enumerate(searches):
-        starts = search.starts(inverse[:, region], search.settings.start_angles_deg)
-        if body is not None:
-            starts = torch.cat([starts, body[None]])
-        poses, fits = search.compete(frame, starts, 1)
-        found.append(poses)
-        best.append(fits)
-    return found, best
+    tries = [
+        search.compete(frame, search.starts(inverse[:, n], search.settings.start_angles_deg), 1)
+        for n, search in enumerate(searches)
+    ]
+    return [poses for poses, _ in tries], [fits for _, fits in tries]
 
 
 def _try_again(
-    searches: Sequence[Search],
-    inverse: Tensor,
-    body: Tensor | None,
-    found: list[Tensor],
-    best: list[Fit],
+    searches: Sequence[Search], inverse: Tensor, found: list[Tensor], best: list[Fit]
 ) -> None:
     """Search again where too little is explained; replaces what is improved."""
-    settings = searches[0].settings
     # wide first: from neighbours alone, a wrong place that many found would spread
     for step in ("wide", "neighbours", "neighbours"):
         for region, search in enumerate(searches):
             costs = best[region].cost
             usual = _failed_cost(costs) if step == "wide" else _unusual_cost(costs)
-            poor = costs > min(usual, RETRY_COST if body is not None else settings.largest_cost)
+            poor = costs > min(usual, search.settings.largest_cost)
             places, good = torch.nonzero(poor)[:, 0], torch.nonzero(~poor)[:, 0]
             if step == "wide":
                 starts = search.wide_starts(inverse[places, region])
-                if body is not None:
-                    starts = torch.cat([starts, search.wide_starts(body[places])])
-            else:
-                others = [] if body is None else found[:region] + found[region + 1 :]
-                near = [search.starts(one[places], NEIGHBOUR_ANGLES_DEG) for one in others]
-                near += [_neighbours(found[region], places, good)] if len(good) else []
-                starts = torch.cat(near) if near else inverse[:0, :0]
-            if starts.shape[0] * len(places) == 0:
+            elif len(good):
+                starts = _neighbours(found[region], places, good)
+            if len(places) == 0 or (step == "neighbours" and len(good) == 0):
                 continue
             again, fits = search.compete(places, starts, RETRY_SURVIVORS)
             gained = fits.cost < costs[places]
@@ -225,15 +208,120 @@ def _try_again(
             best[region] = best[region].replaced(places[gained], fits.take(gained))
 
 
+# --- any contrast ---
+
+
+def _find_body(
+    pyramid: Mapping[float, FixedFrames],
+    moving: Volume,
+    inverse: Tensor,
+    settings: Settings,
+    device: str,
+) -> Tensor:
+    """Return the inverse poses (F, 4, 4) of the body: against air it is seen in any contrast."""
+    coarsest = settings.resolutions[0]
+    shape = body_shape(moving, coarsest.moving_mm[0], device)
+    level = _level(pyramid, shape, coarsest, settings, settings.search_points)
+    search = Search([level], None, settings)
+    frame = torch.arange(len(inverse), device=device)
+    return search.compete(frame, search.starts(inverse, settings.start_angles_deg), 1)[0]
+
+
+def _by_looks(
+    pyramid: Mapping[float, FixedFrames],
+    regions: Sequence[MovingRegion],
+    inverse: Tensor,
+    body: Tensor,
+    settings: Settings,
+) -> tuple[list[Search], list[Tensor], list[Fit]]:
+    """Find R regions in all frames without knowing how these show them.
+
+    Parameters
+    ----------
+    pyramid : mapping of spacing to FixedFrames
+    regions : sequence of R MovingRegion
+    inverse : (F, R, 4, 4) tensor
+        Where to start.
+    body : (F, 4, 4) tensor
+        Inverse poses of the body.
+    settings : Settings
+
+    Returns
+    -------
+    searches, found, fits : lists
+        Of each region: the last search, (F, 4, 4) inverse poses and fits.
+    """
+    frame = torch.arange(len(body), device=body.device)
+    layered = [_layered_search(pyramid, region, settings) for region in regions]
+    starts = [search.starts(body, NEAR_ANGLES_DEG) for search in layered]
+    found = [one.compete(frame, near, 1)[0] for one, near in zip(layered, starts, strict=True)]
+    lead = torch.stack([one.lead(frame, poses) for one, poses in zip(layered, found, strict=True)])
+    count = min(lead.numel(), max(FEWEST_TRUSTED, round(TRUSTED_SHARE * lead.numel())))
+    trusted = lead >= lead.flatten().topk(count).values[-1]
+    for attempt in range(LOOKS if settings.retry else 1):
+        look = _look_of(layered, found, trusted)
+        searches = [
+            _search(pyramid, look.of((one.finest or one.levels[-1]).moving), settings, one.finest)
+            for one in layered
+        ]
+        lead = torch.stack([s.lead(frame, poses) for s, poses in zip(searches, found, strict=True)])
+        wanting = (lead < settings.least_above) | (attempt == 0)
+        others = torch.stack(found)
+        for number, search in enumerate(searches):
+            poor = torch.nonzero(wanting[number])[:, 0]
+            if len(poor) == 0:
+                continue
+            far = search.starts(inverse[poor, number], settings.start_angles_deg)
+            near = [far, starts[number][:, poor], others[:, poor]]
+            good = torch.nonzero(~wanting[number])[:, 0]
+            if attempt > 0:
+                near.append(search.wide_starts(body[poor]))
+                near += [_neighbours(found[number], poor, good)] if len(good) else []
+            poses, _ = search.compete(poor, torch.cat(near), RETRY_SURVIVORS)
+            reached = search.lead(poor, poses)
+            gained = (reached > lead[number, poor]) | (attempt == 0)
+            found[number][poor[gained]] = poses[gained]
+            lead[number, poor[gained]] = reached[gained]
+        trusted = lead >= settings.least_above
+        if bool(trusted.all()) or int(trusted.sum()) < FEWEST_TRUSTED:
+            break
+    fits = [search.evaluate(frame, poses) for search, poses in zip(searches, found, strict=True)]
+    return searches, found, fits
+
+
+def _layered_search(
+    pyramid: Mapping[float, FixedFrames], region: MovingRegion, settings: Settings
+) -> Search:
+    """Return the search for a region by its layers, in a scan as it is."""
+    one, finest = settings.finest, None
+    if not _is_large(region, settings):
+        layers = region.coarser(one.moving_mm).layered
+        finest = _level(pyramid, layers, one, settings, settings.finest_points)
+    return _search(pyramid, region, settings, finest, layers=True)
+
+
+def _look_of(layered: Sequence[Search], found: Sequence[Tensor], trusted: Tensor) -> Look:
+    """Learn the look of all regions from their trusted fits (R, F)."""
+    places = []
+    for search, poses, chosen in zip(layered, found, trusted, strict=True):
+        frame = torch.nonzero(chosen)[:, 0]
+        if len(frame):
+            level = search.levels[-1]
+            points = select_points(level, frame, poses[frame], search.options(level))
+            places.append((level, points, poses[frame]))
+    return learn_look(places)
+
+
 @dataclass(frozen=True)
 class Search:
     """The search for one region in all frames.
 
-    Where any contrast may come, all levels but the last find the region in the translated scan,
-    and the last one (`polish`) adds its layers.
+    Where any contrast may come, the levels show the region as the frames do, and the finest one
+    (`polish`) the scan as it is, with its layers.
     """
 
     levels: Sequence[Level]
+    finest: Level | None
     settings: Settings
 
     def starts(
@@ -254,55 +342,60 @@ class Search:
         return self.starts(inverse, self.settings.retry_angles_deg, self.settings.retry_shifts_mm)
 
     def compete(self, frame: Tensor, starts: Tensor, survivors: int) -> tuple[Tensor, Fit]:
-        """Improve starts (S, F, 4, 4) until one is left for each frame.
+        """Improve starts (S, N, 4, 4) until one is left for each of N frames.
 
-        At the coarsest level the worst go after some steps; of the ``survivors`` the second level
-        keeps one. Its cost is the mean of both explanations where any contrast may come: a wrong
-        place can satisfy one of them, but hardly both.
+        At the coarsest level the worst go after some steps. The second level has ``survivors``; it
+        keeps the one of lowest cost, or where any contrast may come, of the largest `lead`: a
+        wrong place may explain much, but then others do so, too.
         """
         coarsest, *finer = self.levels
-        if self.settings.any_contrast:
-            finer = finer[:-1]
         rounds = [(coarsest, steps, max(kept, survivors)) for steps, kept in ROUNDS]
-        rounds += [(level, level.iterations, 1) for level in finer]
+        last = survivors if self.settings.any_contrast else 1
+        rounds += [(level, level.iterations, last) for level in finer]
         inverse, n_frames = starts, len(frame)
+        index = torch.arange(n_frames, device=frame.device)
         for level, steps, kept in rounds:
             repeated = frame.repeat(len(inverse))
             flat, fits = self._minimise(level, repeated, inverse.flatten(0, 1), steps)
-            if self.settings.any_contrast and level is not coarsest:
-                layered = self._evaluate(_layered(level), repeated, flat)
-                fits = fits._replace(cost=(fits.cost + layered.cost) / 2)
             order = fits.cost.reshape(-1, n_frames).argsort(0)[:kept]
-            chosen = (order * n_frames + torch.arange(n_frames, device=frame.device)).flatten()
-            inverse = flat[chosen].unflatten(0, (-1, n_frames))
-        return inverse[0], fits.take(chosen[:n_frames])
+            chosen = (order * n_frames + index).flatten()
+            inverse, fits = flat[chosen].unflatten(0, (-1, n_frames)), fits.take(chosen)
+        best = index
+        if len(inverse) > 1 and self.settings.any_contrast:
+            leads = self.lead(frame.repeat(len(inverse)), inverse.flatten(0, 1))
+            best = leads.unflatten(0, (-1, n_frames)).argmax(0) * n_frames + index
+        return inverse.flatten(0, 1)[best], fits.take(best)
 
     def polish(self, inverse: Tensor, fits: Fit) -> tuple[Tensor, Fit]:
-        """Improve poses (F, 4, 4) with layers at the last level, where any contrast may come.
+        """Improve poses (F, 4, 4) with layers, where any contrast may come.
 
         The cost is then that of the layers; correlation and part seen are those of the region.
         """
-        if not self.settings.any_contrast:
+        if self.finest is None:
             return inverse, fits
-        frame, last = torch.arange(len(inverse), device=inverse.device), self.levels[-1]
-        found, layered = self._minimise(_layered(last), frame, inverse, last.iterations)
-        plain = self._evaluate(last, frame, found)
+        frame = torch.arange(len(inverse), device=inverse.device)
+        found, layered = self._minimise(self.finest, frame, inverse, self.finest.iterations)
+        plain = self.evaluate(frame, found)
         return found, layered._replace(correlation=plain.correlation, seen=plain.seen)
 
-    def above_alternatives(self, inverse: Tensor) -> Tensor:
-        """Return (F,) by how much the correlation at the poses beats that of the region elsewhere.
+    def lead(self, frame: Tensor, inverse: Tensor) -> Tensor:
+        """Return (N,) by how much the likeness at poses beats that of the region elsewhere.
 
+        Likeness is the correlation, or the part explained where there are layers.
         Elsewhere is shifted by 8 mm to and fro along each axis. Counted is the third best of the
         six, since a shaft may be slid along its axis, both ways.
         """
-        frame = torch.arange(len(inverse), device=inverse.device)
-        level = self.levels[max(0, len(self.levels) - 2)]
+        level = self.levels[-1]
         shifts = ALTERNATIVE_MM * torch.cat([torch.eye(3), -torch.eye(3)])
         motions = functional.pad(shifts, (3, 0)).to(inverse)
         away = turn_about(level.moving.centre, motions)[:, None] @ inverse
-        there = self._evaluate(level, frame.repeat(len(away)), away.flatten(0, 1)).correlation
-        here = self._evaluate(level, frame, inverse).correlation
-        return here - there.nan_to_num(-1.0).unflatten(0, (-1, len(frame))).topk(3, 0).values[-1]
+        there = self.evaluate(frame.repeat(len(away)), away.flatten(0, 1))
+        here = self.evaluate(frame, inverse)
+        if level.moving.depth is None:
+            likeness = [one.correlation.nan_to_num(-1.0) for one in (here, there)]
+        else:
+            likeness = [1 - one.cost for one in (here, there)]
+        return likeness[0] - likeness[1].unflatten(0, (-1, len(frame))).topk(3, 0).values[-1]
 
     def options(self, level: Level) -> Options:
         """Return what the similarity allows for at a level."""
@@ -312,7 +405,9 @@ class Search:
             positive=self.settings.any_contrast and level.moving.depth is None,
         )
 
-    def _evaluate(self, level: Level, frame: Tensor, inverse: Tensor) -> Fit:
+    def evaluate(self, frame: Tensor, inverse: Tensor) -> Fit:
+        """Return the fits (N,) of poses at the last level of the search."""
+        level = self.levels[-1]
         options = self.options(level)
         return evaluate(level, select_points(level, frame, inverse, options), inverse, options)
 
@@ -331,11 +426,6 @@ class Search:
         ]
         inverses, fits = zip(*parts, strict=True)
         return torch.cat(inverses), Fit(*map(torch.cat, zip(*fits, strict=True)))
-
-
-def _layered(level: Level) -> Level:
-    moving = level.moving.layered()
-    return replace(level, moving=moving, n_points=_n_points(level.fixed, moving) // level.stride)
 
 
 def _neighbours(found: Tensor, places: Tensor, good: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ numbers: a rotation vector and a shift about the region's centre.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,13 +31,14 @@ from ankle_lib.registration.regions import SHADING_LENGTH_MM, SUPPORT
 
 DEPTHS_MM = (-6.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 """Between these the curve of depth is straight: fine at the surface, where the cortex is."""
-GREY_STEPS = 6
-"""Straight pieces of the curve of grey values of one fit."""
+GREY_STEPS = 2
+"""Straight pieces of the curve of grey values of one fit: with three and more it follows textures
+that are no fault of the pose, with one it cannot be the curve of another contrast."""
 
-CURVE_STEPS = 8
+LOOK_STEPS = 6
 SMOOTHNESS = 0.02
-"""Of the one curve that holds for all frames (`grey_curve`): pieces that few voxels reach stay in
-line with their neighbours."""
+"""Of the curves that hold for all frames (`learn_look`): pieces that few voxels reach stay in line
+with their neighbours."""
 
 HIDDEN_COST = 2.0
 """Cost of a pose at which too little of a region is seen: that of the worst fit."""
@@ -153,7 +156,8 @@ def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) ->
     mass = weights.sum(1).clamp_min(1e-6)
     spread, own_spread, together = _moments(weights, mass, points.values, samples[:, 0].mean(-1))
     left = (weights * residual**2).sum(1)
-    seen = mass * level.stride * _volume_ratio(level) / moving.weights.sum()
+    voxels = level.fixed.voxel_mm3 / moving.voxel_mm3
+    seen = mass * level.stride * voxels / moving.weights.sum()
     cost = left / spread
     if options.positive:  # beyond no likeness at all: the more alike the negative, the worse
         opposed = gains[:, 1] < 0
@@ -165,31 +169,54 @@ def evaluate(level: Level, points: Points, inverse: Tensor, options: Options) ->
     return Fit(cost, correlation, seen, hessian, descent)
 
 
-def grey_curve(
-    level: Level, points: Points, inverse: Tensor
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the curve that brings grey values of the static scan to those of the frames.
+class Look(NamedTuple):
+    """How the frames show bones: a curve of the static scan's grey value plus one of depth."""
 
-    One curve explains all N fits best, together with one slow change of brightness.
+    grey: NDArray[np.float64]
+    """Ends of the straight pieces of the curve of grey values."""
+    grey_heights: NDArray[np.float64]
+    depth_heights: NDArray[np.float64]
+    """Of the curve of depth, at `DEPTHS_MM`."""
 
-    Returns
-    -------
-    grey, heights : (9,) arrays
-        Ends of its straight pieces.
+    def of(self, moving: MovingRegion) -> MovingRegion:
+        """Return a region with layers as the frames show it, without layers of its own."""
+        assert moving.depth is not None
+        values = np.interp(moving.image.cpu().numpy(), self.grey, self.grey_heights)
+        values += np.interp(moving.depth.cpu().numpy(), DEPTHS_MM, self.depth_heights)
+        image = torch.as_tensor(values, dtype=torch.float32, device=moving.weights.device)
+        return replace(moving, image=image, depth=None).standardised()
+
+
+def learn_look(places: Sequence[tuple[Level, Points, Tensor]]) -> Look:
+    """Return the look that explains all fits best, together with slow changes of brightness.
+
+    Parameters
+    ----------
+    places : sequence of (level with layers, points, inverse poses)
+        Of each region.
     """
-    grey = np.linspace(*level.moving.grey_ends, CURVE_STEPS + 1)
-    to_grid, _, samples = _carried(level, points, inverse)
-    ramps = _ramps(samples[:, 0], torch.as_tensor(grey).to(samples))
-    design = torch.cat([torch.ones_like(ramps[:, :1]), ramps, _positions(level, points)], 1)
-    weights = points.weights * _sample(level.moving.weights, _map(to_grid, points.voxels))
-    weighted = design * weights[:, None]
-    normal = (weighted @ design.mT).sum(0).double().cpu().numpy()
-    right = (weighted @ points.values[..., None]).sum(0)[:, 0].double().cpu().numpy()
-    pieces = slice(1, CURVE_STEPS + 1)
-    kinks = np.diff(np.eye(CURVE_STEPS), axis=0)
-    normal[pieces, pieces] += SMOOTHNESS * np.diagonal(normal)[pieces].mean() * kinks.T @ kinks
-    rises = np.linalg.solve(normal, right)[pieces]
-    return grey, np.concatenate([[0.0], rises.cumsum()])
+    lows, highs = zip(*(level.moving.grey_ends for level, _, _ in places), strict=True)
+    grey = np.linspace(min(lows), max(highs), LOOK_STEPS + 1)
+    parts = []
+    for level, points, inverse in places:
+        _, _, samples = _carried(level, points, inverse)
+        ends = [torch.as_tensor(one).to(samples) for one in (grey, DEPTHS_MM)]
+        ramps = [_ramps(samples[:, channel], one) for channel, one in enumerate(ends)]
+        columns = [torch.ones_like(ramps[0][:, :1]), *ramps, _positions(level, points)]
+        design = torch.cat(columns, 1)
+        weighted = design * points.weights[:, None]
+        normal = (weighted @ design.mT).sum(0).double()
+        right = (weighted @ points.values[..., None]).sum(0)[:, 0].double()
+        parts.append((normal.cpu().numpy(), right.cpu().numpy()))
+    normal, right = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
+    first = 1
+    for count in (LOOK_STEPS, len(DEPTHS_MM) - 1):
+        pieces, kinks = slice(first, first + count), np.diff(np.eye(count), axis=0)
+        normal[pieces, pieces] += SMOOTHNESS * np.diagonal(normal)[pieces].mean() * kinks.T @ kinks
+        first += count
+    normal[np.diag_indices_from(normal)] *= 1 + RIDGE
+    rises = np.split(np.linalg.solve(normal, right), [1, 1 + LOOK_STEPS, first])[1:3]
+    return Look(grey, *(np.concatenate([[0.0], one.cumsum()]) for one in rises))
 
 
 class _Gain:
@@ -335,11 +362,6 @@ def _positions(level: Level, points: Points) -> Tensor:
     middle = (points.weights[:, None] @ points.voxels / mass[:, None, None])[:, 0]
     steps = torch.as_tensor(level.fixed.affine[:3, :3], dtype=torch.float32, device=mass.device)
     return (steps / SHADING_LENGTH_MM) @ (points.voxels - middle[:, None]).mT
-
-
-def _volume_ratio(level: Level) -> float:
-    volumes = [abs(np.linalg.det(a[:3, :3])) for a in (level.fixed.affine, level.moving.affine)]
-    return float(volumes[0] / volumes[1])
 
 
 def _map(matrices: Tensor, points: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from ankle_lib.registration.engines import (
     _out_of_line,
     register,
 )
-from ankle_lib.registration.pyramid import fixed_frames
+from ankle_lib.registration.pyramid import fixed_frames, moving_region
 from ankle_lib.registration.regions import agreement, cut_region
-from ankle_lib.registration.search import levels_of, turn_about
+from ankle_lib.registration.search import _search, turn_about
 from ankle_lib.registration.similarity import Options, evaluate, select_points
 from ankle_lib.registration.truth import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume, to_orientation
@@ -127,7 +127,7 @@ def at_a_pose(moving_bone: Scene):
     settings = Settings(resolutions=(Resolution(1.5, (1.0, 1.5), 9, 5),))
     pyramid = {1.5: frames}
     region = cut_region(moving_bone.static, moving_bone.weights, "talus", 6)
-    *_, level = levels_of(pyramid, region, settings, "cpu")
+    level = _search(pyramid, moving_region(region, "cpu").standardised(), settings).levels[-1]
     pose = moving_bone.truth[2] @ rigid((1.5, -1, 2), (0.5, 0.7, -0.4), CENTRE)
     inverse = torch.as_tensor(np.linalg.inv(pose))[None]
     points = select_points(level, torch.tensor([2]), inverse, Options(weighted=False))
@@ -150,7 +150,7 @@ def test_descent_is_the_slope_of_the_squares(at_a_pose, shading: bool, layers: b
     level, points, inverse, _ = at_a_pose
     options = Options(shading=shading, weighted=layers)  # weights that move change the squares too
     if layers:
-        level = dataclasses.replace(level, moving=level.moving.layered())
+        level = dataclasses.replace(level, moving=level.moving.layered)
         points = select_points(level, torch.tensor([2]), inverse, options)
     fit = evaluate(level, points, inverse, options)
 
