@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,9 @@ StaticOption = Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI 
 MaskOption = Annotated[
     list[str],
     typer.Option(
-        metavar="BONE=FILE", help="Mask on the static scan: calcaneus, talus, tibia (repeat)."
+        metavar="BONE=FILE[:LABEL]",
+        help="Mask on the static scan, of calcaneus, talus or tibia (repeat); labels of "
+        "`ankle segment` are known, of other label files give the number.",
     ),
 ]
 ManifestArgument = Annotated[
@@ -271,21 +274,29 @@ def manifest(
         print(f"{out}: cohort {cohort.name!r} with {len(cohort.subjects)} subjects")
         for note in cohort.notes:
             print(f"  {note}")
+        for subject in cohort.subjects:
+            for note in subject.notes:
+                print(f"  {subject.code}: {note}")
 
 
 @data.command("verify")
-def verify(file: ManifestArgument = None) -> None:
+def verify(
+    file: ManifestArgument = None,
+    privacy: Annotated[
+        bool, typer.Option("--privacy", help="Also list what tells who was scanned.")
+    ] = False,
+) -> None:
     """Check existence, checksum and geometry of everything a manifest names."""
-    from ankle_lib.manifest.document import load_manifest, verify
+    from ankle_lib.manifest import document
 
     path = file or _default_manifest()
-    loaded = load_manifest(path)
-    findings = [
-        finding for cohort in loaded.cohorts for finding in verify(loaded.cohort(cohort.name))
-    ]
+    loaded = document.load_manifest(path)
+    checks = [document.verify, document.privacy] if privacy else [document.verify]
+    cohorts = [loaded.cohort(cohort.name) for cohort in loaded.cohorts]
+    findings = [found for cohort in cohorts for check in checks for found in check(cohort)]
     for finding in findings:
         subject = f"{finding.cohort}, {finding.subject}" if finding.subject else finding.cohort
-        print(f"{subject}: {finding.file}: {finding.problem}")
+        print(": ".join(filter(None, (subject, finding.file, finding.problem))))
     if findings:
         raise AnkleError(f"{path}: findings as listed: {len(findings)}")
     print(f"{path}: {len(loaded.cohorts)} cohorts, nothing to report")
@@ -336,14 +347,27 @@ def _masks(assignments: list[str]) -> dict[str, Path]:
 
 
 def _parameters(assignments: list[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` texts; a value is read as YAML, so 3 is a number and true a bool."""
+    """Read ``NAME=VALUE`` texts; 3 and 1e-3 are numbers, all else is read as YAML."""
     parameters = {}
     for name, value in _pairs("-p", assignments, "NAME=VALUE, for instance -p radius_mm=2"):
         try:
-            parameters[name] = yaml.safe_load(value)
+            parameters[name] = _number(value)
+            if parameters[name] is None:
+                parameters[name] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise AnkleError(f"-p {name}={value}: the value cannot be read, quote it") from None
     return parameters
+
+
+def _number(text: str) -> int | float | None:
+    """Read a number as Python does: to YAML 1e3 is a text, and 010 is eight."""
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        return number if kind is int or math.isfinite(number) else None
+    return None
 
 
 def _pairs(option: str, assignments: list[str], form: str) -> Iterator[tuple[str, str]]:

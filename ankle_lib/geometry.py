@@ -30,6 +30,9 @@ MIN_VOLUME_FRACTION = 0.9
 MAX_OFFSET_MM = 1e4
 """Farthest first voxel from the world's origin; a scanner's room is smaller."""
 
+SAME_GRID_VOXELS = 0.1
+"""Corners of one grid differ by less than this part of a voxel: files round their affines."""
+
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -210,6 +213,13 @@ def corner_distance_mm(shape: Sequence[int], first: ArrayLike, second: ArrayLike
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
     apart = apply(first, corners) - apply(second, corners)
     return float(np.linalg.norm(apart, axis=1).max())
+
+
+def same_grid(one: Grid, other: Grid) -> bool:
+    """Tell whether two grids are one: one shape, and no corner a tenth of a voxel apart."""
+    return tuple(one[0]) == tuple(other[0]) and (
+        corner_distance_mm(one[0], one[1], other[1]) <= SAME_GRID_VOXELS * min(voxel_size(one[1]))
+    )
 
 
 def bounding_box(mask: NDArray[Any], margin: ArrayLike = 0) -> Box | None:

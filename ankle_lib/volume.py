@@ -28,8 +28,10 @@ from ankle_lib.geometry import (
     Matrix,
     checked_affine,
     compose,
+    corner_distance_mm,
     in_words,
     invert,
+    same_grid,
     slice_direction,
     slice_parts,
     voxel_size,
@@ -46,10 +48,31 @@ _MAX_DEFLATE_RATIO = 1032
 """Deflate cannot compress better than 1032 : 1 (zlib's technical details)."""
 _GZIP_LEVEL = 1
 _CHUNK_BYTES = 1 << 20
-_INT16_MAX = 32767
+INT16_MAX = 32767
+_FEWEST_FOR_OUTLIERS = 10_000
+"""With fewer voxels, a thousandth is less than ten."""
 _LONGEST_AXIS = 32767
 """Largest number that fits into the header's dim, an int16."""
 _FARTHEST_DATA = 64 * 1024**2
+_OTHERS = {
+    b"ni1": "the header of a NIfTI pair (.hdr and .img)",
+    b"ni2": "the header of a NIfTI-2 pair (.hdr and .img)",
+    b"": "an Analyze 7.5 header, which does not say where left and right are",
+}
+"""Files of the same size of header, by their magic."""
+_SIGNATURES = {
+    (128, b"DICM"): "DICOM: convert the series with dcm2niix",
+    (0, b"NRRD"): "NRRD",
+    (0, b"ObjectType"): "MetaImage",
+    (0, b"\0\0\0\1"): "FreeSurfer MGH",
+    (0, b"\x89HDF"): "HDF5 (MINC)",
+    (0, b"PK\3\4"): "a zip archive: unpack it",
+    (0, b"\x89PNG"): "a PNG picture",
+}
+"""What begins so, by offset and bytes."""
+_TEXT_FIELDS = ("db_name", "descrip", "aux_file", "intent_name")
+_LONGEST_TEXT = 4096
+"""Bytes of extensions that are looked at."""
 _CODES = range(6)
 """Of qform and sform; 0 says that the affine is not set."""
 _FORMATS = {kind.sizeof_hdr: kind for kind in (nib.Nifti1Header, nib.Nifti2Header)}
@@ -139,6 +162,9 @@ class Header:
     byte_order : {"<", ">"}
     offset : int
         Where the values begin in the (uncompressed) file.
+    texts : dict of str to str
+        Free text, by the name of its field; that of extensions as ``extension``. Only to warn of
+        it: no file written here has any.
     """
 
     shape: tuple[int, int, int]
@@ -155,15 +181,29 @@ class Header:
     intercept: float
     byte_order: Literal["<", ">"]
     offset: int
+    texts: dict[str, str]
+
+    @property
+    def affines(self) -> dict[str, Matrix]:
+        """The affines that are set and usable, by name, sform first; two of them may differ."""
+        forms = {"sform": (self.sform_code, self.sform), "qform": (self.qform_code, self.qform)}
+        return {
+            name: form
+            for name, (code, form) in forms.items()
+            if code > 0 and np.isfinite(form).all() and abs(np.linalg.det(form[:3, :3])) > 1e-9
+        }
 
 
-def load(path: str | os.PathLike[str]) -> Volume:
+def load(path: str | os.PathLike[str], *, form: Literal["sform", "qform"] | None = None) -> Volume:
     """Read a NIfTI file (``.nii`` or ``.nii.gz``, version 1 or 2), in either byte order.
 
     Parameters
     ----------
     path : path
         Whether the file is compressed is read from its first bytes, not from its name.
+    form : {"sform", "qform"}, optional
+        Which affine places the image if both are set and disagree. By default such a file is
+        refused: programs choose differently, so that the same file lies in two places.
 
     Returns
     -------
@@ -175,7 +215,7 @@ def load(path: str | os.PathLike[str]) -> Volume:
     ------
     AnkleError
         If the file is missing, no NIfTI file, damaged, longer or shorter than its header says,
-        larger than 2 GiB, not of real numbers, or without a usable affine.
+        larger than 2 GiB, not of real numbers, without a usable affine, or with two that disagree.
 
     Examples
     --------
@@ -188,12 +228,24 @@ def load(path: str | os.PathLike[str]) -> Volume:
         if header.affine_source == "none":
             raise AnkleError(
                 f"{path}: neither qform nor sform is set (codes 0 and 0), so the file does not say "
-                "where left and right are: convert the scan again from DICOM"
+                "where left and right are: save it again with the affine of the scan that it was "
+                "made from (nibabel: Nifti1Image(data, scan.affine)), or convert that scan again"
             )
+        found = header.affines
+        if form is None and len(found) == 2:
+            places = [(header.shape, one) for one in found.values()]
+            if not same_grid(*places):
+                apart = corner_distance_mm(header.shape, *found.values())
+                raise AnkleError(
+                    f"{path}: lies in two places, which are {apart:.3g} mm apart: the qform (code "
+                    f"{header.qform_code}) and the sform (code {header.sform_code}) disagree: find "
+                    "out which is right and copy it over the other (FSL: fslorient "
+                    "-copyqform2sform FILE, or -copysform2qform FILE)"
+                )
         stored = _values(path, stream, header)
     shape = header.shape if header.n_frames == 1 else (*header.shape, header.n_frames)
     data = _scaled(path, stored.reshape(shape, order="F"), header)
-    return Volume(data, header.affine, header.time_step_s)
+    return Volume(data, found.get(form or "sform", header.affine), header.time_step_s)
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -223,10 +275,12 @@ def save(
     data : array, shape (I, J, K) or (I, J, K, frames)
         bool is stored as uint8, floats as float32, integers as they are.
     affine : array, shape (4, 4)
-        Voxel to world RAS mm; written as both qform and sform with code 1 (scanner).
+        Voxel to world RAS mm; written as sform and, unless it is sheared, as qform, with code 1
+        (scanner).
     scale : float or "auto", optional
-        Store as int16 with this ``scl_slope``; "auto" takes the smallest slope that holds the
-        largest absolute value. Values are rounded to multiples of the slope.
+        Store as int16 with this ``scl_slope``: values are rounded to its multiples. "auto" takes
+        the smallest slope that holds the largest absolute value; an image in which a few voxels
+        are so large that the others would get less than a tenth of all steps stays float32.
     time_step_s : float, optional
         Seconds from frame to frame, as `Volume.time_step_s`.
 
@@ -287,7 +341,7 @@ def save_series(
                     f"{path}: frame {count - 1} has shape {data.shape} or values that are no "
                     f"numbers: expected {tuple(shape)}"
                 )
-            stored = np.rint(data / slope).clip(-_INT16_MAX, _INT16_MAX).astype("<i2")
+            stored = np.rint(data / slope).clip(-INT16_MAX, INT16_MAX).astype("<i2")
             file.write(stored.tobytes(order="F"))
         if count != n_frames:
             raise AnkleError(f"{path}: {count} frames were given, {n_frames} announced")
@@ -365,7 +419,8 @@ def resample(
         Degree of the spline: 0 nearest (for labels; keeps the type), 1 linear, up to 5. With 1
         and more the result is float32.
     fill : float
-        Value outside of ``volume``.
+        Value outside of ``volume``, whose outermost voxels reach half a voxel beyond their
+        centres (order 0), or fade to ``fill`` over one (order 1 and more).
     pose : array, shape (4, 4), optional
         World of ``volume`` to world of the result, RAS mm; the same world by default.
     slice_samples : int
@@ -393,7 +448,8 @@ def resample(
                 output_shape=shape,
                 output=dtype,
                 order=order,
-                mode="constant",
+                # not "constant", which loses the border to the last digit of a coordinate
+                mode="grid-constant",
                 cval=fill,
             )
     if slice_samples > 1:
@@ -440,7 +496,12 @@ def _header_of(path: Path, stream: BinaryIO) -> Header:
 
     fields = _fields(path, stream)
     magic, first = bytes(fields["magic"]).split(b"\0")[0], fields.single_vox_offset
-    expect(magic == fields.single_magic, f"magic {magic!r} is not that of a single-file NIfTI")
+    other = _OTHERS.get(magic, "damaged, or of another program")
+    expect(
+        magic == fields.single_magic,
+        f"magic {magic!r} is not that of a single-file NIfTI: it is {other}: convert the scan to "
+        "one .nii.gz",
+    )
     shape = _shape(path, fields["dim"])
     dtype = _dtype(path, int(fields["datatype"]), int(fields["bitpix"]))
     n_bytes = math.prod(shape) * dtype.itemsize
@@ -495,7 +556,18 @@ def _header_of(path: Path, stream: BinaryIO) -> Header:
         intercept=intercept,
         byte_order=fields.endianness,
         offset=int(offset),
+        texts=_texts(fields, stream.read(min(int(offset) - fields.sizeof_hdr, _LONGEST_TEXT))),
     )
+
+
+def _texts(fields: nib.Nifti1Header, extensions: bytes) -> dict[str, str]:
+    """Return the texts of a header and of the beginning of its extensions, where there are any."""
+    parts = {name: bytes(fields[name]) for name in _TEXT_FIELDS if name in fields.keys()}
+    parts = {name: part.split(b"\0")[0] for name, part in parts.items()}
+    if extensions[:1] > b"\0":
+        parts["extension"] = bytes(byte for byte in extensions[12:] if byte >= 32)
+    texts = {name: part.decode("utf-8", "replace").strip() for name, part in parts.items()}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _fields(path: Path, stream: BinaryIO) -> nib.Nifti1Header:
@@ -512,9 +584,11 @@ def _fields(path: Path, stream: BinaryIO) -> nib.Nifti1Header:
             f"{path}: {len(block)} bytes are too few for a NIfTI header: the file is empty or "
             "truncated"
         )
+    start, size = block + stream.read(128), int.from_bytes(block, "little")
+    named = (name for (at, sign), name in _SIGNATURES.items() if start[at:].startswith(sign))
     raise AnkleError(
-        f"{path}: not a NIfTI file (sizeof_hdr is {int.from_bytes(block, 'little')}, expected "
-        f"{' or '.join(map(str, _FORMATS))}): convert the scan to .nii.gz"
+        f"{path}: not a NIfTI file but {next(named, 'something else')} (sizeof_hdr is {size}, "
+        f"expected {' or '.join(map(str, _FORMATS))}): convert the scan to .nii.gz"
     )
 
 
@@ -617,7 +691,7 @@ def _storable(
             f"{path}: NIfTI-1 cannot hold shape {data.shape}: expected 1 to {_LONGEST_AXIS} "
             "voxels along each axis"
         )
-    if scale is not None:
+    if scale is not None and not (scale == "auto" and _has_outliers(data)):
         return _as_int16(path, data, scale)
     wanted = {"b": "u1", "f": "<f4"}.get(data.dtype.kind, data.dtype.newbyteorder("<"))
     try:
@@ -627,13 +701,21 @@ def _storable(
         raise AnkleError(f"{path}: values beyond the range of float32 cannot be saved") from None
 
 
+def _has_outliers(data: NDArray[Any]) -> bool:
+    """Tell whether the largest value is far above nearly all others that are not 0."""
+    sizes = np.abs(data[data != 0], dtype=np.float64)
+    if not np.isfinite(sizes).all() or sizes.size < _FEWEST_FOR_OUTLIERS:
+        return False
+    return bool(np.percentile(sizes, 99.9) < 0.1 * sizes.max())
+
+
 def _as_int16(
     path: Path, data: NDArray[Any], scale: float | Literal["auto"]
 ) -> tuple[NDArray[Any], float]:
     # not of abs(data), which in int16 turns -32768 into itself
     largest = float(np.abs([float(data.min()), float(data.max())]).max())
     if scale == "auto":
-        slope = float(np.nextafter(np.float32(largest / _INT16_MAX), np.float32(np.inf)))
+        slope = float(np.nextafter(np.float32(largest / INT16_MAX), np.float32(np.inf)))
         slope = slope if largest > 0 else 1.0
     else:
         slope = float(np.float32(scale))
@@ -642,7 +724,7 @@ def _as_int16(
             f"{path}: values up to {largest} cannot be stored as int16 with scale {scale}: "
             "replace NaN, or save without scale"
         )
-    if round(largest / slope) > _INT16_MAX:
+    if round(largest / slope) > INT16_MAX:
         raise AnkleError(f"{path}: {largest:g} / scale {slope:g} does not fit into int16")
     return np.rint(data / slope).astype("<i2"), slope
 
@@ -655,8 +737,10 @@ def _writing(
     header = nib.Nifti1Header(endianness="<")
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    header.set_qform(place.affine, code="scanner")
     header.set_sform(place.affine, code="scanner")
+    header.set_qform(place.affine, code="scanner")  # without shears, which it cannot express
+    if not same_grid((place.shape, header.get_qform()), place.grid):
+        header["qform_code"] = 0
     header.set_xyzt_units("mm", "sec")
     header["pixdim"][4] = place.time_step_s or 0.0
     header["scl_slope"], header["scl_inter"] = slope, 0.0

@@ -130,7 +130,8 @@ def test_verify_lists_what_it_finds(
     status, out, errors = command("data", "verify")
     assert status == 1
     assert "toy, T01: static.txt: missing" in out
-    assert errors.endswith("findings as listed: 1\n")
+    assert "toy, T01: no mask of calcaneus and talus and tibia" in out
+    assert errors.endswith("findings as listed: 3\n")
 
 
 def test_simulate_passes_its_options(
@@ -166,6 +167,21 @@ def test_a_manifest_of_a_folder_can_be_verified(command: Any, tmp_path: Path) ->
     assert status == 0
     assert "1 subjects" in out
     assert manifest.exists()
+    status, out, errors = command("data", "verify", manifest)
+    assert status == 1
+    assert out.splitlines() == [
+        "lab, T01: no mask of calcaneus and talus and tibia",
+        "lab, T01: no sequence",
+    ]
+    subject = tmp_path / "lab" / "derivatives" / "sub_T01"
+    for bone in ("calcaneus", "talus", "tibia"):
+        stem = subject / f"sub_T01_static_3DT1_segment_{bone}"
+        volume.save(f"{stem}.nii.gz", np.ones((8, 8, 4), np.uint8), affine)
+        volume.save(f"{stem}_binarized.nii.gz", np.ones((8, 8, 4), np.uint8), affine)
+    film = np.ones((8, 8, 4, 15), np.int16), affine @ np.diag([2, 2, 10, 1])
+    volume.save(scans / "sub_T01_MovieClear_active.nii.gz", *film)
+    status, out, _ = command("data", "manifest", tmp_path / "lab", "-o", manifest)
+    assert "T01: sub_T01_static_3DT1_segment_talus_binarized.nii.gz is used, not " in out
     status, out, errors = command("data", "verify", manifest)
     assert (status, errors) == (0, "")
     assert "nothing to report" in out
@@ -365,3 +381,39 @@ def test_errors_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e0", 1.0), ("1e-3", 0.001), ("2.5", 2.5), ("3", 3), ("-4", -4), ("010", 10), ("true", True),
+     ("[1, 2]", [1, 2]), ("'1e3'", "1e3"), ("nan", "nan"), ("9" * 400, int("9" * 400))],
+)  # fmt: skip
+def test_numbers_are_read_as_numbers(text: str, value: Any) -> None:
+    found = cli._parameters([f"sigma={text}"])["sigma"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_bad_frame_is_a_rejected_frame(command: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    from ankle_lib.pose_files import read_transforms
+    from ankle_lib.volume import load, save
+
+    options, out = own_scans(tmp_path, n_frames=3, bones=("talus",)), tmp_path / "out"
+    movie = load(tmp_path / "movie.nii")
+    data = movie.data.copy()
+    data[..., 2] = np.nan
+    save(tmp_path / "movie.nii", data, movie.affine)
+    status, shown, errors = command("register", *options, "--out", out, "--no-high-resolution")
+    assert status == 0, errors
+    assert "talus: 2 of 3 frames accepted" in shown
+    assert "rejected: frame 2" in shown
+    assert "movie.nii, frame 2: " in shown
+    poses = read_transforms(out / "transforms.json")
+    assert [(p.frame, p.bone) for p in poses] == [
+        (n, b) for b in ("whole", "talus") for n in range(3)
+    ]
+    assert [p.accepted for p in poses if p.bone == "talus"] == [True, True, False]
+    assert poses[-1].correlation is None
+    assert not (out / "masks" / "frame-02_label-talus_mask.nii.gz").exists()

@@ -107,7 +107,7 @@ def field_cases() -> Iterator[tuple[str, bytes]]:
 def random_cases() -> Iterator[tuple[str, bytes]]:
     rng = np.random.default_rng(2020)
     content = plain()
-    for case in range(150):
+    for case in range(900):
         damaged = bytearray(content)
         for position in rng.integers(0, 352, rng.integers(1, 5)):
             damaged[position] = rng.integers(256)
@@ -129,7 +129,7 @@ def gzip_cases() -> Iterator[tuple[str, bytes]]:
     ends = [0, 1, 2, 3, 9, 10, 17, len(packed) - 8, len(packed) - 1]
     for length in [*ends, *rng.integers(0, len(packed), 40)]:
         yield f"gzip cut at {length}", packed[:length]
-    for case in range(100):
+    for case in range(250):
         damaged = bytearray(packed)
         for position in rng.integers(0, len(packed), rng.integers(1, 4)):
             damaged[position] = rng.integers(256)
@@ -150,7 +150,7 @@ CASES = {
 
 
 def test_there_are_enough_cases() -> None:
-    assert len(CASES) >= 300
+    assert len(CASES) >= 1500
 
 
 def outcome(path: Path, reader: Callable[[Path], Any] = load) -> Any:

@@ -21,6 +21,7 @@ from ankle_lib.geometry import (
     nearest_rigid,
     rigid,
     rotation_angle_deg,
+    same_grid,
     to_flirt,
     to_itk,
 )
@@ -226,3 +227,12 @@ def test_files_that_hold_no_pose_are_refused(tmp_path: Path, text: str) -> None:
 def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AnkleError):
         read_flirt(tmp_path / "none.mat", MOVING[1], FIXED[1])
+
+
+def test_grids_are_the_same_to_a_tenth_of_a_voxel() -> None:
+    shape, affine = (30, 40, 6), rigid((4, -9, 11), (5, 6, 7)) @ np.diag([0.5, 0.6, 8, 1])
+    grid = shape, affine
+    for shift, same in ((3.5e-3, True), (0.04, True), (0.06, False), (12.0, False)):
+        assert same_grid(grid, (shape, rigid((0, 0, 0), (shift, 0, 0)) @ affine)) is same
+    assert not same_grid(grid, ((30, 40, 7), affine))
+    assert not same_grid(grid, (shape, rigid((0, 0, 1), (0, 0, 0)) @ affine))

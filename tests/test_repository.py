@@ -32,6 +32,7 @@ FLOORS = (
         "pose_files",
         "motion_fields",
         "metrics",
+        "privacy",
     ),
     ("manifest", "phantom"),
     ("cleaning", "masking", "registration", "quality"),

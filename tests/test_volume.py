@@ -288,7 +288,13 @@ def test_the_header_tells_both_affines_and_which_is_used(tmp_path: Path) -> None
                 load(path)
         else:
             used = header.sform if source == "sform" else header.qform
-            np.testing.assert_allclose(load(path).affine, used)
+            np.testing.assert_allclose(load(path, form="sform").affine, used)
+            if qcode and scode:
+                np.testing.assert_allclose(load(path, form="qform").affine, header.qform)
+                with pytest.raises(AnkleError, match="lies in two places, which are 12 mm apart"):
+                    load(path)
+            else:
+                np.testing.assert_allclose(load(path).affine, used)
 
 
 def test_the_header_is_read_without_the_data(tmp_path: Path) -> None:
@@ -451,3 +457,63 @@ def test_a_series_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(AnkleError, match="scale"):
         save_series(out, [frame], (4, 5, 6), 1, np.eye(4), scale=0.0)
     assert list(tmp_path.iterdir()) == []
+
+
+@given(volumes(), st.tuples(*[st.integers(-2, 2)] * 3), st.integers(0, 1))
+def test_nothing_is_lost_on_the_same_or_a_shifted_lattice(
+    volume: Volume, shift: tuple[int, int, int], order: int
+) -> None:
+    """Also where files have rounded the affines to float32."""
+    ones = Volume(np.ones_like(volume.data), volume.affine.astype(np.float32))
+    box = np.eye(4)
+    box[:3, 3] = -np.array(shift)
+    shape = tuple(n + abs(s) + max(s, 0) for n, s in zip(volume.shape, shift, strict=True))
+    target = (volume.affine @ box).astype(np.float32)
+    found = resample(ones, shape, target, order=order).data
+    there = np.zeros(shape)
+    i, j, k = (slice(max(s, 0), max(s + n, 0)) for n, s in zip(volume.shape, shift, strict=True))
+    there[i, j, k] = 1
+    own = found[..., 0] if found.ndim == 4 else found
+    np.testing.assert_allclose(own, there, atol=1e-3)
+
+
+def test_a_few_outliers_do_not_cost_the_other_grey_levels(tmp_path: Path) -> None:
+    data = np.random.default_rng(4).integers(0, 700, (30, 30, 30)).astype(np.float32)
+    data[3, 4, 5] = 1e6
+    path = save(tmp_path / "image.nii", data, OBLIQUE_PSR, scale="auto")
+    np.testing.assert_array_equal(load(path).data, data)
+    data[3, 4, 5] = 700
+    assert read_header(save(path, data, OBLIQUE_PSR, scale="auto")).dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (bytes(128) + b"DICM" + bytes(300), "DICOM: convert the series with dcm2niix"),
+        (b"NRRD0004\n" + bytes(500), "NRRD"),
+        (b"ObjectType = Image\n" + bytes(500), "MetaImage"),
+        (b"\0\0\0\1" + bytes(500), "FreeSurfer MGH"),
+        (b"PK\3\4" + bytes(500), "a zip archive: unpack it"),
+        (b"Patient: nobody\n" * 30, "something else"),
+    ],
+)
+def test_other_formats_are_called_by_their_names(tmp_path: Path, content: bytes, name: str) -> None:
+    path = tmp_path / "scan.nii"
+    for packed in (content, gzip.compress(content)):
+        path.write_bytes(packed)
+        with pytest.raises(AnkleError, match=f"not a NIfTI file but {name}"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    ("magic", "name"),
+    [(b"ni1\0", "the header of a NIfTI pair"), (b"\0\0\0\0", "an Analyze 7.5 header")],
+)
+def test_headers_without_their_values_are_called_by_their_names(
+    tmp_path: Path, magic: bytes, name: str
+) -> None:
+    path = save(tmp_path / "image.nii", np.ones((3, 4, 5)), OBLIQUE_PSR)
+    content = path.read_bytes()
+    path.write_bytes(content[:344] + magic + content[348:])
+    with pytest.raises(AnkleError, match=f"it is {name}"):
+        load(path)

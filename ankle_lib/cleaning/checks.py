@@ -14,7 +14,9 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.schema import Geometry, Subject
+from ankle_lib.masking.foot import without_padding
 from ankle_lib.presets import BONES
+from ankle_lib.privacy import header_note
 from ankle_lib.volume import Header, Volume, load, read_header
 
 MAX_MISSING_FRACTION = 0.01
@@ -117,7 +119,7 @@ def read_static(subject: Subject, geometry: Geometry, log: Findings) -> Scan | N
             found = f"static scan has {header.n_frames} frames, not one"
             log.exclude("static scan unreadable", found)
             return None
-        scan = Scan("static", path, header, load(path))
+        scan = Scan("static", path, header, load(path, form="sform"))
     except AnkleError as error:
         log.exclude("static scan unreadable", f"static scan: {_without_folder(error, path)}")
         return None
@@ -128,7 +130,7 @@ def read_static(subject: Subject, geometry: Geometry, log: Findings) -> Scan | N
     if not filled.volume.data.any():
         log.exclude("static scan empty", "static scan: every voxel is 0")
         return None
-    return filled
+    return _measured(filled, log)
 
 
 def read_masks(subject: Subject, log: Findings) -> dict[str, Scan]:
@@ -141,7 +143,7 @@ def read_masks(subject: Subject, log: Findings) -> dict[str, Scan]:
     for bone in (bone for bone in BONES if bone in subject.masks):
         path = subject.masks[bone]
         try:
-            scan = Scan(bone, path, read_header(path), load(path))
+            scan = Scan(bone, path, read_header(path), load(path, form="sform"))
             if scan.volume.n_frames != 1:
                 raise AnkleError(f"has {scan.volume.n_frames} frames, expected one")
             scan, problem = _filled(scan, log)
@@ -167,7 +169,8 @@ def read_sequences(subject: Subject, geometry: Geometry, log: Findings) -> list[
             problems += [wrong_size] if wrong_size else []
             if header.n_frames != geometry.n_frames:
                 problems.append(f"{header.n_frames} frames, expected {geometry.n_frames}")
-            scan, problem = _filled(Scan(sequence.name, path, header, load(path)), log)
+            volume = load(path, form="sform")
+            scan, problem = _filled(Scan(sequence.name, path, header, volume), log)
         except AnkleError as error:
             log.drop(path, ", ".join([*problems, _without_folder(error, path)]))
             continue
@@ -179,7 +182,7 @@ def read_sequences(subject: Subject, geometry: Geometry, log: Findings) -> list[
         if problems:
             log.drop(path, ", ".join(problems))
         else:
-            usable.append(scan)
+            usable.append(_measured(scan, log))
     return usable
 
 
@@ -275,6 +278,16 @@ def _filled(scan: Scan, log: Findings) -> tuple[Scan, str | None]:
     filled = np.stack([fill_missing(frames[..., i]) for i in range(frames.shape[3])], axis=3)
     log.correct(scan.path, "missing voxels", f"{found}: filled from their neighbours")
     return scan.with_image(filled.reshape(data.shape)), None
+
+
+def _measured(scan: Scan, log: Findings) -> Scan:
+    """Take off padding around the field of view and an offset; note free text in the header."""
+    if note := header_note(scan.path):
+        log.notes.append(note.replace(str(scan.path), scan.path.name))
+    data, found = without_padding(scan.volume.data)
+    for text in found:
+        log.correct(scan.path, "padding or offset", text)
+    return scan.with_image(data) if found else scan
 
 
 def _without_folder(error: AnkleError, path: Path) -> str:

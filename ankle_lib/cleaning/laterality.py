@@ -20,6 +20,11 @@ SURE_MM = 2.0
 """Both landmarks must lie this far to the same side. The mean child's bones give 9.1 and 13.2 mm,
 and never less than 2.6 mm in poses of -50 to 25 degrees of flexion and 20 of inversion."""
 
+FEWEST_POINTS = 50
+"""Of a bone, to see which way it lies."""
+CLEARLY = 0.3
+"""Part of a unit vector; a foot flexed by up to 70 degrees still points this far to the front."""
+
 CORTEX_MM = 2.0
 """Rim of a bone that holds its dark cortex (1 to 2 mm thick)."""
 
@@ -109,14 +114,9 @@ def side_from_bones(masks: Mapping[str, NDArray[np.bool_]], affine: NDArray) -> 
         If a bone is missing or empty.
     """
     points = {bone: _world_points(masks, bone, affine) for bone in BONES}
-    centre = {bone: points[bone].mean(axis=0) for bone in BONES}
-    forward = np.linalg.eigh(np.cov(points["calcaneus"].T))[1][:, -1]
-    if forward @ (centre["talus"] - centre["calcaneus"]) < 0:
-        forward = -forward
-    up = centre["tibia"] - centre["calcaneus"]
-    up = _unit(up - (up @ forward) * forward)
+    forward, up = _forward_and_up(points)
     right = np.cross(forward, up)
-    shaft = _unit(centre["tibia"] - centre["talus"])
+    shaft = _unit(points["tibia"].mean(axis=0) - points["talus"].mean(axis=0))
     right_of_shaft = _unit(np.cross(forward, shaft))
 
     head = _end(points["talus"], forward) @ right - _end(points["calcaneus"], forward) @ right
@@ -125,6 +125,21 @@ def side_from_bones(masks: Mapping[str, NDArray[np.bool_]], affine: NDArray) -> 
     # Medial to the right: the foot is a left one.
     side = ("left" if head > 0 else "right") if sure else None
     return BoneSide(side, float(head), float(malleolus))
+
+
+def wrong_way_up(masks: Mapping[str, NDArray[np.bool_]], affine: NDArray) -> str:
+    """Say if a foot lies in the world as none can, by its heel, toes and sole; empty if not.
+
+    Arguments as of `side_from_bones`. Where a scanner was told head first for feet first, or
+    supine for prone, the world of all its scans is turned by half a circle.
+    """
+    points = {bone: _world_points(masks, bone, affine) for bone in BONES}
+    if min(map(len, points.values())) < FEWEST_POINTS:
+        return ""
+    forward, up = _forward_and_up(points)
+    wrong = {"the toes point backwards": -forward[1], "the sole lies above": -up[2]}
+    found = " and ".join(text for text, size in wrong.items() if size > CLEARLY)
+    return found and f"by its bones, {found}: is the patient's position wrong in the header?"
 
 
 def masks_fit_image(image: Volume, masks: Mapping[str, Volume]) -> MaskFit:
@@ -191,6 +206,18 @@ def decide_flip(
     else:
         log.notes.append(doubt)
     return False, False
+
+
+def _forward_and_up(
+    points: Mapping[str, NDArray[np.float64]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return unit vectors along the calcaneus to its front, and at right angles to the tibia."""
+    centre = {bone: places.mean(axis=0) for bone, places in points.items()}
+    forward = np.linalg.eigh(np.cov(points["calcaneus"].T))[1][:, -1]
+    if forward @ (centre["talus"] - centre["calcaneus"]) < 0:
+        forward = -forward
+    up = centre["tibia"] - centre["calcaneus"]
+    return forward, _unit(up - (up @ forward) * forward)
 
 
 def _world_points(

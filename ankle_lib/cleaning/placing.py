@@ -9,13 +9,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.cleaning.checks import Findings, Scan
-from ankle_lib.geometry import corner_distance_mm, in_words, is_rigid, rotation_angle_deg
-from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
+from ankle_lib.geometry import (
+    corner_distance_mm,
+    in_words,
+    is_rigid,
+    rigid,
+    rotation_angle_deg,
+    same_grid,
+    weighted_centre,
+)
+from ankle_lib.masking.foot import REPORT_THRESHOLD, find_foot, foot_mask
 from ankle_lib.metrics import dice
 from ankle_lib.volume import Header, Volume, resample, to_orientation
-
-SAME_GRID_VOXELS = 0.5
-"""Two affines are the same if no corner of the grid moves by more than this part of a voxel."""
 
 CLEAR_OVERLAP = 0.02
 """Least difference of foot overlap (Dice) that decides between two affines."""
@@ -25,6 +30,9 @@ COARSE_MM = 3.0
 
 MIN_FOOT_OVERLAP = 0.3
 """A sequence whose foot overlaps the static one by less (Dice) shows another place."""
+
+CLEARLY_TURNED = 0.15
+"""Least difference of foot overlap by which half a turn is better than none."""
 
 CLEAR_FRAME = 0.05
 """Least difference of foot overlap by which a sequence tells qform from sform."""
@@ -44,7 +52,7 @@ def choose_static_affine(
     """Settle a qform and an sform that disagree by what agrees with the other files."""
     affines = affines_of(static.header)
     shape = static.volume.shape
-    if len(affines) < 2 or same_grid(shape, affines["sform"], affines["qform"]):
+    if len(affines) < 2 or same_grid((shape, affines["sform"]), (shape, affines["qform"])):
         return static
     apart = f"{corner_distance_mm(shape, affines['sform'], affines['qform']):.1f} mm apart"
     votes = {
@@ -72,7 +80,7 @@ def choose_static_affine(
 def _placed_by(mask: Scan, static: Scan, affine: NDArray) -> bool:
     shape = static.volume.shape
     return mask.volume.shape == shape and any(
-        same_grid(shape, affine, own) for own in affines_of(mask.header).values()
+        same_grid((shape, affine), (shape, own)) for own in affines_of(mask.header).values()
     )
 
 
@@ -113,7 +121,7 @@ def masks_on_static(
         turned = to_orientation(found, "".join(target.axis_codes))
         if _placed_by(mask, static, target.affine):
             on_grid[bone] = Volume(found.data, target.affine)
-        elif turned.shape == target.shape and same_grid(target.shape, target.affine, turned.affine):
+        elif same_grid(turned.grid, target.grid):
             log.correct(mask.path, "axes reordered", "axes reordered to those of the static scan")
             on_grid[bone] = Volume(turned.data, target.affine)
         elif found.shape != target.shape:
@@ -135,8 +143,8 @@ def masks_on_static(
             text = f"given the static header: {_moved(carry)}"
             log.correct(mask.path, "another reference frame", text)
             on_grid[bone] = Volume(found.data, target.affine)
-            places = (carry @ target.affine, *(other @ target.affine for other in carries))
-            if not any(same_grid(target.shape, places[0], other) for other in places[1:]):
+            here, *places = ((target.shape, one @ target.affine) for one in (carry, *carries))
+            if not any(same_grid(here, other) for other in places):
                 carries.append(carry)
     return on_grid, carries
 
@@ -158,7 +166,7 @@ def sequences_in_frame(
             log.drop(sequence.path, text)
             continue
         chosen = candidates[name]
-        if not same_grid(sequence.volume.shape, sequence.volume.affine, chosen):
+        if not same_grid(sequence.volume.grid, (sequence.volume.shape, chosen)):
             log.correct(
                 sequence.path,
                 "another reference frame",
@@ -172,22 +180,7 @@ def sequences_in_frame(
 
 def affines_of(header: Header) -> dict[str, NDArray[np.float64]]:
     """Return the usable affines of a header by name (sform first): one, or two that may differ."""
-    forms = {
-        "sform": (header.sform_code, header.sform),
-        "qform": (header.qform_code, header.qform),
-    }
-    found = {
-        name: affine
-        for name, (code, affine) in forms.items()
-        if code > 0 and np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-9
-    }
-    return found or {header.affine_source: header.affine}
-
-
-def same_grid(shape: tuple[int, int, int], first: NDArray, second: NDArray) -> bool:
-    """Say whether two affines place a grid at the same voxels of the world (to half a voxel)."""
-    smallest_voxel = float(np.linalg.norm(first[:3, :3], axis=0).min())
-    return corner_distance_mm(shape, first, second) <= SAME_GRID_VOXELS * smallest_voxel
+    return header.affines or {header.affine_source: header.affine}
 
 
 def best_affine(
@@ -231,6 +224,38 @@ def _agreement(frame: Volume, foot: Volume) -> tuple[float, float]:
     if len(first) < 2 or first.std() == 0 or second.std() == 0:
         return float(np.nan_to_num(overlap)), 0.0  # NaN where there is no foot at all
     return overlap, float(np.corrcoef(first, second)[0, 1])
+
+
+def turned_against(static: Volume, series: Volume) -> str:
+    """Say about which axis the foot of a series is turned by half a circle; empty if it is not.
+
+    Thresholded feet are compared where both scans look: the static one as its header places it,
+    and turned about left-right, front-back and up-down so that the feet's centres agree.
+    """
+    foot = coarse(static)
+    mean = coarse(time_mean(series))
+    own, other = (
+        Volume(find_foot(one.data).astype(np.float32), one.affine) for one in (foot, mean)
+    )
+    centres = [weighted_centre(one.data, one.affine) for one in (own, other)]
+    shift = centres[1] - centres[0]
+    poses = {"": [np.eye(4), rigid((0, 0, 0), shift)]}
+    for name, axis in (("left-right", 0), ("front-back", 1), ("up-down", 2)):
+        half_turn = 180.0 * np.eye(3)[axis]
+        poses[f"about the {name} axis"] = [rigid(half_turn, shift, centres[0])]
+    there_too = other.data > 0
+    seen = Volume(np.ones(own.shape, dtype=np.float32), own.affine)
+
+    def overlap(pose: NDArray[np.float64]) -> float:
+        both = resample(seen, *other.grid, pose=pose).data > 0.5
+        if np.count_nonzero(there_too[both]) < 0.5 * np.count_nonzero(there_too):
+            return 0.0  # too little is seen to say anything
+        there = resample(own, *other.grid, pose=pose).data > 0.5
+        return float(np.nan_to_num(dice(there[both], there_too[both])))
+
+    overlaps = {name: max(map(overlap, ways)) for name, ways in poses.items()}
+    best = max(overlaps, key=overlaps.__getitem__)
+    return best if overlaps[best] > overlaps[""] + CLEARLY_TURNED else ""
 
 
 def time_mean(series: Volume) -> Volume:

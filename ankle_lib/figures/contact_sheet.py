@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ankle_lib.figures.images import Slice, draw_slice, middle_slice, slice_of, window
 from ankle_lib.figures.style import BONE_COLOURS, DARK_EDGE, VERDICT_COLOURS, new_figure
 from ankle_lib.files import AnkleError
+from ankle_lib.geometry import same_grid
 from ankle_lib.quality.review_sheet import AUTOMATIC
 from ankle_lib.volume import Volume, to_orientation
 
@@ -112,7 +113,7 @@ def _slices(bone: str, frames: Sequence[Volume], masks: list[Volume | None]) -> 
         upright, shown = to_orientation(frame), {}
         index = upright.shape[2] // 2
         if mask is not None and np.any(mask.data):
-            if mask.shape != frame.shape or not np.allclose(mask.affine, frame.affine, atol=1e-3):
+            if not same_grid(mask.grid, frame.grid):
                 raise AnkleError(
                     f"{bone}, frame {number}: the mask {mask.shape} is on another grid than the "
                     f"frame {frame.shape}: resample it first"

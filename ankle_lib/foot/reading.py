@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ankle_lib.cleaning.checks import MAX_LABELS, binarise
+from ankle_lib.cleaning.laterality import wrong_way_up
+from ankle_lib.cleaning.placing import turned_against
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, apply, corner_distance_mm, in_words, world_to_voxel
+from ankle_lib.geometry import Grid, apply, in_words, same_grid, world_to_voxel
 from ankle_lib.learning.prediction import THIN_MM
+from ankle_lib.masking.foot import without_padding
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Volume, canonical_voxel_size, load, resample, to_orientation
+from ankle_lib.privacy import header_note
+from ankle_lib.volume import (
+    Volume,
+    canonical_voxel_size,
+    load,
+    read_header,
+    resample,
+    to_orientation,
+)
 
 FEWEST_SLICES = 2
 LARGEST_SIDE_MM = (40.0, 1000.0)
 """Longest side of a field of view: a child's ankle fills 80 mm, a scanner's bore 600 mm."""
+LONG_MM = 300.0
+"""A longer side of a series is one of a wrong order of axes if another order halves it."""
 FEWEST_VALUES = 9
 """A scan has more distinct values than any map of labels that is meant here."""
 SAMPLE = 100_000
 """Voxels that usually show whether there are many values."""
 
-SAME_GRID_VOXELS = 0.1
-"""Corners of two grids that differ by less are the same."""
+WHOLE_NUMBER = 0.01
+"""Labels that were stored with a slope come back as 1.9999."""
 LARGEST_MASK = 0.5
 """Part of the scan above which a mask is that of the background."""
 LARGEST_LOSS = 0.05
@@ -51,10 +65,15 @@ class Scans:
     """Bone to mask, on the grid of ``static``."""
     notes: tuple[str, ...]
     """What a person should know about the files, one sentence each."""
+    bad_frames: tuple[int, ...] = ()
+    """Frames that show nothing, or no numbers; all their voxels are 0."""
 
 
 def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path]) -> Scans:
     """Read and check the scans of one foot.
+
+    What was not measured (padding) becomes 0, an offset of all intensities is taken off, frames
+    that show nothing are left out; all of it is noted.
 
     Parameters
     ----------
@@ -63,36 +82,47 @@ def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path])
     dynamic : sequence of Path
         One 4D file, or one 3D file for each frame, all on one grid.
     masks : mapping of bone to Path
-        At least one of calcaneus, talus, tibia: one label each. A mask on another grid than the
-        static scan is brought to it (nearest voxel), and noted.
+        At least one of calcaneus, talus, tibia: a mask, soft or not, or labels. Labels 1, 2, 3 are
+        calcaneus, talus, tibia, as `ankle segment` writes them; of others the number follows
+        behind a colon, as in ``labels.nii.gz:7``. A mask on another grid than the static scan is
+        brought to it (nearest voxel), and noted.
 
     Raises
     ------
     AnkleError
-        If a file cannot be read, is not what it is given for, or does not overlap the others.
+        If a file cannot be read, is not what it is given for, lies in two places, or does not
+        overlap the others; or if the foot lies in the frames as it cannot: head for foot.
     """
     if not masks:
         raise AnkleError(f"no mask given: name at least one of {', '.join(BONES)}")
     for bone in masks:
         if bone not in BONES:
             raise AnkleError(f"there is no bone {bone!r}: choose from {', '.join(BONES)}")
-    still = _static(static)
-    frames = _frames(dynamic)
+    notes: list[str] = []
+    still = _static(static, notes)
+    frames, bad = _frames(dynamic, notes)
     if abs(np.linalg.det(still.affine)) > abs(np.linalg.det(frames.affine)):
-        raise AnkleError(
+        notes.append(
             f"the static scan {static} has larger voxels ({in_words(still.voxel_size_mm)}) than "
             f"the dynamic one ({in_words(frames.voxel_size_mm)}): are the two swapped?"
         )
     canonical = to_orientation(still)
-    found = {bone: _mask(bone, path, canonical) for bone, path in masks.items()}
-    bones = {bone: mask for bone, (mask, _) in found.items()}
+    bones = {bone: _mask(bone, path, canonical, notes) for bone, path in masks.items()}
     _check_apart(bones)
-    notes = [note for _, note in found.values() if note]
     notes += _seen_notes(canonical, bones, frames)
-    return Scans(canonical, (still.shape, still.affine), frames, bones, tuple(notes))
+    notes += [wrong_way_up(bones, canonical.affine)] if len(bones) == len(BONES) else []
+    good = np.delete(frames.data, bad, axis=3)
+    if turn := turned_against(canonical, Volume(good, frames.affine)):
+        raise AnkleError(
+            f"the foot lies in the frames turned by half a circle ({turn}) against the static "
+            "scan: is the patient's position (head or feet first, supine or prone) wrong in one "
+            "of the headers? correct it, or convert the scans again"
+        )
+    given = tuple(filter(None, notes))
+    return Scans(canonical, (still.shape, still.affine), frames, bones, given, tuple(bad))
 
 
-def read_image(path: Path, thickest_mm: float = THIN_MM) -> Volume:
+def read_image(path: Path, thickest_mm: float = THIN_MM, notes: list[str] | None = None) -> Volume:
     """Read a static scan or a series of frames, in the orientation of its file.
 
     Parameters
@@ -100,6 +130,8 @@ def read_image(path: Path, thickest_mm: float = THIN_MM) -> Volume:
     path : Path
     thickest_mm : float
         The thickest sagittal slices that the network was trained for.
+    notes : list of str, optional
+        Gets what a person should know about the file, see `read_scans`.
 
     Raises
     ------
@@ -107,8 +139,7 @@ def read_image(path: Path, thickest_mm: float = THIN_MM) -> Volume:
         If it cannot be read, is no scan of an ankle (see `check_scan`), or has slices too thick
         for the network, or pixels too large to show the bones' shape.
     """
-    scan = load(path)
-    check_scan(path, scan)
+    scan, _ = _measured([path], load(path), [] if notes is None else notes)
     *pixel_mm, slice_mm = canonical_voxel_size(scan.affine)
     if max(pixel_mm) > THIN_MM:
         raise AnkleError(
@@ -170,18 +201,18 @@ def values_in_words(values: NDArray[Any]) -> str:
     return f"{shown}, …" if len(values) > 5 else shown
 
 
-def _static(path: Path) -> Volume:
+def _static(path: Path, notes: list[str]) -> Volume:
     volume = load(path)
     if volume.n_frames > 1:
         raise AnkleError(
             f"{path}: more than one static volume ({volume.n_frames}): give one 3D scan, or is "
             "this the dynamic series?"
         )
-    check_scan(path, volume)
-    return volume
+    return _measured([path], volume, notes)[0]
 
 
-def _frames(paths: Sequence[Path]) -> Volume:
+def _frames(paths: Sequence[Path], notes: list[str]) -> tuple[Volume, list[int]]:
+    """Return a 4D series and the numbers of bad frames."""
     if not paths:
         raise AnkleError("no dynamic scan given: name one 4D file, or one 3D file for each frame")
     volumes = [load(path) for path in paths]
@@ -191,38 +222,82 @@ def _frames(paths: Sequence[Path]) -> Volume:
                 f"{path}: one of {len(paths)} dynamic files, but it holds {volume.n_frames} "
                 "frames: give one 4D file alone"
             )
-        if not _same_grid(volume, volumes[0]):
+        if not same_grid(volume.grid, volumes[0].grid):
             raise AnkleError(
                 f"{path}: {_grid_in_words(volume)} are not the grid of {paths[0]} "
                 f"({_grid_in_words(volumes[0])}): register it by itself"
             )
-        for number in range(volume.n_frames):
-            name = f"{path}, frame {number}" if volume.n_frames > 1 else path
-            check_scan(name, volume.frame(number))
-    if volumes[0].data.ndim == 4:
-        return volumes[0]
-    return Volume(np.stack([one.data for one in volumes], axis=3), volumes[0].affine)
+    series = volumes[0]
+    if series.data.ndim == 3:
+        series = Volume(np.stack([one.data for one in volumes], axis=3), series.affine)
+    return _measured(paths, series, notes)
 
 
-def _mask(bone: str, path: Path, static: Volume) -> tuple[NDArray[np.bool_], str]:
-    """Return a mask on the static scan's grid and a note, which may be empty."""
-    volume = load(path)
+def _measured(paths: Sequence[Path], volume: Volume, notes: list[str]) -> tuple[Volume, list[int]]:
+    """Check a scan frame by frame; return it without padding and offset, and its bad frames."""
+    _check_axes(paths[0], volume)
+    notes += map(header_note, paths)
+    frames = range(volume.n_frames)
+    names = [str(path) for path in paths]
+    if len(paths) == 1 < volume.n_frames:
+        names = [f"{paths[0]}, frame {number}" for number in frames]
+    problems = {}
+    for number in frames:
+        try:
+            check_scan(names[number], volume.frame(number))
+        except AnkleError as error:
+            problems[number] = str(error)
+    good = [number for number in frames if number not in problems]
+    if not good:
+        raise AnkleError(problems[0])
+    data, found = without_padding(volume.data[..., good] if problems else volume.data)
+    notes += [f"{paths[0]}: {text}" for text in found]
+    notes += [f"{problem}: this frame is rejected" for problem in problems.values()]
+    if problems:
+        whole = np.zeros(volume.data.shape, dtype=data.dtype)
+        whole[..., good] = data
+        data = whole
+    return replace(volume, data=data), list(problems)
+
+
+def _check_axes(path: Path, volume: Volume) -> None:
+    """Refuse a series in which time seems to come first."""
+    if volume.data.ndim == 4:
+        sizes = volume.voxel_size_mm
+        own, other = (max(np.multiply(s, sizes)) for s in (volume.shape, volume.data.shape[1:]))
+        if own > max(LONG_MM, 2 * other):
+            raise AnkleError(
+                f"{path}: shape {volume.data.shape} with voxels of {in_words(sizes)}: time seems "
+                "to be the first axis, NIfTI has it last: write the file again with numpy's "
+                "moveaxis(data, 0, -1)"
+            )
+
+
+def file_and_label(mask: Path) -> tuple[Path, int | None]:
+    """Part ``labels.nii.gz:7`` into file and label; None if there is no label."""
+    name, colon, label = str(mask).rpartition(":")
+    if colon and label.isdecimal() and not mask.exists():
+        return Path(name), int(label)
+    return mask, None
+
+
+def _mask(bone: str, path: Path, static: Volume, notes: list[str]) -> NDArray[np.bool_]:
+    """Return a mask on the static scan's grid."""
+    path, label = file_and_label(path)
+    # of two places the one that is the static scan's
+    volume, places = load(path, form="sform"), read_header(path).affines.values()
     if volume.n_frames > 1:
         raise AnkleError(f"{path}: a mask with {volume.n_frames} volumes: give one 3D mask")
-    values = np.unique(volume.data[volume.data != 0])
-    if len(values) == 0:
-        raise AnkleError(f"{path}: the mask of the {bone} is empty")
-    if len(values) > 1 or not np.isfinite(values).all():
-        raise AnkleError(
-            f"{path}: the mask of the {bone} has the labels {values_in_words(values)} beside 0: "
-            "give a file with this bone alone"
-        )
-    part = np.count_nonzero(volume.data) / volume.data.size
+    data, note = _inside(bone, path, label, volume.data)
+    part = np.count_nonzero(data) / data.size
     if part > LARGEST_MASK:
         raise AnkleError(f"{path}: the {bone} fills {part:.0%} of its grid: is it inverted?")
-    mask = to_orientation(Volume(volume.data != 0, volume.affine))
-    if _same_grid(mask, static):
-        return mask.data, ""
+    notes += [header_note(path), note]
+    for affine in places:
+        mask = to_orientation(Volume(data, affine))
+        if same_grid(mask.grid, static.grid):
+            return mask.data
+    mask = to_orientation(Volume(data, load(path).affine))  # refused if there are two
     moved = resample(mask, static.shape, static.affine, order=0)
     volumes = [np.count_nonzero(m.data) * abs(np.linalg.det(m.affine)) for m in (mask, moved)]
     lost = 1 - volumes[1] / volumes[0]
@@ -232,8 +307,49 @@ def _mask(bone: str, path: Path, static: Volume) -> tuple[NDArray[np.bool_], str
             f"of {volumes[0] / 1000:.3g}: is it the mask of another scan?"
         )
     grid = in_words(mask.voxel_size_mm)
-    note = f"the mask of the {bone} was brought from its own grid ({grid}) to the static scan"
-    return moved.data, note
+    notes.append(
+        f"the mask of the {bone} was brought from its own grid ({grid}) to the static scan"
+    )
+    return moved.data
+
+
+def _inside(
+    bone: str, path: Path, label: int | None, data: NDArray[Any]
+) -> tuple[NDArray[np.bool_], str]:
+    """Return where a file shows a bone, and how that was told; the latter may be empty."""
+    values = np.unique(data[data != 0])
+    if len(values) == 0:
+        raise AnkleError(f"{path}: the mask of the {bone} is empty")
+    if not np.isfinite(values).all() or values[0] < 0:
+        raise AnkleError(
+            f"{path}: the mask of the {bone} has the values {values_in_words(values)} beside 0: "
+            "is it a scan? give a mask or labels"
+        )
+    labels = np.unique(np.rint(values))
+    are_labels = len(labels) < MAX_LABELS and np.abs(values - np.rint(values)).max() < WHOLE_NUMBER
+    ours = are_labels and set(labels) <= set(range(1, len(BONES) + 1))
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    by_segment = path.with_name(f"{stem}_labels.txt").exists()
+    note = ""
+    if label is None and ours and (len(labels) > 1 or by_segment):
+        label = BONES.index(bone) + 1
+        note = f"{path}: label {label} is taken for the {bone}, as `ankle segment` numbers bones"
+    if label is not None:
+        if label not in labels or not are_labels:
+            raise AnkleError(
+                f"{path}: has no label {label} for the {bone}, but {values_in_words(values)}: name "
+                f"its label, as in --mask {bone}={path}:{labels[0]:g}"
+            )
+        return np.rint(data) == label, note
+    if len(values) == 1:
+        return data != 0, ""
+    if are_labels:
+        raise AnkleError(
+            f"{path}: the mask of the {bone} has the labels {values_in_words(values)} beside 0: "
+            f"name the one of the {bone}, as in --mask {bone}={path}:{labels[0]:g}"
+        )
+    mask, how = binarise(data)
+    return mask, f"{path}: the mask of the {bone} was {how}"
 
 
 def _check_apart(masks: Mapping[str, NDArray[np.bool_]]) -> None:
@@ -265,13 +381,6 @@ def _seen_notes(
         if seen < LITTLE_SEEN:
             notes.append(f"only {seen:.0%} of the {bone} lies in the dynamic scan's field of view")
     return notes
-
-
-def _same_grid(one: Volume, other: Volume) -> bool:
-    return one.shape == other.shape and (
-        corner_distance_mm(one.shape, one.affine, other.affine)
-        <= SAME_GRID_VOXELS * min(one.voxel_size_mm)
-    )
 
 
 def _grid_in_words(volume: Volume) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ankle_lib.figures.scan_pictures import filmstrip
 from ankle_lib.files import FIGURE_DPI, AnkleError
-from ankle_lib.foot.reading import Scans, read_scans
+from ankle_lib.foot.reading import Scans, file_and_label, read_scans
 from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
 from ankle_lib.geometry import Grid
 from ankle_lib.pose_files import read_transforms
@@ -22,14 +23,15 @@ from ankle_lib.reconstruction.moving_foot import Poses
 from ankle_lib.reconstruction.refiner import Refiner, read_refiner
 from ankle_lib.reconstruction.thick_slices import scanning
 from ankle_lib.registration.regions import WHOLE
-from ankle_lib.volume import Volume, resample, save, save_series, to_orientation
+from ankle_lib.volume import INT16_MAX, Volume, resample, save, save_series, to_orientation
 
 COLUMNS = ("frame", "consistency", "noise_sd", "smallest_jacobian", "rigidity_mm", "bones")
 """Of the table of a reconstruction, one row for each frame."""
 
 HEADROOM = 3.0
-"""Sharp volumes may be so many times brighter than the brightest voxel of the frames."""
-INT16_MAX = 32767
+"""Sharp volumes may be so many times brighter than the frames,"""
+BRIGHT_PERCENTILE = 99.9
+"""whose brightest voxels may be bad ones."""
 FINEST_STEP = 0.03
 """Series are stored in steps of at least this part of the noise: finer ones make files larger."""
 MOST_STILLS = 4
@@ -71,7 +73,8 @@ def reconstruct_file(
         If a file cannot be used, or ``out`` cannot be written.
     """
     names = ("_consistency.csv", "_residual.nii.gz", "_filmstrip.png")
-    inputs = [dynamic, static, transforms, *masks.values(), *([checkpoint] if checkpoint else [])]
+    inputs = [dynamic, static, transforms, *([checkpoint] if checkpoint else [])]
+    inputs += [file_and_label(mask)[0] for mask in masks.values()]
     sign = ",".join(COLUMNS)
     files = beside(out, names, inputs, sign=sign, thing="frames", command="ankle reconstruct")
     refiner = read_refiner(checkpoint, device) if checkpoint else None
@@ -137,8 +140,9 @@ def read_poses(path: Path, scans: Scans) -> list[Poses]:
             f"{path}: has poses of {', '.join(missing)}, but no mask is given: add "
             f"--mask {missing[0]}=FILE"
         )
+    usable = set(range(scans.frames.n_frames)) - set(scans.bad_frames)
     poses: list[Poses] = [
-        {pose.bone: pose.matrix for pose in found if pose.frame == number and pose.accepted}
+        {p.bone: p.matrix for p in found if p.frame == number and p.accepted and number in usable}
         for number in range(scans.frames.n_frames)
     ]
     if not any(poses):
@@ -187,6 +191,9 @@ def reconstruct(
     if refiner is not None:
         grid, box = (_with_voxels(one, refiner.voxel_mm) for one in (grid, box))
     shared = scanning(frames)
+    bright = HEADROOM * float(np.percentile(frames.data, BRIGHT_PERCENTILE))
+    scale = float(np.float32(max(bright / INT16_MAX, FINEST_STEP * shared.noise_sd)))
+    shared = replace(shared, step=scale)
     sharp = reconstruct_frames(
         *(static, scans.masks, frames, poses, grid), refine=refiner, shared=shared, device=device
     )
@@ -217,7 +224,6 @@ def reconstruct(
             del one, judged  # before the next frame takes their memory
             yield to_orientation(volume, codes).data
 
-    scale = max(HEADROOM * float(np.max(frames.data)) / INT16_MAX, FINEST_STEP * shared.noise_sd)
     save_series(
         files[0],
         volumes(),

@@ -21,6 +21,7 @@ from ankle_lib.foot.results import Outcome, check_result_folder, frames_in_words
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
+from ankle_lib.privacy import without_folders
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.engines import Settings, register
 from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
@@ -60,13 +61,14 @@ def register_files(
     """
     check_result_folder(out)
     scans = read_scans(static, dynamic, masks)
+    folders = {path.parent: "." for path in (static, *dynamic, *masks.values())}
     record = {
-        "static": str(static),
-        "dynamic": [str(path) for path in dynamic],
-        "masks": {bone: str(path) for bone, path in masks.items()},
+        "static": static.name,
+        "dynamic": [path.name for path in dynamic],
+        "masks": {bone: path.name for bone, path in masks.items()},
         "engine": engine,
         "gate": gate,
-        "notes": list(scans.notes),
+        "notes": [without_folders(note, folders) for note in scans.notes],
     }
     with result_folder(out, record) as folder:
         poses, moved = register_scans(
@@ -94,7 +96,7 @@ def register_scans(
     device: str = "cpu",
     gate: float | None = None,
     high_resolution: bool = True,
-) -> tuple[list[FramePose], dict[str, list[Volume]]]:
+) -> tuple[list[FramePose], dict[str, list[Volume | None]]]:
     """Register the foot and its bones, and write the results into ``folder``.
 
     A terminal shows a bar.
@@ -122,15 +124,17 @@ def register_scans(
     -------
     poses : list of FramePose
         Of the whole foot and every bone in every frame.
-    masks : mapping of bone to list of Volume
-        The bone's moved mask in every frame (bool, on the frames' grid).
+    masks : mapping of bone to list of Volume or None
+        The bone's moved mask in every frame (bool, on the frames' grid); None in a bad one.
 
     Raises
     ------
     AnkleError
         If an engine is not available, or the foot has no contrast.
     """
-    static, frames, n_frames = scans.static, scans.frames, scans.frames.n_frames
+    static, frames = scans.static, scans.frames
+    good = [n for n in range(frames.n_frames) if n not in scans.bad_frames]
+    usable, n_frames = Volume(frames.data[..., good], frames.affine), len(good)
     # what bones look like in one's own frames is not known, so their surfaces have to help
     own = engine == "torch"
     settings = Settings(any_contrast=own)
@@ -142,54 +146,54 @@ def register_scans(
         bar.set_description("the whole foot")
         foot = {WHOLE: find_foot(static.data).astype(np.float32)}
         options: dict[str, Any] = {"engine": engine, "device": device, "settings": settings}
-        whole = register(frames, static, foot, **options)
+        whole = register(usable, static, foot, **options)
         bar.update(n_frames)
         bar.set_description("its bones")
-        bones = register(frames, static, weights, start=whole.poses[:, 0], **options)
+        bones = register(usable, static, weights, start=whole.poses[:, 0], **options)
         bar.update(n_frames * len(scans.masks))
         poses = [
-            FramePose(frame, region, found.poses[frame, n], float(r), bool(accepted))
+            FramePose(good[i], region, found.poses[i, n], float(r), bool(accepted))
             for found, least in ((whole, REPORT_CORRELATION), (bones, least_of_bones))
             for n, region in enumerate(found.regions)
-            for frame, r in enumerate(found.correlations[:, n])
-            for accepted in [not found.failed[frame, n] and r >= least]
+            for i, r in enumerate(found.correlations[:, n])
+            for accepted in [not found.failed[i, n] and r >= least]
         ]
+        regions = [WHOLE, *scans.masks]
+        poses += [
+            FramePose(n, r, np.eye(4), None, False) for n in scans.bad_frames for r in regions
+        ]
+        poses.sort(key=lambda pose: (regions.index(pose.bone), pose.frame))
         write_transforms(folder / "transforms.json", poses)
         bar.set_description("writing")
         # once for all frames and bones: at the report's grid each would take half a second
         still = Volume(static.data.astype(np.float32, order="K"), static.affine)
         cut = {bone: cut_to_mask(mask) for bone, mask in bones_on_grid.items()}
-        digits = max(2, len(str(n_frames - 1)))
+        masks: dict[str, list[Volume | None]] = {bone: [None] * frames.n_frames for bone in cut}
+        digits = max(2, len(str(frames.n_frames - 1)))
         grid = frames.shape, frames.affine
 
-        def write(pose: FramePose) -> Volume | None:
-            """Write everything about a pose; return the moved mask if it is a bone's."""
+        def write(pose: FramePose) -> None:
             stem = f"frame-{pose.frame:0{digits}d}_label-{pose.bone}"
             # as FLIRT and ITK read poses, for the files as they were given
             matrix = folder / "flirt" / f"{stem}.mat"
             write_flirt(matrix, pose.matrix, scans.static_grid, grid)
             write_itk(folder / "itk" / f"{stem}.tfm", pose.matrix)
-            if pose.bone not in cut:
-                return None
-            bone = cut[pose.bone]
-            mask = moved_mask(bone, pose.matrix, *grid)
-            save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
-            thick = resample(still, *grid, pose=pose.matrix, slice_samples=SLICE_SAMPLES)
-            path = folder / "moved" / f"{stem}_desc-moved_static.nii.gz"
-            save(path, thick.data, thick.affine, scale="auto")
-            if high_resolution:
-                fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
-                sharp = resample(still, *fine, pose=pose.matrix)
-                path = folder / "high_resolution" / f"{stem}_desc-highres_static.nii.gz"
-                save(path, sharp.data, sharp.affine, scale="auto")
-            bar.update()
-            return mask
+            if pose.bone in cut:
+                bone = cut[pose.bone]
+                mask = moved_mask(bone, pose.matrix, *grid)
+                save(folder / "masks" / f"{stem}_mask.nii.gz", mask.data, mask.affine)
+                masks[pose.bone][pose.frame] = mask
+                thick = resample(still, *grid, pose=pose.matrix, slice_samples=SLICE_SAMPLES)
+                path = folder / "moved" / f"{stem}_desc-moved_static.nii.gz"
+                save(path, thick.data, thick.affine, scale="auto")
+                if high_resolution:
+                    fine = bone_grid(bone.data, bone.affine, pose.matrix, frames.affine)
+                    sharp = resample(still, *fine, pose=pose.matrix)
+                    path = folder / "high_resolution" / f"{stem}_desc-highres_static.nii.gz"
+                    save(path, sharp.data, sharp.affine, scale="auto")
+                bar.update()
 
-        masks: dict[str, list[Volume]] = {bone: [] for bone in scans.masks}
-        written = run_all(write, poses, workers="threads")
-        for pose, mask in zip(poses, written, strict=True):
-            if mask is not None:
-                masks[pose.bone].append(mask)
+        run_all(write, [pose for pose in poses if pose.frame in good], workers="threads")
     return poses, masks
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ankle_lib.cleaning.laterality import side_from_bones
+from ankle_lib.cleaning.laterality import side_from_bones, wrong_way_up
 from ankle_lib.figures.scan_pictures import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
@@ -42,6 +43,10 @@ FAR_FROM_MEDIAN = 0.2
 phantom's bones stay within 6 %."""
 FEWEST_FRAMES = 3
 """Frames whose median says which of them is odd."""
+
+HALF_TURNS = ((), (0, 2), (0, 1), (1, 2))
+"""Axes (posterior, superior, right) that half a turn reverses: as a scanner does that was told
+supine for prone, head first for feet first, or both."""
 
 MISSING, UNSURE = "not found", "low confidence"
 IMPLAUSIBLE, ODD = "implausible volume", "unusual volume"
@@ -96,7 +101,8 @@ def segment_file(
     """
     files = label_files(out, image, checkpoint)
     segmenter = read_segmenter(checkpoint)
-    scan = read_image(image, segmenter.thickest_mm)
+    notes: list[str] = []
+    scan = read_image(image, segmenter.thickest_mm, notes)
     found = segment_scan(scan, segmenter, device=device, side=side)
     write_labels(files, found, labelled_scan(scan, found.labels, found.table, found.names))
     lines = _in_words(found.table)
@@ -108,7 +114,7 @@ def segment_file(
         frames = f" in {frames_in_words(sorted(set(missing['frame'])))}"
         where = frames if scan.n_frames > 1 else ""
         problem = f"{image}: no {bones} found{where}: see {files[-1]}"
-    return Outcome(files, lines, list(found.notes), problem)
+    return Outcome(files, lines, [*filter(None, notes), *found.notes], problem)
 
 
 def label_files(out: Path, *inputs: Path) -> list[Path]:
@@ -174,14 +180,15 @@ def segment_scan(
     codes = "".join(scan.axis_codes)
     rows: list[tuple[int, str, float, float, str]] = []
     hidden = None if scan.n_frames > 1 else True  # None: shown on a terminal alone
+    turn: tuple[int, ...] | None = None  # not known yet
     for number in tqdm(range(scan.n_frames), desc="frames", unit="frame", disable=hidden):
         image = to_orientation(scan.frame(number))
         confidence: Mapping[str, float] = {}
         problem = ""
         try:
-            found = predict(image.data, image.voxel_size_mm, segmenter, device=device)
-            confidence = found.confidence
-            labels[..., number] = to_orientation(Volume(found.labels, image.affine), codes).data
+            known = HALF_TURNS if turn is None else [turn]
+            turn, found, confidence = _predict(image, segmenter, known, device)
+            labels[..., number] = to_orientation(Volume(found, image.affine), codes).data
         except AnkleError as error:
             problem = str(error)
         sizes = np.bincount(labels[..., number].ravel(order="K"), minlength=len(BONES) + 1)
@@ -197,9 +204,12 @@ def segment_scan(
             "with the contrast that the network was trained on?"
         )
     table = noted(table)
-    notes = notes_of(table)
     series = Volume(labels.reshape(scan.data.shape), scan.affine, scan.time_step_s)
-    shape = _side(series)
+    shape, position = _told_by_shape(series)
+    notes = [position] if position else []
+    if turn:
+        notes.append("the network knew the bones only after half a turn of the scan")
+    notes += notes_of(table)
     if side and shape and side != shape:
         notes.append(
             f"the bones are those of a {shape} foot, not of a {side} one: is the image mirrored?"
@@ -212,16 +222,43 @@ def segment_scan(
     return Segmentation(series, names, shape, table, tuple(notes))
 
 
-def _side(labels: Volume) -> str | None:
-    """Return the side that more than half of the frames tell that tell one."""
+def _predict(
+    image: Volume, segmenter: Segmenter, turns: Sequence[tuple[int, ...]], device: str
+) -> tuple[tuple[int, ...], NDArray[np.uint8], Mapping[str, float]]:
+    """Segment an image (axes P, S, R) as it is, or turned by half a circle if only that helps.
+
+    Returns the axes that were reversed, the labels, and the confidence of each bone. The first
+    way stays unless a bone is doubtful in it and none is in another.
+    """
+    best: tuple[tuple[int, ...], NDArray[np.uint8], Mapping[str, float]] | None = None
+    for turn in turns:
+        data = np.flip(image.data, turn)
+        found = predict(data, image.voxel_size_mm, segmenter, device=device)
+        sure = min(found.confidence.values()) >= LOW_CONFIDENCE
+        if best is None or sure:
+            best = turn, np.flip(found.labels, turn), found.confidence
+        if sure:
+            break
+    assert best is not None
+    return best
+
+
+def _told_by_shape(labels: Volume) -> tuple[str | None, str]:
+    """Return the side that more than half of the frames tell that tell one, and how it lies.
+
+    The latter is a sentence where the bones lie as no foot can, else empty.
+    """
     votes: Counter[str] = Counter()
+    positions: Counter[str] = Counter()
     for number in range(labels.n_frames):
         frame = labels.frame(number).data
         masks = {bone: frame == label for label, bone in enumerate(BONES, 1)}
         if all(mask.any() for mask in masks.values()):
             side = side_from_bones(masks, labels.affine).side
             votes.update([side] if side else [])
-    return next((side for side, n in votes.items() if 2 * n > votes.total()), None)
+            positions.update([wrong_way_up(masks, labels.affine)])
+    told = next((side for side, n in votes.items() if 2 * n > votes.total()), None)
+    return told, next((text for text, n in positions.items() if 2 * n > positions.total()), "")
 
 
 def noted(table: pd.DataFrame) -> pd.DataFrame:

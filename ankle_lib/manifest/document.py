@@ -29,6 +29,8 @@ from ankle_lib.manifest.schema import (
     distinct,
     unsafe_path,
 )
+from ankle_lib.presets import BONES
+from ankle_lib.privacy import told_by
 from ankle_lib.volume import load, read_header
 
 TIMEOUT_S = (10, 60)
@@ -65,7 +67,10 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem that :func:`verify` found; ``subject`` is empty if the file belongs to none."""
+    """One problem that :func:`verify` found.
+
+    ``subject`` is empty if the file belongs to none, ``file`` if one is missing.
+    """
 
     cohort: str
     subject: str
@@ -131,8 +136,29 @@ def manifest_from_folder(
     return Manifest(version=1, cohorts=[cohort])
 
 
+def privacy(cohort: Cohort) -> list[Finding]:
+    """List what the files below a cohort's root tell about who was scanned; see `privacy.told_by`.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        As returned by :meth:`Manifest.cohort`.
+    """
+    root = cohort.root
+    if root is None or not root.is_dir():
+        return []
+    paths = sorted(path for path in root.rglob("*") if inside(root, path) and path.is_file())
+    return [
+        Finding(cohort.name, "", path.relative_to(root).as_posix(), told)
+        for path in paths
+        for told in told_by(path)
+    ]
+
+
 def verify(cohort: Cohort) -> list[Finding]:
     """Check that every file is there, has its checksum, can be read and has the right geometry.
+
+    Each subject should have one static scan, masks of all bones and a sequence.
 
     Parameters
     ----------
@@ -157,6 +183,7 @@ def verify(cohort: Cohort) -> list[Finding]:
             problems.append(("", file.name, problem))
     checksums = dict(source.sha256) if isinstance(source, LocalSource) else {}
     for subject in cohort.subjects:
+        problems += [(subject.code, Path(), problem) for problem in _lacking(subject)]
         for role, path in subject.files():
             relative = path.relative_to(root)
             problem = _file_problem(path, checksums.pop(relative, None))
@@ -164,7 +191,7 @@ def verify(cohort: Cohort) -> list[Finding]:
             problems.append((subject.code, relative, problem))
     problems += [("", path, _file_problem(root / path, sha)) for path, sha in checksums.items()]
     return [
-        Finding(cohort.name, subject, path.as_posix(), problem)
+        Finding(cohort.name, subject, path.as_posix() if path.name else "", problem)
         for subject, path, problem in problems
         if problem
     ]
@@ -263,6 +290,17 @@ def _below(root: Path, path: Path, what: str) -> Path:
     if reason:
         raise AnkleError(f"{what}: {path} {reason}: files must lie below {root}")
     return root / path
+
+
+def _lacking(subject: Subject) -> list[str]:
+    """Say what a subject has too little or too much of."""
+    missing = [bone for bone in BONES if bone not in subject.masks]
+    found = {
+        f"{len(subject.static)} static scans, expected one": len(subject.static) != 1,
+        f"no mask of {' and '.join(missing)}": bool(missing),
+        "no sequence": not subject.sequences,
+    }
+    return [problem for problem, there in found.items() if there]
 
 
 def _file_problem(path: Path, sha256: str | None) -> str | None:

@@ -8,7 +8,8 @@ lab       ``sourcedata/<sub>/<sub>_static_3DT1[_flipCorrected].nii.gz``,
           ``derivatives/<sub>/<sub>_static_3DT1_segment_<bone>[variant].nii.gz``
 raw       the same files, all of them in ``raw/<code>/``
 bids      ``sub-<code>/[ses-*/]anat/*_T1w.nii.gz``, ``sub-<code>/[ses-*/]{func,dyn}/*.nii.gz``
-          (4D), ``derivatives/**/sub-<code>*_label-<bone>*_mask.nii.gz``, ``participants.tsv``
+          (4D), ``derivatives/**/sub-<code>*_label-<bone>*_mask.nii.gz``, ``participants.tsv``;
+          each session and each foot becomes a subject, as in ``01ses02hemiL``
 ========  ====================================================================================
 
 A lab leaves several versions of one file. The most processed one is used: flip-corrected before
@@ -35,12 +36,20 @@ MAX_LISTED = 20
 _VARIANT = re.compile(r"_(flipcorrected|flipped|binarized|binarised)(?=_|$)", re.IGNORECASE)
 _GROUPS = {"T": "control", "E": "equinus"}
 """First letter of a lab code: T for typically developing, E for equinus."""
+LEADS_OUT = "a link that leads out of the folder, or nowhere: copy the file"
+_ENTITY = re.compile(r"(?:(?<=[/_])|^)([a-z]+)-([A-Za-z0-9]+)")
+_REPEATED = {"sub", "run", "task", "label", "desc", "space"}
+"""Entities that name no foot."""
 _SIDES: dict[str, Side] = {"l": "left", "r": "right"}
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Result of :func:`scan_folder`; ``unrecognised`` are image files that no rule matched."""
+    """Result of :func:`scan_folder`.
+
+    ``unrecognised`` are image files that no rule matched, or that could not be placed, which is
+    then said behind the name.
+    """
 
     layout: Layout
     subjects: list[Subject]
@@ -92,16 +101,23 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
     has_people = layout == "bids" and (root / "participants.tsv").is_file()
     people = _participants(root) if has_people else {}
     subjects, used = [], set[Path]()
+    reasons = {path: LEADS_OUT for path in found if not inside(root, path)}
     for name in _folders(root, layout):
         own = [path for path in images if _belongs(root, path, name, layout)]
         if own or layout == "bids":
             roles = {path: _role(root, path, name, layout) for path in own}
-            used.update(path for path, role in roles.items() if role)
-            subjects.append(_subject(root, name, roles, people))
+            code, feet = _code(name), {"": {path: role for path, role in roles.items() if role}}
+            if layout == "bids":
+                feet, unplaced = _feet(root, feet[""])
+                reasons |= unplaced
+            for foot, files in feet.items():
+                used.update(files)
+                subjects.append(_subject(root, code, foot, files, people))
     if not subjects:
         raise AnkleError(f"{folder}: no subject found with the layout {layout!r}")
-    rest = [path.relative_to(root).as_posix() for path in found if path not in used]
-    return Scan(layout, subjects, rest)
+    rest = {path: path.relative_to(root).as_posix() for path in found if path not in used}
+    named = [f"{name} ({reasons[p]})" if p in reasons else name for p, name in rest.items()]
+    return Scan(layout, subjects, named)
 
 
 def detect_layout(root: Path) -> Layout:
@@ -166,21 +182,69 @@ def _role(root: Path, path: Path, name: str, layout: Layout) -> str | None:
     return "series" if "movieclear" in stem else "static" if "static" in stem else None
 
 
+def _feet(root: Path, roles: dict[Path, str]) -> tuple[dict[str, dict[Path, str]], dict[Path, str]]:
+    """Part the files of a subject into sessions and feet, by the entities that they share.
+
+    A session is one always. Another entity, such as ``hemi-L``, parts the files if the static
+    scans differ in it and masks or sequences have it too.
+
+    Returns
+    -------
+    feet : mapping
+        What tells a foot from the others, as in ``ses02hemiL`` ("" where there is one), to its
+        files and what they are.
+    unplaced : mapping
+        Files of which it is not known to which foot they belong, and why.
+    """
+    parts = {path: dict(_ENTITY.findall(path.relative_to(root).as_posix())) for path in roles}
+
+    def values(key: str, static: bool) -> set[str]:
+        return {
+            parts[path][key]
+            for path, role in roles.items()
+            if (role == "static") is static and key in parts[path]
+        }
+
+    keys = []
+    for key in dict.fromkeys(["ses", *sorted({key for one in parts.values() for key in one})]):
+        of_static, of_others = values(key, True), values(key, False)
+        shared = len(of_static) > 1 and of_static & of_others and key not in _REPEATED
+        if shared or (key == "ses" and len(of_static | of_others) > 1):
+            keys.append(key)
+    feet: dict[str, dict[Path, str]] = {}
+    unplaced = {}
+    for path, role in roles.items():
+        own = {key: parts[path].get(key) for key in keys}
+        lost = [key for key, value in own.items() if value is None]
+        lost += [k for k, v in own.items() if v and k != "ses" and v not in values(k, True)]
+        if lost:
+            known = ", ".join(sorted(values(lost[0], True)))
+            unplaced[path] = f"{lost[0]} is one of {known} for others: which does it belong to?"
+        else:
+            name = "".join(f"{key}{value}" for key, value in own.items())
+            feet.setdefault(name, {})[path] = role
+    return feet or {"": {}}, unplaced
+
+
 def _subject(
-    root: Path, name: str, roles: dict[Path, str | None], people: dict[str, tuple[str, Side | None]]
+    root: Path,
+    code: str,
+    foot: str,
+    roles: dict[Path, str],
+    people: dict[str, tuple[str, Side | None]],
 ) -> Subject:
-    """Describe the subject with the folder ``name`` by its images and what each of them is."""
+    """Describe one foot of the subject ``code`` by its images and what each of them is."""
     notes: list[str] = []
 
     def of(role: str) -> list[Path]:
         return [path for path, own in roles.items() if own == role]
 
-    code = _code(name)
     group, side = people.get(code, (_group(code), None))
+    told = re.search(r"hemi(l|r)|(left|right)", foot.lower())
     return Subject(
-        code=code,
+        code=code + foot,
         group=group,
-        side=side,
+        side=_SIDES[(told[1] or told[2])[0]] if told else side,
         static=[path.relative_to(root) for path in _best_variants(of("static"), notes)],
         sequences=_sequences(root, _best_variants(of("series"), notes)),
         masks={b: _preferred(of(b), notes).relative_to(root) for b in BONES if of(b)},

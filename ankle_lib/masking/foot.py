@@ -35,6 +35,13 @@ DARKEST_FOOT = 0.2
 SAMPLE = 4_000_000
 """Voxels that suffice for a histogram."""
 
+LEAST_PADDING = 0.001
+"""Part of a scan that padding fills at least; fewer voxels of one value are bad ones."""
+ISOLATED = 0.5
+"""Padding lies farther from all measured values than this part of their range."""
+LEAST_OFFSET = 0.1
+"""Part of the range by which the darkest values must differ from 0 to be an offset."""
+
 _IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))], axis=2).astype(bool)
 _IN_PLANE[[0, 0, 2, 2], [0, 2, 0, 2], 1] = False
 
@@ -190,6 +197,43 @@ def find_foot(image: NDArray) -> NDArray[np.bool_]:
     except AnkleError:
         threshold = DARKEST_FOOT * BRIGHT_INTENSITY
     return foot_mask(image, dark + threshold * unit)
+
+
+def without_padding(data: NDArray) -> tuple[NDArray, list[str]]:
+    """Set what was not measured to 0, and take off an offset of all intensities.
+
+    Scanners measure a circle or a warped box and programs fill the rest with a constant such as
+    -3024; values that were meant for air at -1024, or below 0 for other reasons, have an offset.
+    Everywhere else 0 means: no signal.
+
+    Parameters
+    ----------
+    data : array of any shape
+        Finite.
+
+    Returns
+    -------
+    data : array
+        Itself where there is nothing to do; float32 where an offset was taken off.
+    found : list of str
+        What was done, for a person.
+    """
+    sample = data.ravel(order="K")
+    sample, found = sample[:: sample.size // SAMPLE + 1].astype(np.float32), []
+    outside = np.zeros((1,) * data.ndim, dtype=bool)
+    for extreme in (sample.min(), sample.max()):
+        rest = sample[sample != extreme]
+        if extreme != 0 and 0 < rest.size <= (1 - LEAST_PADDING) * sample.size:
+            low, high = np.percentile(rest, (DARK_PERCENTILE, 100 - DARK_PERCENTILE))
+            if max(low - extreme, extreme - high) > ISOLATED * (high - low) > 0:
+                part = 1 - rest.size / sample.size
+                found.append(f"{part:.0%} of the voxels, all {extreme:g}, were not measured: now 0")
+                outside, sample = outside | (data == extreme), rest
+    low, high = np.percentile(sample, (DARK_PERCENTILE, BRIGHT_PERCENTILE))
+    if abs(low) > LEAST_OFFSET * (high - low) > 0:
+        found.append(f"an offset of all intensities, {low:g}, was taken off")
+        data = data.astype(np.float32) - np.float32(low)
+    return np.where(outside, data.dtype.type(0), data) if outside.any() else data, found
 
 
 def _without_specks(mask: NDArray[np.bool_], smallest_piece: float) -> NDArray[np.bool_]:

@@ -15,15 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import bounding_box
+from ankle_lib.geometry import bounding_box, same_grid
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.rules import PatchRule, admissible_positions, local_correlation
 from ankle_lib.presets import BONES
 from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.volume import Volume, canonical_voxel_size, load, read_header, to_orientation
-
-SAME_GRID_MM = 1e-3
-"""Affines of files that lie on one grid differ by less: they are stored in float32."""
 
 PIXEL_TOLERANCE = 0.05
 """Relative; a cohort's voxel sizes may scatter as much (see `manifest.Geometry`)."""
@@ -336,8 +333,7 @@ def _read_mask(path: Path, image: Volume) -> NDArray[np.bool_]:
 
 
 def _check_grid(path: Path, volume: Volume, image: Volume) -> None:
-    same = volume.shape == image.shape
-    if not (same and np.allclose(volume.affine, image.affine, atol=SAME_GRID_MM)):
+    if not same_grid(volume.grid, image.grid):
         raise AnkleError(
             f"{path}: not on the grid of its image (shapes {volume.shape} and {image.shape}): run "
             "the chapter that wrote it again"

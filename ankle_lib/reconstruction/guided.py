@@ -28,7 +28,7 @@ from ankle_lib.reconstruction.thick_slices import (
     ThickSlices,
     scanning,
 )
-from ankle_lib.volume import Volume
+from ankle_lib.volume import INT16_MAX, Volume
 
 # How a frame is mapped, chosen on control subjects of the phantom.
 
@@ -307,6 +307,8 @@ def _explaining_the_frame(
         smooth = ndimage.gaussian_filter(rest, [*(pixels / np.array(slices.scanning.band)), 0])
         sharp += slices.spread(smooth) * inside
     sharp.clamp_(min=0)
+    if step := slices.scanning.step:
+        sharp.div_(step).round_().clamp_(max=INT16_MAX).mul_(step)
     judged = slices.judge(sharp, covered)
     return Reconstruction(Volume(sharp.cpu().numpy(), affine), slices.reached, judged)
 

@@ -53,6 +53,8 @@ class Scanning:
     """Measured share of k-space along the two axes within the slices."""
     noise_sd: float
     """Of the noise in tissue, in the image's units."""
+    step: float = 0.0
+    """Reconstructions are rounded to its multiples, as an int16 file holds them; 0 keeps them."""
 
 
 def scanning(frames: Volume) -> Scanning:
@@ -61,12 +63,12 @@ def scanning(frames: Volume) -> Scanning:
     Parameters
     ----------
     frames : Volume
-        3D or 4D, in any orientation.
+        3D or 4D, in any orientation; frames of zeros do not count.
     """
     data, _ = _slices_last(frames)
     band = measured_band(data)
     images = data[..., None] if data.ndim == 3 else data
-    levels = [noise_sd(images[..., n], band) for n in range(images.shape[3])]
+    levels = [noise_sd(one, band) for one in np.moveaxis(images, 3, 0) if one.any()]
     return Scanning(band, float(np.median(levels)))
 
 

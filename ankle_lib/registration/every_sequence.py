@@ -52,8 +52,6 @@ foot they are means over its bones. ``speed_mm`` is how far the bone's points mo
 SLICE_SAMPLES = 5
 AROUND_BONE_MM = 15.0
 """Moved images end at this distance from the bone's box; farther away other bones move."""
-INTENSITY_STEP = 0.1
-"""Moved images are stored as int16 in steps of this size."""
 
 
 @dataclass(frozen=True)
@@ -387,7 +385,7 @@ def _write_frame(
     image = np.zeros(carried.shape, dtype=np.float32)
     if min(shape) > 0:
         image[box] = resample(static, shape, affine, pose=pose, slice_samples=SLICE_SAMPLES).data
-    save(frame_path(*place, image=True), image, carried.affine, scale=INTENSITY_STEP)
+    save(frame_path(*place, image=True), image, carried.affine, scale="auto")
 
 
 def _speeds(poses: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:

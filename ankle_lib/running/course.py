@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import papermill
 from pydantic import TypeAdapter, ValidationError
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_text
+from ankle_lib.privacy import without_folders
 from ankle_lib.running import execution, records
 from ankle_lib.running.chapter import (
     CHAPTER_VARIABLE,
@@ -125,7 +125,7 @@ def _run_chapter(
         records.prepare_folder(folder, now, afresh=force)
         began = time.perf_counter()
         try:
-            executed = _execute(notebook, parameters, folder)
+            executed = _execute(notebook, parameters, folder, place.root)
         except execution.NotebookError as error:
             failed = folder / records.FAILED_NOTEBOOK
             raise AnkleError(f"{name} failed: {error}; see {failed}") from None
@@ -135,7 +135,7 @@ def _run_chapter(
         record = {
             "preset": place.preset.name,
             "seed": parameters.get("seed", place.seed),
-            "parameters": parameters,
+            "parameters": {**parameters, "results": place.results.name},
             "device": place.device,
             **records.versions(place.root),
             "wall_s": round(run.wall_s, 2),
@@ -145,21 +145,31 @@ def _run_chapter(
         records.finish(folder, record, now, executed.inputs, executed.modules)
 
 
-def _execute(notebook: Path, parameters: dict[str, Any], folder: Path) -> execution.Execution:
-    """Execute under a temporary name; give the notebook its name when it is known how it ended."""
+def _execute(
+    notebook: Path, parameters: dict[str, Any], folder: Path, root: Path
+) -> execution.Execution:
+    """Execute under a temporary name; give the notebook its name when it is known how it ended.
+
+    What is written then names no folder of this machine.
+    """
     working = folder / f"{PARTIAL_PREFIX}notebook.ipynb"
+    results = folder.parents[1]
+
+    def written(name: str, text: str) -> None:
+        write_text(folder / name, without_folders(text, {results: results.name, root: "."}))
+        working.unlink()
+
     try:
         executed = execution.execute_notebook(
             notebook, working, parameters, environment={CHAPTER_VARIABLE: folder.name}
         )
     except (execution.NotebookError, KeyboardInterrupt):
         if working.exists():
-            os.replace(working, folder / records.FAILED_NOTEBOOK)
+            written(records.FAILED_NOTEBOOK, working.read_text("utf-8", errors="replace"))
         raise
     done = nbformat.read(working, as_version=4)
     done.metadata.papermill.output_path = str(folder / records.NOTEBOOK)
-    write_text(folder / records.NOTEBOOK, nbformat.writes(done))
-    working.unlink()
+    written(records.NOTEBOOK, nbformat.writes(done))
     return executed
 
 
@@ -205,7 +215,7 @@ def _spread(parameters: dict[str, Any], notebooks: list[Path]) -> dict[Path, dic
 
 def _known_parameters(notebook: Path) -> dict[str, Any]:
     """Return names and default values (None if not a literal) of a notebook's parameters."""
-    found = papermill.inspect_notebook(notebook)
+    found = papermill.inspect_notebook(execution.plain(notebook))
     missing = [name for name in COMMON_PARAMETERS if name not in found]
     if missing:
         raise AnkleError(

@@ -90,8 +90,8 @@ def execute_notebook(
     execution = Execution()
     try:
         executed = papermill.execute_notebook(
-            notebook,
-            output,
+            plain(notebook),
+            plain(output),
             parameters,
             engine_name=_Engine.name,
             kernel_name="python3",
@@ -117,6 +117,11 @@ def execute_notebook(
     if executed.metadata.papermill.exception:  # papermill lets sys.exit(0) pass
         raise NotebookError("the notebook ended itself before its last cell")
     return execution
+
+
+def plain(path: Path) -> str:
+    """Return a path for papermill, which would fill in parameters between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 class _Client(PapermillNotebookClient):

@@ -3,7 +3,7 @@
 A chapter is up to date if its ``run.json`` exists (it is written last), if the fingerprint in it
 (notebook's code, parameters, cohort) is today's, if the modules of ``ankle_lib`` that it imported
 and the earlier chapters that it read have not changed since, and if every file that it lists is
-still there.
+still there and, where others read it, has the content that it had.
 
 A chapter that is not up to date starts from an empty folder. One exception lets a killed run go
 on: if nothing changed since it *started*, its folder is kept (for what the chapter remembers per
@@ -32,7 +32,7 @@ import filelock
 import psutil
 
 import ankle_lib
-from ankle_lib.cache import digest
+from ankle_lib.cache import digest, file_digest
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_json
 from ankle_lib.manifest.schema import Cohort
 
@@ -132,7 +132,11 @@ def up_to_date(folder: Path, now: State) -> bool:
         then = record.get(part)
         if not isinstance(then, dict) or any(now[part].get(name) != then[name] for name in then):
             return False
-    return all((folder / name).exists() for name in record["outputs"])
+    digests = record.get("digests") or {}
+    return all(
+        (folder / name).exists() and _unchanged(folder / name, digests.get(name))
+        for name in record["outputs"]
+    )
 
 
 def prepare_folder(folder: Path, now: State, *, afresh: bool = False) -> None:
@@ -168,6 +172,11 @@ def finish(
         "inputs": {chapter: then["inputs"].get(chapter) for chapter in inputs},
         "code": {module: then["code"].get(module) for module in modules},
         "outputs": [path.relative_to(folder).as_posix() for path in _visible(folder)],
+        "digests": {
+            path.relative_to(folder).as_posix(): [*_stamp(path, folder)[1:], file_digest(path)]
+            for path in _readable(folder)
+            if path.name not in KEPT
+        },
     }
     write_json(folder / RUN_RECORD, record)
     (folder / _STARTED).unlink(missing_ok=True)
@@ -227,12 +236,21 @@ def _library_digests() -> dict[str, str]:
 
 def _results_digest(folder: Path) -> str:
     """Digest of the names, sizes and times of what other chapters may read in ``folder``."""
-    readable = (
+    return digest([_stamp(path, folder) for path in _readable(folder)])
+
+
+def _readable(folder: Path) -> list[Path]:
+    """Return the results that other chapters may read: no notebooks, no figures."""
+    return [
         path
         for path in _visible(folder)
         if path.suffix != ".ipynb" and path.relative_to(folder).parts[0] != "figures"
-    )
-    return digest([_stamp(path, folder) for path in readable])
+    ]
+
+
+def _unchanged(path: Path, then: list[Any] | None) -> bool:
+    """Tell whether a file has the size, time and digest of then; read only if the first differ."""
+    return not then or _stamp(path, path.parent)[1:] == then[:2] or file_digest(path) == then[2]
 
 
 def _cohort_stamp(cohort: Cohort) -> list[Any]:

@@ -307,6 +307,8 @@ def _check(
     weights: Mapping[str, NDArray[Any]],
 ) -> None:
     """Refuse what is missing, empty, not finite, or on another grid."""
+    if not (isinstance(weights, Mapping) and isinstance(masks, Mapping)):
+        raise AnkleError("Weights and masks are given by the names of bones: {'talus': mask}.")
     if not weights or set(weights) - set(masks):
         raise AnkleError(
             f"Weights of {list(weights)} and masks of {list(masks)} were given: each bone needs "

@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import corner_distance_mm
+from ankle_lib.geometry import corner_distance_mm, same_grid
 from ankle_lib.volume import Volume, to_orientation
 
 Frames = Volume | Sequence[Volume | None]
 """A 4D image, or one 3D image per frame; None where there is none."""
 Mask = NDArray[np.bool_]
-
-SAME_GRID_MM = 1e-2
-"""Corners of one grid lie closer in two files, whose affines are stored in float32."""
 
 SHOWN_BLACK = "shown black"
 OUTSIDE = "taken as outside"
@@ -172,11 +169,10 @@ def image_3d(
             f"The {name} has shape {volume.data.shape}: one 3D image is wanted; give one frame, "
             "or look at all of them in a SequencePlayer."
         )
-    turned, apart_mm = to_orientation(volume), 0.0
-    if like is not None and turned.shape == like.shape:
+    turned = to_orientation(volume)
+    if like is not None and not same_grid(turned.grid, like.grid):
         apart_mm = corner_distance_mm(like.shape, turned.affine, like.affine)
-    if like is not None and (turned.shape != like.shape or apart_mm > SAME_GRID_MM):
-        apart = f", up to {apart_mm:.3g} mm away" if apart_mm else ""
+        apart = f", up to {apart_mm:.3g} mm away" if turned.shape == like.shape else ""
         raise AnkleError(
             f"The {name} {turned.shape} is on another grid than {other} {like.shape}{apart}: "
             "resample it."
@@ -252,6 +248,10 @@ def masks_on(
     like: Volume, masks: Mapping[str, Frames], notes: list[str], missing: str = OUTSIDE
 ) -> dict[str, list[Mask | None]]:
     """Return those masks that belong to an image, by name and frame; see `belonging`."""
+    if not isinstance(masks, Mapping):
+        what = type(masks).__name__
+        notes.append(f"Not shown: masks are given by name, as in {{'talus': mask}}, not as {what}.")
+        return {}
     found = {name: belonging(mask, f"mask of {name}", like, notes, missing)
              for name, mask in masks.items()}  # fmt: skip
     return {

@@ -155,7 +155,9 @@ class VolumeViewer(ImageView):
         with self.refusals():
             self._frames = [image_3d(image)]
             self.notes.append(not_finite([self._frames[0].data]))
-            self._masks = masks_on(self._frames[0], overlays or {}, self.notes)
+            self._masks = masks_on(
+                self._frames[0], {} if overlays is None else overlays, self.notes
+            )
             self._equip(PLANES, filling=0.0)
             sides_mm = np.multiply(self._frames[0].shape, self._frames[0].voxel_size_mm)
             self._side_mm = float(sides_mm.max())
@@ -236,7 +238,7 @@ class SequencePlayer(ImageView):
             self._moved: list[Volume | None] = []
             if moved is not None:
                 self._moved = belonging(moved, "moved static scan", grid, self.notes)
-            self._masks = masks_on(grid, segmentation or {}, self.notes)
+            self._masks = masks_on(grid, {} if segmentation is None else segmentation, self.notes)
             names = ["frame"]
             names += ["moved static", "difference"] if self._moved else []
             names += ["segmentation"] if self._masks else []

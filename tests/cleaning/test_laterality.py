@@ -10,6 +10,7 @@ from ankle_lib.cleaning.laterality import (
     decide_flip,
     masks_fit_image,
     side_from_bones,
+    wrong_way_up,
 )
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import rigid
@@ -85,3 +86,16 @@ def test_decide_flip(
     log = Findings()
     assert decide_flip(fit, bones, expected, log) == (image, masks)
     assert (bool(log.reasons), bool(log.notes)) == (reason, note)
+
+
+def test_half_turns_of_the_world_are_seen(ankle: ToyAnkle) -> None:
+    bones, affine = bones_of(ankle), ankle.static.affine
+    for flexion in (-50, 0, 25):
+        assert wrong_way_up(bones, rigid((flexion, 10, -10), (0, 0, 0)) @ affine) == ""
+    for signs, text in (
+        ((-1, -1, 1), "the toes point backwards"),
+        ((-1, 1, -1), "the sole lies above"),
+        ((1, -1, -1), "the toes point backwards and the sole lies above"),
+    ):
+        found = wrong_way_up(bones, np.diag([*signs, 1]) @ affine)
+        assert found.startswith(f"by its bones, {text}: is the patient's position")

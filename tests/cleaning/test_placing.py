@@ -1,18 +1,9 @@
 from __future__ import annotations
 
-import pytest
-
-from ankle_lib.cleaning.placing import best_affine, coarse, same_grid
-from ankle_lib.geometry import corner_distance_mm, rigid
+from ankle_lib.cleaning.placing import best_affine, coarse, turned_against
+from ankle_lib.geometry import rigid
+from ankle_lib.volume import Volume
 from tests.toy_ankle import ToyAnkle
-
-
-def test_same_grid_is_half_a_voxel(ankle: ToyAnkle) -> None:
-    affine, shape = ankle.static.affine, ankle.static.shape
-    shifted = rigid((0, 0, 0), (0.9, 0, 0)) @ affine
-    assert corner_distance_mm(shape, affine, shifted) == pytest.approx(0.9)
-    assert same_grid(shape, affine, shifted)
-    assert not same_grid(shape, affine, rigid((0, 0, 0), (1.1, 0, 0)) @ affine)
 
 
 def test_best_affine_prefers_the_first_when_nothing_differs(ankle: ToyAnkle) -> None:
@@ -22,3 +13,12 @@ def test_best_affine_prefers_the_first_when_nothing_differs(ankle: ToyAnkle) -> 
     )
     assert name == "own"
     assert overlaps["own"] == overlaps["same"] > 0.9
+
+
+def test_half_a_turn_is_seen_by_heel_toes_and_leg(ankle: ToyAnkle) -> None:
+    assert turned_against(ankle.static, ankle.sequence) == ""
+    away = rigid((8, 3, -5), (10, -20, 30)) @ ankle.sequence.affine
+    assert turned_against(ankle.static, Volume(ankle.sequence.data, away)) == ""
+    upside_down = rigid((0, 180, 0), (4, 0, 20)) @ ankle.sequence.affine
+    found = turned_against(ankle.static, Volume(ankle.sequence.data, upside_down))
+    assert found in ("about the front-back axis", "about the left-right axis")

@@ -157,3 +157,13 @@ def test_bad_input_of_a_contact_sheet(frames, masks) -> None:
         contact_sheet(
             frames, {"talus": [masks["talus"][0], moved, masks["talus"][2]]}, sheet_rows()
         )
+
+
+def test_a_rounded_affine_is_the_same_grid(
+    frames: list[Volume], masks: dict[str, list[Volume | None]]
+) -> None:
+    near = frames[0].affine.copy()
+    near[:3, 3] += 3.5e-3
+    rounded = {"talus": [Volume(mask.data, near) for mask in masks["talus"] if mask]}
+    table = sheet_rows()[lambda rows: rows["bone"] == "talus"]
+    assert len(contact_sheet(frames, rounded, table).axes[0].images) == 3

@@ -8,12 +8,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.foot.reading import read_scans
 from ankle_lib.geometry import rigid
-from ankle_lib.volume import Volume, save, to_orientation
-from tests.toy_ankle import ToyAnkle, toy_ankle
+from ankle_lib.volume import Volume, resample, save, to_orientation
+from tests.toy_ankle import DYNAMIC_SHAPE, ToyAnkle, toy_ankle
 
 FAR = rigid([0, 0, 0], [900, 0, 0])
 
@@ -162,10 +163,6 @@ BAD = {
         spoil("static", data=lambda d: np.full_like(d, 7)),
         "static.nii: every voxel is 7",
     ),
-    "one black frame": (
-        spoil("dynamic", data=lambda d: d * np.array([1, 0, 1], d.dtype)),
-        "dynamic.nii, frame 1: every voxel is 0",
-    ),
     "a mask for the frames": (
         spoil("dynamic", data=lambda d: (d > 500).astype(np.uint8)),
         "holds only the values 0, 1: a mask was given for a scan",
@@ -175,11 +172,23 @@ BAD = {
         "talus.nii: the mask of the talus is empty",
     ),
     "labels": (
-        spoil("talus", data=lambda d: d * 2 + (np.indices(d.shape)[0] > 36) * d),
-        "talus.nii: the mask of the talus has the labels 2, 3 beside 0",
+        spoil("talus", data=lambda d: d * 4 + (np.indices(d.shape)[0] > 36) * d),
+        "talus.nii: the mask of the talus has the labels 4, 5 beside 0: name the one of the talus",
+    ),
+    "a scan for a mask": (
+        spoil("talus", data=lambda d: d.astype(np.int16) - 1000),
+        "is it a scan",
+    ),
+    "time first": (
+        spoil("dynamic", data=lambda d: np.moveaxis(d, 3, 0)),
+        r"dynamic.nii: shape \(3, 56, 56, 8\) .*: time seems to be the first axis",
+    ),
+    "frames head for foot": (
+        spoil("dynamic", affine=lambda a: rigid([180, 0, 0], [0, -40, 20]) @ a),
+        "turned by half a circle",
     ),
     "an inverted mask": (spoil("talus", data=lambda d: 1 - d), "is it inverted"),
-    "a NaN mask": (spoil("talus", data=put(np.nan)), "has the labels"),
+    "a NaN mask": (spoil("talus", data=put(np.nan)), "has the values"),
     "a mask of four volumes": (
         spoil("talus", data=lambda d: np.stack([d] * 4, 3)),
         "a mask with 4 volumes",
@@ -224,9 +233,11 @@ def test_one_file_for_two_bones_is_refused(files: Files, ankle: ToyAnkle) -> Non
 def test_swapped_scans_are_noticed(files: Files, ankle: ToyAnkle) -> None:
     with pytest.raises(AnkleError, match="more than one static volume"):
         files.read(static="dynamic", dynamic=["static"])
-    files.volumes["one"] = ankle.sequence.frame(0)
-    with pytest.raises(AnkleError, match="are the two swapped"):
-        files.read(static="one", dynamic=["static"])
+    fine = ankle.sequence.affine @ np.diag([0.5, 0.5, 0.25, 1])
+    files.volumes["dynamic"] = resample(ankle.sequence, (112, 112, 30), fine)
+    (note,) = files.read().notes  # frames that were interpolated, beside a coarse static scan
+    assert "larger voxels (2 x 2 x 2.5 mm) than the dynamic one (1.5 x 1.5 x 2 mm)" in note
+    assert "are the two swapped" in note
 
 
 def test_frames_of_several_kinds_are_refused(files: Files, ankle: ToyAnkle) -> None:
@@ -249,3 +260,137 @@ def test_what_is_not_named_is_refused(files: Files, tmp_path: Path) -> None:
         read_scans(tmp_path / "a", [tmp_path / "b"], {"navicular": tmp_path / "c"})
     with pytest.raises(AnkleError, match=r"none\.nii: no such file"):
         read_scans(tmp_path / "none.nii", [tmp_path / "b"], {"talus": tmp_path / "c"})
+
+
+# --- two places in one header ---
+
+
+def place_twice(path: Path, qform: np.ndarray, sform: np.ndarray) -> Path:
+    image = nib.load(path)
+    image.set_qform(qform, code=1)
+    image.set_sform(sform, code=1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).copy(), None, image.header), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["static", "dynamic", "talus"])
+def test_a_file_that_lies_in_two_places_is_refused(
+    files: Files, ankle: ToyAnkle, name: str
+) -> None:
+    files.read()
+    own = files.volumes[name].affine
+    place_twice(files.folder / f"{name}.nii", *(FAR_TURN @ own, FAR_TURN @ FAR_TURN @ own))
+    paths = [files.folder / f"{one}.nii" for one in ("static", "dynamic", "talus")]
+    with pytest.raises(AnkleError, match=rf"{name}\.nii: lies in two places, which are .* mm"):
+        read_scans(paths[0], [paths[1]], {"talus": paths[2]})
+
+
+FAR_TURN = rigid([0, 0, 10], [12, 0, 0])
+
+
+@pytest.mark.parametrize("wrong", ["qform", "sform"])
+def test_a_mask_on_one_of_its_two_grids_is_recognised(
+    files: Files, ankle: ToyAnkle, wrong: str
+) -> None:
+    files.read()
+    own = ankle.masks["talus"].affine
+    forms = {"qform": own, "sform": own, wrong: FAR_TURN @ own}
+    place_twice(files.folder / "talus.nii", **forms)
+    paths = [files.folder / f"{one}.nii" for one in ("static", "dynamic", "talus")]
+    scans = read_scans(paths[0], [paths[1]], {"talus": paths[2]})
+    assert scans.notes == ()
+    np.testing.assert_array_equal(scans.masks["talus"], ankle.masks["talus"].data > 0)
+
+
+# --- labels and soft masks ---
+
+
+def labels_of(ankle: ToyAnkle, numbers: dict[str, float]) -> np.ndarray:
+    parts = [ankle.masks[bone].data * np.float32(n) for bone, n in numbers.items()]
+    return np.max(parts, axis=0)
+
+
+@pytest.mark.parametrize("drift", [0.0, 1e-3])
+def test_labels_of_segment_are_masks(files: Files, ankle: ToyAnkle, drift: float) -> None:
+    found = labels_of(ankle, {"calcaneus": 1 + drift, "talus": 2 - drift, "tibia": 3})
+    for bone in ankle.masks:
+        files.change(bone, found)
+    scans = files.read()
+    for number, (bone, mask) in enumerate(scans.masks.items(), start=1):
+        np.testing.assert_array_equal(mask, np.rint(found) == number)
+        assert f"{bone}.nii: label {number} is taken for the {bone}" in " ".join(scans.notes)
+
+
+def test_one_bone_of_segment_is_not_taken_for_another(files: Files, ankle: ToyAnkle) -> None:
+    files.change("talus", labels_of(ankle, {"calcaneus": 1}))
+    files.read(bones=("talus",))  # a mask of ones says nothing
+    (files.folder / "talus_labels.txt").write_text("# written by `ankle segment`\n")
+    with pytest.raises(AnkleError, match="has no label 2 for the talus, but 1"):
+        files.read(bones=("talus",))
+
+
+def test_a_label_is_named_behind_a_colon(files: Files, ankle: ToyAnkle) -> None:
+    files.change("talus", labels_of(ankle, {"calcaneus": 40, "talus": 7})).read(("calcaneus",))
+    paths = [files.folder / f"{one}.nii" for one in ("static", "dynamic")]
+    mask = Path(f"{files.folder}/talus.nii:7")
+    scans = read_scans(paths[0], [paths[1]], {"talus": mask})
+    assert scans.notes == ()
+    assert scans.masks["talus"].sum() == np.count_nonzero(files.volumes["talus"].data == 7)
+    with pytest.raises(AnkleError, match="has no label 9 for the talus, but 7, 40"):
+        read_scans(paths[0], [paths[1]], {"talus": mask.with_name("talus.nii:9")})
+
+
+@pytest.mark.parametrize(("largest", "cut"), [(1.0, 0.5), (255.0, 127.5)])
+def test_soft_masks_are_cut_at_half(
+    files: Files, ankle: ToyAnkle, largest: float, cut: float
+) -> None:
+    soft = ndimage.gaussian_filter(ankle.masks["talus"].data.astype(np.float32), 1.0)
+    soft *= largest / soft.max()
+    scans = files.change("talus", soft).read()
+    np.testing.assert_array_equal(scans.masks["talus"], soft > cut)
+    (note,) = scans.notes
+    assert f"talus.nii: the mask of the talus was binarised at {cut:g}: " in note
+
+
+# --- what was not measured ---
+
+
+def test_padding_and_offsets_change_nothing(files: Files, ankle: ToyAnkle) -> None:
+    plain = files.read()
+    p, s = np.indices(DYNAMIC_SHAPE)[:2] - 27.5
+    corners = p**2 + s**2 > 27.5**2
+    series = ankle.sequence.data.copy()
+    series[corners] = 0
+    expected = files.change("dynamic", series).read()
+    assert expected.notes == plain.notes == ()
+    raised = series - 1024
+    raised[corners] = -3024
+    files.change("static", ankle.static.data - np.int16(1024))
+    scans = files.change("dynamic", raised).read()
+    np.testing.assert_array_equal(scans.static.data, plain.static.data)
+    assert np.abs(scans.frames.data - expected.frames.data).max() < 0.02 * series.max()
+    assert not scans.frames.data[corners].any()
+    told = " ".join(scans.notes)
+    assert "static.nii: an offset of all intensities, -1024, was taken off" in told
+    assert "% of the voxels, all -3024, were not measured: now 0" in told
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_bad_frame_is_left_out_and_told(files: Files, ankle: ToyAnkle, value: float) -> None:
+    data = ankle.sequence.data.copy()
+    data[..., 2] = value
+    scans = files.change("dynamic", data).read()
+    assert scans.bad_frames == (2,)
+    assert not scans.frames.data[..., 2].any()
+    np.testing.assert_array_equal(scans.frames.data[..., :2], data[..., :2])
+    (note,) = scans.notes
+    assert "dynamic.nii, frame 2: " in note
+    assert note.endswith(": this frame is rejected")
+
+
+def test_a_foot_that_lies_as_none_can_is_told(files: Files) -> None:
+    turn = np.diag([-1.0, 1, -1, 1])
+    for name, volume in files.volumes.items():
+        files.change(name, affine=turn @ volume.affine)
+    (note,) = files.read().notes
+    assert note.startswith("by its bones, the sole lies above: is the patient's position wrong")

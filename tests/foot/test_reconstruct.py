@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ankle_lib.geometry import rigid
 from ankle_lib.learning.checkpoints import save_checkpoint
 from ankle_lib.learning.networks import build
 from ankle_lib.pose_files import FramePose, write_transforms
+from ankle_lib.reconstruction.guided import reconstruct_frames
+from ankle_lib.reconstruction.thick_slices import consistency, scanning
 from ankle_lib.volume import Volume, load, save, to_orientation
 from tests.test_cli import ankle
 from tests.toy_motion import Motion, motion
@@ -241,8 +244,12 @@ def test_nan_and_poses_out_of_sight_are_refused(
     data = scene.frames.data.copy()
     data[20, 20, 3, 1] = np.nan
     save(tmp_path / "nan.nii.gz", data, scene.frames.affine)
-    line = refused(command, out, *arguments(folder, out, dynamic=tmp_path / "nan.nii.gz"))
-    assert "frame 1: 1 voxels are NaN" in line
+    status, shown, errors = command(*arguments(folder, out, dynamic=tmp_path / "nan.nii.gz"))
+    assert status == 1
+    assert "frame 1: 1 voxels are NaN" in shown
+    assert "no accepted pose in frame 1: these frames are 0" in errors
+    for path in tmp_path.glob("sharp*"):
+        path.unlink()
     text = (folder / "transforms.json").read_text().replace("1.0", "NaN", 1)
     (tmp_path / "t.json").write_text(text)
     refused(command, out, *arguments(folder, out, transforms=tmp_path / "t.json"))
@@ -273,3 +280,51 @@ def test_another_network_is_refused(folder: Path, tmp_path: Path, command: Any) 
         line = refused(command, out, *arguments(folder, out, checkpoint=network))
         assert message in line
         assert "net.pt" in line
+
+
+# --- what real files do ---
+
+
+def test_one_voxel_does_not_cost_the_grey_levels(
+    scene: Motion, folder: Path, tmp_path: Path, command: Any, plain: Volume
+) -> None:
+    data = scene.frames.data.copy()
+    data[2, 2, 0, 0] = 1e6
+    save(tmp_path / "spike.nii", data, scene.frames.affine)
+    out = tmp_path / "sharp.nii"
+    status, _, errors = command(*arguments(folder, out, dynamic=tmp_path / "spike.nii"))
+    assert status == 0, errors
+    levels = [len(np.unique(np.rint(v.data[..., 1]))) for v in (load(out), plain)]
+    assert levels[0] > 0.8 * levels[1]
+
+
+def test_what_is_judged_is_what_is_written(folder: Path, tmp_path: Path, plain: Volume) -> None:
+    masks = {bone: folder / f"{bone}.nii.gz" for bone in ("calcaneus", "talus", "tibia")}
+    scans = read_scans(folder / "static.nii.gz", [folder / "dynamic.nii.gz"], masks)
+    poses = read_poses(folder / "transforms.json", scans)
+    grid = plain.shape, plain.affine
+    shared = replace(scanning(scans.frames), step=200.0)
+    frame = next(
+        reconstruct_frames(scans.static, scans.masks, scans.frames, poses, grid, shared=shared)
+    )
+    np.testing.assert_allclose(frame.result.volume.data % 200, 0, atol=1e-3)
+    again = consistency(frame.result.volume, scans.frames.frame(0), shared,
+                        covered=frame.moved.covered)  # fmt: skip
+    assert frame.result.consistency.ratio == pytest.approx(again.ratio, rel=1e-3)
+
+
+def test_an_offset_changes_nothing(
+    scene: Motion, folder: Path, tmp_path: Path, command: Any, plain: Volume
+) -> None:
+    for name in ("static", "dynamic"):
+        volume = load(folder / f"{name}.nii.gz")
+        save(tmp_path / f"{name}.nii", volume.data - np.float32(1024), volume.affine)
+    out = tmp_path / "sharp.nii"
+    given = {name: tmp_path / f"{name}.nii" for name in ("static", "dynamic")}
+    status, shown, errors = command(*arguments(folder, out, **given))
+    assert status == 0, errors
+    assert shown.count("an offset of all intensities, -10") == 2
+    found = load(out)
+    assert found.shape == plain.shape
+    # the darkest values are taken for 0, which are not quite 0 in noise
+    assert np.abs(found.data - plain.data).mean() < 0.03 * plain.data.mean()

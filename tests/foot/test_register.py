@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,16 @@ def test_the_summary_names_frames_but_not_all_of_many(tmp_path: Path) -> None:
         "talus: 3 of 15 frames accepted, correlation 0.50 to 0.64; "
         "rejected: frames 0, 1, 2, 3, 4, 5, 6, 7, … (12 in all)"
     )
+
+
+def test_a_frame_alone_is_found_as_in_its_series(scans: Scans, done: Done, tmp_path: Path) -> None:
+    series = {(pose.frame, pose.bone): pose for pose in done[1]}
+    for number in range(2):
+        alone = replace(
+            scans, frames=Volume(scans.frames.data[..., number : number + 1], scans.frames.affine)
+        )
+        poses, _ = register_scans(alone, tmp_path / str(number), high_resolution=False)
+        for pose in poses[1:]:
+            points = bone_points(scans.masks[pose.bone], scans.static.affine)
+            assert pose.accepted
+            assert tre_mm(pose.matrix, series[number, pose.bone].matrix, points) < 0.5

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -328,7 +329,8 @@ def test_a_manifest_made_from_a_folder_can_be_saved_anywhere(tmp_path: Path) -> 
     cohort = load_manifest(path).cohort("my-scans-2024")
     assert cohort.root == scans.resolve()
     assert cohort.notes == ["not recognised: raw/T01/localizer.nii.gz"]
-    assert verify(cohort) == []
+    lacking = ["no mask of calcaneus and talus and tibia", "no sequence"]
+    assert [finding.problem for finding in verify(cohort)] == lacking
 
 
 # --- downloads ---
@@ -502,3 +504,37 @@ def test_only_remote_cohorts_are_fetched(tmp_path: Path) -> None:
         fetch(phantom, tmp_path)
     with pytest.raises(AnkleError, match="into which folder"):
         fetch(remote("http://127.0.0.1/x"))
+
+
+# --- what a subject lacks ---
+
+
+def test_too_few_and_too_many_files_are_found(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    first, second = content["cohorts"][0]["subjects"]
+    first["static"] = []
+    del first["masks"]["talus"], first["masks"]["tibia"], first["sequences"]
+    second["static"] *= 2
+    path.write_text(yaml.safe_dump(content))
+    cohort = load_manifest(path).cohort()
+    found = [(one.subject, one.file, one.problem) for one in verify(cohort)]
+    assert found == [
+        ("T01", "", "0 static scans, expected one"),
+        ("T01", "", "no mask of talus and tibia"),
+        ("T01", "", "no sequence"),
+        ("E02", "", "2 static scans, expected one"),
+    ]
+
+
+def test_a_file_in_two_places_is_found(tmp_path: Path) -> None:
+    path = write_cohort(tmp_path, ("T01",))
+    static = tmp_path / "raw/T01/static.nii.gz"
+    image = nib.load(static)
+    image.set_qform(STATIC, code=1)
+    moved = STATIC.copy()
+    moved[0, 3] += 12
+    image.set_sform(moved, code=1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).copy(), None, image.header), static)
+    found = problems(path)
+    assert found["raw/T01/static.nii.gz"].startswith("lies in two places, which are 12 mm apart")

@@ -209,7 +209,8 @@ def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
     static.symlink_to(outside)
     scan = scan_folder(scans)
     assert only(scan).static == []
-    assert scan.unrecognised == [lab_names("sub_T01")[0]]
+    (told,) = scan.unrecognised
+    assert told.startswith(f"{lab_names('sub_T01')[0]} (a link that leads out of the folder")
 
 
 def test_unknown_folders_are_refused(tmp_path: Path) -> None:
@@ -314,3 +315,45 @@ def test_real_scans_of_another_kind_are_listed_with_the_right_findings(
     assert set(problems) == set(names[:2])
     assert "0.5 x 0.5 x 0.5 mm" in problems[names[0]]
     assert "0.625 x 0.625 x 4 mm" in problems[names[1]]
+
+
+def test_sessions_and_feet_are_not_merged(tmp_path: Path) -> None:
+    for session in ("01", "02"):
+        stem = f"sub-01_ses-{session}"
+        touch(tmp_path, f"sub-01/ses-{session}/anat/{stem}_acq-3D_T1w.nii.gz")
+        touch(tmp_path, *(f"sub-01/ses-{session}/func/{stem}_acq-FFE_task-active_run-0{n}_bold.nii"
+                          for n in (1, 2)))  # fmt: skip
+        touch(tmp_path, *(f"derivatives/seg/sub-01/{stem}_label-{bone}_mask.nii" for bone in BONES))
+    touch(tmp_path, "derivatives/seg/sub-01/sub-01_label-talus_mask.nii")
+    for side in "LR":
+        stem = f"sub-02_hemi-{side}"
+        touch(tmp_path, f"sub-02/anat/{stem}_T1w.nii", f"sub-02/func/{stem}_task-passive_bold.nii")
+        touch(tmp_path, *(f"derivatives/seg/{stem}_label-{bone}_mask.nii" for bone in BONES))
+    scan = scan_folder(tmp_path)
+    names = {subject.code: {path.name for _, path in subject.files()} for subject in scan.subjects}
+    assert list(names) == ["01ses01", "01ses02", "02hemiL", "02hemiR"]
+    for code, files in names.items():
+        assert len(files) == (6 if code.startswith("01") else 5)
+        shared = f"{code[2:5]}-{code[5:]}" if code.startswith("01") else f"hemi-{code[-1]}"
+        assert all(shared in name for name in files)
+    assert [subject.side for subject in scan.subjects] == [None, None, "left", "right"]
+    (told,) = scan.unrecognised
+    assert told == (
+        "derivatives/seg/sub-01/sub-01_label-talus_mask.nii (ses is one of 01, 02 for others: "
+        "which does it belong to?)"
+    )
+
+
+def test_a_session_without_a_static_scan_does_not_borrow_one(tmp_path: Path) -> None:
+    touch(tmp_path, "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii")
+    touch(tmp_path, *(f"sub-01/ses-{n}/func/sub-01_ses-{n}_task-active_bold.nii" for n in (1, 2)))
+    first, second = scan_folder(tmp_path).subjects
+    assert (len(first.static), len(second.static)) == (1, 0)
+    assert second.sequences[0].path.name == "sub-01_ses-2_task-active_bold.nii"
+
+
+def test_two_static_scans_of_one_foot_stay_with_it(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"sub-01/anat/sub-01_{one}_T1w.nii" for one in ("run-1", "run-2")))
+    touch(tmp_path, *(f"sub-01/func/sub-01_task-active_run-{n}_bold.nii" for n in (1, 2)))
+    subject = only(scan_folder(tmp_path))
+    assert (len(subject.static), len(subject.sequences)) == (2, 2)

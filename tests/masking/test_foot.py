@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.masking.foot import find_foot, foot_mask, pooled_histogram, valley_threshold
+from ankle_lib.masking.foot import (
+    find_foot,
+    foot_mask,
+    pooled_histogram,
+    valley_threshold,
+    without_padding,
+)
 from tests.toy_ankle import toy_ankle
 
 # --- histogram and threshold ---------------------------------------------------------------------
@@ -105,3 +111,33 @@ def test_a_background_without_noise_is_no_obstacle() -> None:
     assert found[ankle.foot.data].mean() > 0.9
     with pytest.raises(AnkleError, match="no foot in it"):
         find_foot(np.full((4, 4, 4), -1.0))
+
+
+# --- what was not measured -----------------------------------------------------------------------
+
+
+def test_only_a_constant_far_from_all_others_is_padding() -> None:
+    image = toy_ankle().static.data
+    for usual in (image, image.astype(np.float32) * 3, np.where(image > 400, image, 0)):
+        data, found = without_padding(usual)
+        assert data is usual
+        assert found == []
+    for value in (-3024, 30_000):
+        padded = image.copy()
+        padded[:8] = value
+        data, (found,) = without_padding(padded)
+        assert not data[:8].any()
+        np.testing.assert_array_equal(data[8:], image[8:])
+        assert f"11% of the voxels, all {value}, were not measured" in found
+        # a few bad voxels are no padding
+        bad = image.copy()
+        bad[0, 0, :5] = value
+        assert without_padding(bad)[0] is bad
+
+
+@pytest.mark.parametrize("offset", [-1024, -32_000, 5000])
+def test_an_offset_is_taken_off(offset: int) -> None:
+    image = toy_ankle().static.data
+    data, (found,) = without_padding(image + np.int16(offset))
+    np.testing.assert_array_equal(data, image)
+    assert found == f"an offset of all intensities, {offset}, was taken off"

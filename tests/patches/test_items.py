@@ -17,7 +17,7 @@ from ankle_lib.patches.rules import (
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.patches.split import Split
 from ankle_lib.presets import BONES
-from ankle_lib.volume import save
+from ankle_lib.volume import load, save
 from tests.patches.toy_items import PSR, generator, subject
 
 
@@ -133,3 +133,11 @@ def test_files_that_do_not_belong_together_are_named(results: Results, tmp_path:
     save(results.subjects[0].static, np.full((24, 24, 3), 7.0), PSR)
     with pytest.raises(AnkleError, match=r"T01\.nii\.gz: the image is constant"):
         list(static_items(results.subjects, results.masked))
+
+
+def test_a_rounded_affine_is_the_same_grid(results: Results) -> None:
+    near = PSR.copy()
+    near[:3, 3] += 3.5e-3
+    mask = load(results.accepted[0].mask)
+    save(results.accepted[0].mask, mask.data, near)
+    assert len(list(dynamic_items(results.subjects, results.masked, results.accepted))) == 4

@@ -325,3 +325,11 @@ def test_control_c_ends_run_and_kernel(
     assert not psutil.pid_exists(kernel)
     assert not (root / "results" / "smoke-toy" / ".writer.json").exists()
     (root / "wait").unlink()
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_any_path_will_do(tmp_path: Path) -> None:
+    root, results = two_chapters(tmp_path / "a {b} [c]"), tmp_path / "my {y} ü"
+    assert run(root, results=results) == [("01_first", "done"), ("02_second", "done")]
+    assert (results / "smoke-toy" / "02_second" / "tables" / "doubled.csv").exists()
+    assert [status for _, status in run(root, results=results)] == ["up to date"] * 2

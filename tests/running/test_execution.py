@@ -240,3 +240,13 @@ def test_no_kernel_is_left_behind(tmp_path: Path) -> None:
     pid = int((tmp_path / "pid").read_text())
     assert pid != os.getpid()
     assert not psutil.pid_exists(pid)
+
+
+def test_braces_in_a_path_are_no_template(tmp_path: Path) -> None:
+    folder = tmp_path / "my {preset} {y} [a] ünïcode"
+    notebook = write_notebook(folder / "book.ipynb", "print(preset)")
+    output = folder / "{results}" / "out.ipynb"
+    output.parent.mkdir()
+    execute_notebook(notebook, output, VALUES)
+    assert nbformat.read(output, as_version=4).cells[-1].outputs[0].text == "smoke\n"
+    assert [path.name for path in output.parent.iterdir()] == ["out.ipynb"]

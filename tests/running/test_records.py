@@ -90,6 +90,21 @@ def test_a_missing_output(course: Course, file: str) -> None:
     assert not course.up_to_date()
 
 
+def test_a_corrupted_output_is_made_again(course: Course) -> None:
+    table = course.second / "tables" / "doubled.csv"
+    os.utime(table, (1, 1))  # a copy, or a clock that has jumped
+    assert course.up_to_date()
+    table.write_text("y")
+    assert not course.up_to_date()
+    course.prepare()
+    assert not table.exists()
+
+
+def test_figures_and_notebooks_may_be_touched(course: Course) -> None:
+    course.write(course.second / "figures" / "a.png", "annotated")
+    assert course.up_to_date()
+
+
 def test_a_changed_scan(course: Course) -> None:
     (course.root / "scans" / "static.txt").write_text("another scan")
     assert not course.up_to_date()

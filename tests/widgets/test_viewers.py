@@ -279,3 +279,17 @@ def test_every_series_says_what_is_not_a_number() -> None:
         "In the mask of talus",
         "The mask of talus is empty: no voxel is above 0.",
     ]
+
+
+@pytest.mark.parametrize("masks", [[MASK], (MASK,), MASK, MASK.data])
+def test_masks_without_names_are_a_sentence(masks: object) -> None:
+    for view in (VolumeViewer(image(), masks), SequencePlayer(sequence(), None, masks)):  # type: ignore[arg-type]
+        (sentence,) = view.message.sentences
+        assert sentence.startswith("Not shown: masks are given by name, as in {'talus': mask}")
+        assert view.panels
+
+
+def test_rounded_affines_are_one_grid() -> None:
+    near = AFFINE.copy()
+    near[:3, 3] += 3.5e-3
+    assert VolumeViewer(image(), {"talus": Volume(MASK.data, near)}).message.sentences == ()

@@ -1,0 +1,224 @@
+"""What happens when a machine or a file does its worst; the README's table is made from here.
+
+``python -m tests.test_hard_knocks`` writes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ankle_lib.files import AnkleError
+from ankle_lib.manifest.document import load_manifest, verify
+from tests.running.test_records import Course
+from tests.test_cli import ankle, own_scans, own_static_scan
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- hard knocks -->", "<!-- end of hard knocks -->"
+
+KNOCKS = {
+    "the disk is full": (
+        "one line, status 1; the earlier result or none, never half of one",
+        "test_hard_knocks.py::test_a_full_disk_leaves_no_half_of_a_result",
+    ),
+    "a folder cannot be written": (
+        "one line, status 1",
+        "test_hard_knocks.py::test_a_folder_that_cannot_be_written_is_one_line",
+    ),
+    "two runs at once": (
+        "the second is told who writes",
+        "running/test_records.py::test_a_second_writer_is_refused_and_told_who_writes",
+    ),
+    "`kill -9` at any moment": (
+        "the next run goes on, and ends with the same tables",
+        "running/test_kill.py::test_a_run_that_was_killed_gives_the_same_tables",
+    ),
+    "a training is killed": (
+        "it ends as if it had never stopped",
+        "learning/test_training.py::test_a_killed_training_ends_as_if_it_had_never_stopped",
+    ),
+    "a result is corrupted later": (
+        "known by its digest; the chapter makes it again",
+        "running/test_records.py::test_a_corrupted_output_is_made_again",
+    ),
+    "a download breaks off": (
+        "nothing is left of it; it is fetched again",
+        "manifest/test_document.py::"
+        "test_a_download_that_breaks_off_leaves_nothing_and_is_done_again",
+    ),
+    "a hostile manifest": (
+        "paths and links that lead out, and YAML that unfolds without end, are refused",
+        "test_hard_knocks.py::test_yaml_that_unfolds_without_end_is_refused",
+    ),
+    "a manifest of thousands of subjects": (
+        "read and checked like any other",
+        "test_hard_knocks.py::test_thousands_of_subjects_are_no_matter",
+    ),
+    "a hostile checkpoint": (
+        "nothing in it is executed",
+        "learning/test_checkpoints.py::test_code_in_a_checkpoint_is_not_run",
+    ),
+    "a header that declares 20 GB": (
+        "refused before memory is taken",
+        "test_fuzz_nifti.py::test_huge_promises_are_refused_before_memory_is_taken",
+    ),
+    "a gzip bomb": (
+        "not unpacked beyond what its header promises",
+        "test_fuzz_nifti.py::test_a_decompression_bomb_is_not_unpacked",
+    ),
+    "1,500 damaged NIfTI files": (
+        "refused in one line, or read right",
+        "test_fuzz_nifti.py::test_a_damaged_file_is_refused_or_read_right",
+    ),
+    "spaces, braces, letters of any language in paths": (
+        "a path is a path",
+        "running/test_execution.py::test_braces_in_a_path_are_no_template",
+    ),
+    "JupyterLab on loopback, behind its token": (
+        "the views work",
+        "browser/test_views.py::test_slide_play_and_point",
+    ),
+    "a clock that jumps": (
+        "what is finished stays finished",
+        "test_hard_knocks.py::test_a_clock_that_jumps_makes_nothing_run_again",
+    ),
+}
+"""What happens to the course: what it does, and a test of it."""
+
+
+@contextmanager
+def full_disk(after: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: the system refuses to write them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (after, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder that are not hidden, with their content."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("after", [0, 1000, 12_000])
+def test_a_full_disk_leaves_no_half_of_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], after: int
+) -> None:
+    scan, *options = map(str, own_static_scan(tmp_path))
+    out = tmp_path / "results" / "seg.nii.gz"
+    words = ("segment", scan, *options, "--out", str(out))
+    with full_disk(after):
+        status, _, errors = ankle(monkeypatch, capsys, *words)
+    assert status == 1
+    assert errors.count("\n") == 1
+    assert errors.startswith("ankle: ")
+    assert not out.parent.exists() or visible(out.parent) == {}
+    assert ankle(monkeypatch, capsys, *words)[0] == 0
+    before = visible(out.parent)
+    with full_disk(after):
+        assert ankle(monkeypatch, capsys, *words)[0] == 1
+    assert visible(out.parent) == before
+
+
+@pytest.mark.parametrize("command", ["segment", "register"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    if command == "segment":
+        words = [*map(str, own_static_scan(tmp_path)), "--out", "/proc/ankle/seg.nii.gz"]
+    else:
+        words = [*own_scans(tmp_path, 1, ("talus",)), "--out", "/proc/ankle"]
+    status, shown, errors = ankle(monkeypatch, capsys, command, *words)
+    assert (status, shown) == (1, "")
+    lines = [line for line in errors.splitlines() if line.startswith("ankle: ")]
+    assert len(lines) == 1
+    assert "/proc" in lines[0]
+    assert "Traceback" not in errors
+
+
+def manifest(path: Path, subjects: str, before: str = "") -> Path:
+    path.write_text(
+        f"{before}version: 1\ncohorts:\n- name: mine\n  licence: none\n"
+        f"  source: {{type: local, root: .}}\n  subjects: {subjects}\n"
+    )
+    return path
+
+
+def test_yaml_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
+    bomb = "x0: &x0 [a, a, a, a, a, a, a, a, a, a]\n"
+    for n in range(1, 10):  # ten billion letters
+        bomb += f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n"
+    for subjects in ("*x9", "[{code: A1, notes: *x9}]", "[{code: A1, static: *x9}]"):
+        began = time.perf_counter()
+        with pytest.raises(AnkleError) as refusal:
+            load_manifest(manifest(tmp_path / "m.yaml", subjects, bomb))
+        assert time.perf_counter() - began < 5
+        assert len(str(refusal.value)) < 1000
+
+
+def test_thousands_of_subjects_are_no_matter(tmp_path: Path) -> None:
+    subjects = ", ".join(f"{{code: S{n}, static: [S{n}.nii]}}" for n in range(2000))
+    found = verify(load_manifest(manifest(tmp_path / "m.yaml", f"[{subjects}]")).cohort())
+    assert sum(finding.problem == "missing" for finding in found) == 2000
+
+
+@pytest.mark.parametrize("year", [1, 4_000_000_000])
+def test_a_clock_that_jumps_makes_nothing_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, year: float
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: year)
+    scan = tmp_path / "scans" / "static.txt"
+    course = Course(tmp_path)
+    assert course.up_to_date()
+    os.utime(scan, (year, year))
+    course.prepare()
+    course.finish()
+    assert course.up_to_date()
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert course.up_to_date()
+
+
+@pytest.mark.parametrize("knock", KNOCKS)
+def test_every_knock_has_its_test(knock: str) -> None:
+    place, _, name = KNOCKS[knock][1].partition("::")
+    text = (Path(__file__).parent / place).read_text(encoding="utf-8")
+    assert re.search(rf"^def {name}\(", text, re.MULTILINE)
+
+
+def table() -> str:
+    """Return the table of the README, between its marks."""
+    rows = [
+        f"| {knock} | {then} | `{test.rpartition('::')[0]}` |"
+        for knock, (then, test) in KNOCKS.items()
+    ]
+    return "\n".join([BEGIN, "", "| what happens | then | tried in `tests/` |", "|---|---|---|",
+                      *rows, "", END])  # fmt: skip
+
+
+def test_the_readme_has_this_table() -> None:
+    assert table() in README.read_text(encoding="utf-8")
+
+
+def write(readme: Any = README) -> None:
+    """Replace the table of the README."""
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    readme.write_text(before + table() + rest.partition(END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
