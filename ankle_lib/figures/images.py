@@ -189,8 +189,7 @@ def _scale_bar(axes: Axes, width_mm: float, height_mm: float) -> None:
     y = axes.get_ylim()[0] + 0.05 * height_mm
     look: dict[str, Any] = {"color": "white", "path_effects": DARK_EDGE}
     axes.plot([x, x + length], [y, y], lw=2.5, solid_capstyle="butt", **look)
-    axes.text(x + length / 2, y + 0.015 * height_mm, f"{length} mm", fontsize=8, ha="center",
-              va="bottom", **look)  # fmt: skip
+    axes.text(x, y + 0.015 * height_mm, f"{length} mm", fontsize=8, va="bottom", **look)
 
 
 def bar_mm(width_mm: float) -> int:
