@@ -200,7 +200,10 @@ def test_the_hook_would_strip_nothing() -> None:
 
 
 def test_notebooks_are_numbered_without_gaps() -> None:
-    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS)))
+    primers = [path.name for path in NOTEBOOKS if path.name.startswith("A")]
+    chapters = [path.name for path in NOTEBOOKS if path.name not in primers]
+    assert [name[:2] for name in chapters] == [f"{n:02d}" for n in range(len(chapters))]
+    assert [name[:2] for name in primers] == [f"A{n}" for n in range(1, len(primers) + 1)]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -209,7 +212,7 @@ def test_sections_are_numbered_and_solutions_hidden(path: Path) -> None:
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     sections = [int(number) for number in re.findall(r"^## (\d+) · ", text, re.MULTILINE)]
     assert sections == list(range(1, len(sections) + 1))
-    for linked in re.findall(r"\((\d\d_\w+\.ipynb)\)", text):
+    for linked in re.findall(r"\(([\dA]\d_\w+\.ipynb)\b", text):
         assert (path.parent / linked).exists(), linked
     for cell in cells:
         if cell.source.startswith("# Solution:"):
@@ -235,6 +238,31 @@ def test_a_chapter_is_finished_in_its_last_cell_of_code(path: Path) -> None:
 
 
 # --- texts ---
+
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_links_within_the_repository_hold(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for linked, anchor in re.findall(r"\]\(([\w./-]+?\.(?:md|ipynb|csv))(?:#([\w-]+))?\)", text):
+        target = path.parent / linked
+        assert target.is_file(), f"{path.name} links to {linked}"
+        assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), anchor
+
+
+def test_every_figure_and_table_of_the_report_has_an_answer() -> None:
+    lines = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    assert all(all(row) for row in rows)
+    answered = [number for row in rows for number in re.findall(r"\b[3-6A]\.\d+\b", row[0])]
+    figures = {"3": 1, "4": 8, "5": 12, "6": 20, "A": 7}
+    for part, count in figures.items():
+        assert {f"{part}.{n}" for n in range(1, count + 1)} <= set(answered)
+    assert all(answered.count(f"6.{n}") >= 2 for n in range(1, 6))  # figures and tables
 
 
 def test_citation_names_the_report_and_the_motion_model() -> None:

@@ -20,8 +20,9 @@ from ankle_lib.geometry import same_grid
 from ankle_lib.quality.review_sheet import AUTOMATIC
 from ankle_lib.volume import Volume, to_orientation
 
-COLUMNS = 15
-"""Frames side by side; more continue below."""
+COLUMNS = 8
+"""Frames side by side, as many as can be read at the width of a notebook; more continue below."""
+WIDTH_INCHES = 10.4
 MARGIN_MM, GAP_MM, BAR_MM = 7.0, 3.0, 20
 """Around the largest bone, between thumbnails, and the length of the scale bar."""
 
@@ -71,7 +72,7 @@ def contact_sheet(
 
     columns, step = min(len(frames), COLUMNS), size + GAP_MM
     n_rows = len(masks) * -(-len(frames) // columns)
-    cell_inches = min(1.8, 16.5 / columns)
+    cell_inches = min(1.8, WIDTH_INCHES / columns)
     height = n_rows * step[1] * cell_inches / step[0]
     figure = new_figure(columns * cell_inches + 0.5, height + 0.6)
     axes = figure.subplots()

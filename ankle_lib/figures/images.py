@@ -177,23 +177,19 @@ def draw_slice(
         places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.02), (0.5, 0.98))
         sides = (("left", "center"), ("right", "center"), ("center", "bottom"), ("center", "top"))
         for letter, (x, y), (ha, va) in zip(image.letters, places, sides, strict=True):
-            axes.text(x, y, letter, color="#F0E442", fontsize=9, fontweight="bold", ha=ha,
-                      va=va, transform=axes.transAxes, path_effects=DARK_EDGE)  # fmt: skip
-        _scale_bar(axes, width)
+            axes.text(left + x * width, bottom + y * height, letter, color="#F0E442", fontsize=9,
+                      fontweight="bold", ha=ha, va=va, path_effects=DARK_EDGE)  # fmt: skip
+        _scale_bar(axes, width, height)
 
 
-def _scale_bar(axes: Axes, width_mm: float) -> None:
-    """Draw a bar of 5 to 50 mm at the lower left of axes that are in mm, ``width_mm`` wide."""
+def _scale_bar(axes: Axes, width_mm: float, height_mm: float) -> None:
+    """Draw a bar of 5 to 50 mm at the lower left of axes that are in mm, of this extent."""
     length = bar_mm(width_mm) or 5
-    x, y = axes.get_xlim()[0] + 0.04 * width_mm, 0.05
-    look: dict[str, Any] = {
-        "color": "white",
-        "transform": axes.get_xaxis_transform(),
-        "path_effects": DARK_EDGE,
-    }
+    x = axes.get_xlim()[0] + 0.04 * width_mm
+    y = axes.get_ylim()[0] + 0.05 * height_mm
+    look: dict[str, Any] = {"color": "white", "path_effects": DARK_EDGE}
     axes.plot([x, x + length], [y, y], lw=2.5, solid_capstyle="butt", **look)
-    axes.text(x + length / 2, y + 0.015, f"{length} mm", fontsize=8, ha="center", va="bottom",
-              **look)  # fmt: skip
+    axes.text(x, y + 0.015 * height_mm, f"{length} mm", fontsize=8, va="bottom", **look)
 
 
 def bar_mm(width_mm: float) -> int:
@@ -258,6 +254,13 @@ def image_grid(
         else:
             marked = marks != "none" and (first or marks == "all")
             draw_slice(axes, image, colours=colours, marked=marked)
+            # every panel spans as many mm as its row and column, or smaller slices look larger
+            for side, span in enumerate(
+                (widths[place.colspan.start], heights[place.rowspan.start])
+            ):
+                low, rest = image.origin_mm[side], (span - image.size_mm[side]) / 2
+                ends = (low - rest, low + image.size_mm[side] + rest)
+                (axes.set_ylim if side else axes.set_xlim)(ends)
     for axes, title in zip(panels[0], titles, strict=False):
         axes.set_title(title, fontsize=10)
     for axes, name in zip(panels[:, 0], names, strict=False):

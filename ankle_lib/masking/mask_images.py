@@ -1,4 +1,4 @@
-"""Soft weights around the bones, and those and the feet of a whole clean cohort in BIDS names."""
+"""Soft weights around the bones, and the feet of a whole clean cohort in BIDS names."""
 
 from __future__ import annotations
 
@@ -37,9 +37,6 @@ GAUSS_REACH = 4.0
 
 MAX_JOBS = 8
 """Subjects at a time; each takes about 0.6 GB at the report's grid."""
-
-WEIGHT_STEP = 1e-4
-"""Weights are stored as int16 in steps of this size."""
 
 Thresholds = Mapping[str, tuple[float, float | None]]
 """For ``static`` and ``dynamic``: above what is foot, and another threshold to compare with."""
@@ -136,13 +133,13 @@ def mask_cohort(
     fill_holes: bool = False,
     truth: Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write foot masks of every image and weights of every bone, and their tables.
+    """Write the foot masks of every image, and tables of them and of the bones' volumes.
 
     Files are ``sub-T01/sub-T01_static_desc-foot_mask.nii.gz``,
     ``sub-T01/sub-T01_task-active_run-01_frame-07_desc-foot_mask.nii.gz``,
-    ``sub-T01/sub-T01_static_label-talus_desc-weights.nii.gz``, ``tables/foot_masks.csv`` and
-    ``tables/bone_volumes.csv``. Subjects that an earlier, interrupted call has finished are not
-    done again. Several subjects are done at a time, on this machine or on a cluster
+    ``tables/foot_masks.csv`` and ``tables/bone_volumes.csv``. Weights of bones are made where they
+    are used (`bone_weights`). Subjects that an earlier, interrupted call has finished are not done
+    again. Several subjects are done at a time, on this machine or on a cluster
     (see `parallel.run_all`).
 
     Parameters
@@ -195,7 +192,7 @@ def mask_cohort(
 def _mask_subject(
     out: Path, thresholds: Thresholds, fill_holes: bool, truth: Path | None, subject: CleanSubject
 ) -> dict[str, Any]:
-    """Write the foot masks and the weights of a subject; return the rows of both tables."""
+    """Write the foot masks of a subject; return the rows of both tables."""
     code, runs = subject.code, {"static": [subject.static], **subject.sequences}
     labels = {name: truth / code / f"{name}_dseg.nii.gz" for name in runs} if truth else {}
 
@@ -227,7 +224,7 @@ def _mask_subject(
                         "other_dice_truth": other_overlap,
                     }
                 )
-        bones = [_bone_row(subject, bone, path, out) for bone, path in subject.masks.items()]
+        bones = [_bone_row(subject, bone, path) for bone, path in subject.masks.items()]
         return {"foot_masks": rows, "bone_volumes": bones}
 
     images = [path for run in runs.values() for path in run]
@@ -245,18 +242,13 @@ def _true_feet(path: Path) -> NDArray:
     return (labels > 0).reshape(*labels.shape[:3], -1)
 
 
-def _bone_row(subject: CleanSubject, bone: str, path: Path, out: Path) -> dict[str, Any]:
-    """Write the weights of one bone; return its row of the table."""
-    volume, name = load(path), f"sub-{subject.code}"
-    mask = volume.data > 0
-    soft = bone_weights(
-        mask, volume.voxel_size_mm, in_mm(BONE_RADIUS_VOXELS[bone]), in_mm(REPORT_SIGMA_VOXELS)
-    )
-    target = out / name / f"{name}_static_label-{bone}_desc-weights.nii.gz"
-    save(target, soft, volume.affine, scale=WEIGHT_STEP)
+def _bone_row(subject: CleanSubject, bone: str, path: Path) -> dict[str, Any]:
+    """Return the row of one bone in the table of volumes."""
+    volume = load(path)
+    n_voxels = np.count_nonzero(volume.data > 0)
     return {
         "subject": subject.code,
         "bone": bone,
-        "volume_cm3": float(np.count_nonzero(mask) * np.prod(volume.voxel_size_mm)) / 1000.0,
+        "volume_cm3": float(n_voxels * np.prod(volume.voxel_size_mm)) / 1000.0,
         "group": subject.group,
     }

@@ -263,8 +263,8 @@ def earlier_chapters(root: Path, name: str) -> list[str]:
 
 
 def list_chapters(root: Path) -> list[Path]:
-    """Return the notebooks ``NN_name.ipynb`` of ``root`` in order."""
-    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    """Return the notebooks ``NN_name.ipynb`` of ``root`` in order, then ``A1_name.ipynb`` etc."""
+    notebooks = sorted((root / "notebooks").glob("[0-9A][0-9]_*.ipynb"))
     if not notebooks:
         raise AnkleError(f"there are no notebooks NN_name.ipynb in {root / 'notebooks'}")
     return notebooks

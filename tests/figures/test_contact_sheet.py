@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from ankle_lib.figures.contact_sheet import contact_sheet
+from ankle_lib.figures.contact_sheet import COLUMNS, contact_sheet
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import AnkleError, write_figure
 from ankle_lib.quality.review_sheet import AUTOMATIC
@@ -130,7 +130,7 @@ def test_a_registration_without_mask_is_shown_all_the_same(frames, masks) -> Non
 def test_many_frames_continue_below(frames, masks) -> None:
     talus = {"talus": [masks["talus"][0]] * 17}
     figure = contact_sheet([frames[0]] * 17, talus, sheet_rows())
-    first, later = cells(figure)[0], cells(figure)[15]
+    first, later = cells(figure)[0], cells(figure)[COLUMNS]
     assert later[0] == first[0]
     assert later[1] + later[3] < first[1]
 

@@ -13,8 +13,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.masking.foot import foot_mask, valley_threshold
 from ankle_lib.masking.mask_images import (
-    BONE_RADIUS_VOXELS,
-    REPORT_SIGMA_VOXELS,
     REPORT_VOXEL_MM,
     bone_weights,
     cohort_histograms,
@@ -155,15 +153,6 @@ def test_mask_cohort(ankle: ToyAnkle, subject: CleanSubject, tmp_path: Path) -> 
     frame = load(folder / "sub-T01_task-active_run-01_frame-02_desc-foot_mask.nii.gz")
     assert frame.shape == ankle.sequence.shape
     assert frame.data.mean() == pytest.approx(table["foot_fraction"][3], rel=1e-5)
-    for bone in ankle.masks:
-        saved = load(folder / f"sub-T01_static_label-{bone}_desc-weights.nii.gz")
-        expected = bone_weights(
-            ankle.masks[bone].data > 0,
-            ankle.static.voxel_size_mm,
-            in_mm(BONE_RADIUS_VOXELS[bone]),
-            in_mm(REPORT_SIGMA_VOXELS),
-        )
-        np.testing.assert_allclose(saved.data, expected, atol=1e-4)
 
 
 def test_mask_cohort_goes_on_where_it_stopped(subject: CleanSubject, tmp_path: Path) -> None:
