@@ -95,7 +95,7 @@ class Study:
         """Train several networks, or read what was trained before; see `train_side_by_side`."""
         wanted = dict.fromkeys(recipes)
         trainings = [self._training(recipe, split) for recipe in wanted]
-        trained = train_side_by_side(trainings, device=self.device)
+        trained = train_side_by_side(trainings)
         return dict(zip(wanted, trained, strict=True))
 
     def _training(self, recipe: Recipe, split: Split | None) -> Callable[[], Trained]:
