@@ -72,10 +72,12 @@ RELATIVE = 0.01
 """Numbers under other names may move by this part of themselves, integers not at all."""
 
 MANY = 100
-"""Rows of a larger table are single cases, not means. There the mean of a column may move by its
-tolerance, and a single case by"""
+"""Rows of a larger table are single cases, not means. There the mean of the column, and the mean of
+the rows that share a text, may move by its tolerance, and a single case by"""
 SINGLE = 20
 """so many times that."""
+FEWEST = 20
+"""Rows that must share a text for their mean to count."""
 
 
 @dataclass(frozen=True)
@@ -225,11 +227,22 @@ def _changes(name: str, old: pd.DataFrame, new: pd.DataFrame, times: float) -> I
         moved, limit = float(apart[worst]), float(allowed[worst])
         too_much = moved > limit
         if len(both) > MANY:
-            shift = abs(float(np.nanmean(y) - np.nanmean(x)))
+            shift, of = max(_mean_shifts(pd.Series(y - x, both), before.loc[both, texts]))
             too_much = moved > SINGLE * limit or shift > float(allowed.mean())
         what = f"{both[worst][0]}: {x[worst]:.6g} -> {y[worst]:.6g}"
         what += f"; {np.count_nonzero(apart)} of {len(x)} rows"
+        if len(both) > MANY:
+            what += f", the mean of {of} by {shift:.3g}"
         yield Change(f"{name}, {column}", what, too_much, moved, limit)
+
+
+def _mean_shifts(moved: pd.Series, texts: pd.DataFrame) -> Iterator[tuple[float, str]]:
+    """Yield by how much the mean of all rows moved, and of those that share a text, and whose."""
+    yield abs(float(moved.mean())), "all"
+    for column in texts:
+        groups = moved.groupby(texts[column].astype(str))
+        means = groups.mean().abs()[groups.size() >= FEWEST]
+        yield from ((float(mean), f"{column} {value}") for value, mean in means.items())
 
 
 def _is_number(column: pd.Series) -> bool:

@@ -102,6 +102,9 @@ def test_a_change_of_two_hundredths_of_dice_is_found(old: Path) -> None:
 def test_so_is_it_where_every_row_moves_a_little_on_the_mean(old: Path) -> None:
     shifted = frames().assign(tre_mm=frames()["tre_mm"] + 0.15)
     assert len(moved(old, frames=shifted)) == 1
+    part = frames()
+    part.loc[part["bone"] == "talus", "tre_mm"] += 0.15  # 0.05 of all
+    assert "the mean of bone talus by 0.15" in moved(old, frames=part)[0]
     one_case = frames()
     one_case.loc[7, "tre_mm"] += 0.15  # 1 of 240: a case may differ
     assert moved(old, frames=one_case) == []
