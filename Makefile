@@ -1,8 +1,9 @@
 PYTHON ?= python3
 PRESET ?= laptop
+DEVICE ?= auto
 BIN := .venv/bin
 
-.PHONY: env figures summary test lab clean
+.PHONY: env figures reference summary test lab clean
 
 env: .venv/.made
 
@@ -12,7 +13,12 @@ env: .venv/.made
 	touch $@
 
 figures: env
-	$(BIN)/ankle run --preset $(PRESET)
+	$(BIN)/ankle run --preset $(PRESET) --device $(DEVICE)
+
+reference: figures
+	rm -rf reference/$(PRESET) && mkdir -p reference/$(PRESET)
+	cd results/$(PRESET) && find . -path "./*/tables/*.csv" \
+		-exec cp --parents {} ../../reference/$(PRESET) ";"
 
 summary: env
 	$(BIN)/ankle summary --preset $(PRESET)

@@ -81,10 +81,14 @@ def run(
     ] = None,
     cohort: Annotated[str, typer.Option(help="A cohort of data_manifest.yaml.")] = "phantom",
     results: ResultsOption = None,
-    device: DeviceOption = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",  # see Place.find
     force: Annotated[
         bool, typer.Option("--force", help="Run chapters even if they are up to date.")
     ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="REFERENCE", help="Then compare the tables with these."),
+    ] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the notebooks (repeatable)."),
@@ -102,7 +106,29 @@ def run(
         device=device,
         force=force,
         parameters=_parameters(parameter or []),
+        reference=check,
     )
+
+
+@app.command("compare")
+def compare_command(
+    old: Annotated[Path, typer.Argument(help="A run: results/PRESET, or its tables alone.")],
+    new: Annotated[Path, typer.Argument(help="Another run of that preset.")],
+    page: Annotated[
+        Path | None, typer.Option(help="Page to write; default: comparison.html in NEW.")
+    ] = None,
+    other_machine: Annotated[
+        bool,
+        typer.Option("--other-machine", help="Allow what short trainings differ by elsewhere."),
+    ] = False,
+) -> None:
+    """Tell which numbers moved between two runs, and by how much; more than may be is an error.
+
+    Writes a page with all changes, and the figures that differ side by side. Timings are left out.
+    """
+    from ankle_lib.running.compare import check
+
+    check(old, new, page, other_machine=other_machine)
 
 
 @app.command("register")
@@ -234,12 +260,15 @@ def summary_command(
     """
     from ankle_lib import summary
     from ankle_lib.presets import get_preset
-    from ankle_lib.running.chapter import find_root
+    from ankle_lib.running.chapter import failed_claims, find_root, list_chapters
 
     root = find_root()
     if not readme_only:
         folder = (results or root / "results").absolute() / get_preset(preset).name
         print(summary.write_summary(folder, root))
+        for chapter in list_chapters(root):
+            for claim in failed_claims(folder / chapter.stem):
+                print(f"{chapter.stem}: does not hold: {claim}")
     print(summary.write_readme(root))
 
 

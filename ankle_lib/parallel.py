@@ -9,10 +9,14 @@ ever where workers are lost again and again with the same task; this one says so
 from __future__ import annotations
 
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import filelock
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
@@ -34,6 +38,7 @@ def run_all(
     *,
     n_jobs: int | None = None,
     workers: Literal["processes", "threads"] = "processes",
+    device: str = "cpu",
     desc: str = "",
 ) -> list[Result]:
     """Return ``[function(task) for task in tasks]``, several at a time.
@@ -51,6 +56,9 @@ def run_all(
     workers : "processes" or "threads"
         Threads suit work that spends its time in numpy or torch and share memory. Ignored on a
         cluster.
+    device : str
+        Where the tasks compute. Those for a GPU are threads, which share what one process holds
+        on it: while one computes there (see `turn_on`), others read, resample and write.
     desc : str
         What the tasks do. A bar of this name moves with every finished task; without a name there
         is none.
@@ -71,11 +79,27 @@ def run_all(
         numbered = _on_cluster(address, function, tasks)
     else:
         cores = joblib.cpu_count()
+        if device != "cpu":
+            workers = "threads"
         jobs = max(1, min(n_jobs or cores, cores, len(tasks)))
         numbered = _on_this_machine(function, tasks, jobs, workers)
     bar = tqdm(numbered, total=len(tasks), desc=desc, disable=not desc)
     results = dict(bar)
     return [results[number] for number in range(len(tasks))]
+
+
+def turn_on(device: str) -> AbstractContextManager[Any]:
+    """Return the context in which a task has the GPU of this machine to itself; free on a CPU.
+
+    Others wait, be they threads, processes or workers of a cluster, so that the memory of the GPU
+    has to hold the work of one. A thread may ask for a turn that it has.
+    """
+    return nullcontext() if device == "cpu" else _GPU
+
+
+# a name of one's own: another user's file could not be opened
+_GPU_LOCK = Path(tempfile.gettempdir()) / f"ankle_lib-gpu-{os.getuid()}.lock"
+_GPU = filelock.FileLock(_GPU_LOCK)
 
 
 def _on_this_machine(

@@ -58,6 +58,7 @@ def test_options_reach_the_run(command: Any, monkeypatch: pytest.MonkeyPatch) ->
     status, _, _ = command(
         *("run", "--preset", "smoke", "--from", "01", "--cohort", "mine", "--results", "out"),
         *("--device", "cpu", "--force", "-p", "radius_mm=2.5", "-p", "fast=true", "-p", "name=x"),
+        *("--check", "tables"),
     )
     assert status == 0
     assert asked == {
@@ -69,6 +70,7 @@ def test_options_reach_the_run(command: Any, monkeypatch: pytest.MonkeyPatch) ->
         "device": "cpu",
         "force": True,
         "parameters": {"radius_mm": 2.5, "fast": True, "name": "x"},
+        "reference": Path("tables"),
     }
 
 
@@ -80,6 +82,7 @@ def test_options_reach_the_run(command: Any, monkeypatch: pytest.MonkeyPatch) ->
             "there is no preset 'huge': choose one of smoke",
         ),
         (["run", "-p", "radius"], "'radius' is not NAME=VALUE"),
+        (["run", "--check", "nowhere", "--cohort", "toy"], "nowhere holds no tables"),
         (["run", "-p", "radius={"], "the value cannot be read"),
         (["run", "--cohort", "nobody"], "there is no cohort 'nobody'"),
         (["data", "verify", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
@@ -102,6 +105,22 @@ def test_a_refusal_is_one_line_and_status_1(
     assert errors.startswith("ankle: ")
     assert errors.count("\n") == 1
     assert out == ""
+
+
+def test_runs_are_compared(command: Any, tmp_path: Path) -> None:
+    for run, dice in (("old", 0.95), ("same", 0.952), ("worse", 0.93)):
+        place = tmp_path / run / "05_first" / "tables" / "scores.csv"
+        place.parent.mkdir(parents=True)
+        place.write_text(f"bone,dice\ntalus,{dice}\n")
+    status, out, _ = command("compare", tmp_path / "old", tmp_path / "same")
+    assert status == 0
+    assert out.splitlines()[-1] == "1 tables compared, 1 changes, 0 of them too large"
+    page = tmp_path / "page.html"
+    status, out, errors = command("compare", tmp_path / "old", tmp_path / "worse", "--page", page)
+    assert status == 1
+    assert "dice: by up to 0.02 (0.01), bone talus: 0.95 -> 0.93" in out
+    assert errors.count("\n") == 1
+    assert page.is_file()
 
 
 def test_a_wrong_option_is_status_2(command: Any) -> None:

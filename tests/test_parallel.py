@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from ankle_lib import parallel
 from ankle_lib.files import AnkleError
-from ankle_lib.parallel import SCHEDULER_VARIABLE, run_all
+from ankle_lib.parallel import SCHEDULER_VARIABLE, run_all, turn_on
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,38 @@ def test_the_bar_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3/3" in shown
     run_all(square, range(3), n_jobs=1)
     assert not capsys.readouterr().err
+
+
+def show_turns(device: str, log: list[str], number: int) -> None:
+    with turn_on(device), turn_on(device):  # twice by one thread does no harm
+        log.append(f"{number} begins")
+        time.sleep(0.02)
+        log.append(f"{number} ends")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_one_task_at_a_time_computes_on_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    log: list[str] = []
+    task = partial(show_turns, device, log)
+    run_all(task, range(4), n_jobs=2, workers="threads", device=device)
+    whole_turns = [log[n].split()[0] == log[n + 1].split()[0] for n in range(0, len(log), 2)]
+    assert len(log) == 8
+    assert all(whole_turns) == (device == "cuda")
+
+
+def test_other_processes_wait_for_the_gpu_too() -> None:
+    take = "from ankle_lib import parallel; parallel.turn_on('cuda').acquire(timeout=0)"
+    command = [sys.executable, "-c", take]
+    with turn_on("cuda"):
+        refused = subprocess.run(command, capture_output=True, text=True)
+    assert "filelock._error.Timeout" in refused.stderr
+    assert subprocess.run(command).returncode == 0
+
+
+def test_tasks_for_a_gpu_share_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    assert set(run_all(process_id, range(4), n_jobs=2, device="cuda")) == {os.getpid()}
 
 
 # --- on a cluster ---

@@ -24,7 +24,7 @@ from ankle_lib.learning.prediction import Prediction, Segmenter, predict
 from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice, mask_scores
-from ankle_lib.parallel import run_all
+from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.registration.engines import Resolution, Settings, register
 from ankle_lib.registration.every_sequence import sequence_images, transforms_path
@@ -85,8 +85,8 @@ class Contest:
         rotation_error_deg, lost. Distances from the truth of poses are NaN for real scans.
     poses : mapping of method to mapping of (subject, sequence) to Poses
     seconds : DataFrame
-        Columns method, subject, group, sequence, seconds: of computing, on one core, all that the
-        method needs for masks and poses.
+        Columns method, subject, group, sequence, seconds: of computing all that the method needs
+        for masks and poses, on one core, or with the GPU alone.
     """
 
     scores: pd.DataFrame
@@ -127,8 +127,9 @@ def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest
     ]
     segmenter = Segmenter.of(trained, pixel_mm=study.sizes.pixel_mm)
     answers = run_all(
-        partial(_remembered, segmenter, trained.folder, study.registered, folder),
+        partial(_remembered, segmenter, study.device, trained.folder, study.registered, folder),
         entries,
+        device=study.device,
         desc="segmenting sequences",
     )
     by_key = dict(zip(sequences, answers, strict=True))
@@ -193,7 +194,10 @@ def registered_motion(study: DynamicStudy) -> CohortPoses:
 
 
 def poses_from_masks(
-    found: Sequence[Prediction], affine: NDArray[np.float64], bones: StaticBones
+    found: Sequence[Prediction],
+    affine: NDArray[np.float64],
+    bones: StaticBones,
+    device: str = "cpu",
 ) -> Poses:
     """Return the poses that lay the static masks onto the network's probabilities.
 
@@ -207,6 +211,8 @@ def poses_from_masks(
     affine : (4, 4) array
         Of the frames.
     bones : StaticBones
+    device : str
+        "cpu" or "cuda".
 
     Returns
     -------
@@ -229,7 +235,7 @@ def poses_from_masks(
         moving = Volume(cut.data.astype(np.float32), cut.affine)
         fixed = Volume(np.stack([maps[n] for n in enough], axis=-1), grid)
         everywhere = {bone: np.ones(moving.shape, dtype=np.float32)}
-        fit = register(fixed, moving, everywhere, start=start, settings=OF_MASKS)
+        fit = register(fixed, moving, everywhere, start=start, settings=OF_MASKS, device=device)
         poses[bone][enough] = fit.region(bone)
     return poses
 
@@ -245,6 +251,7 @@ def _largest_piece(raw: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def _remembered(
     segmenter: Segmenter,
+    device: str,
     network: Path,
     registered: Path,
     folder: Path,
@@ -256,7 +263,7 @@ def _remembered(
     transforms = transforms_path(registered, subject.code, sequence)
     return cache.remembered(
         folder / f"{subject.code}_{sequence}.json",
-        partial(_work, segmenter, registered, *entry),
+        partial(_work, segmenter, device, registered, *entry),
         inputs=[network / WEIGHTS, subject.static, *subject.masks.values(), transforms],
         settings=[
             [subject.code, subject.group, sequence, segmenter.pixel_mm, network.name],
@@ -268,6 +275,7 @@ def _remembered(
 
 def _work(
     segmenter: Segmenter,
+    device: str,
     registered: Path,
     subject: CleanSubject,
     frames: Sequence[Frame],
@@ -276,14 +284,17 @@ def _work(
 ) -> dict[str, Any]:
     bones = StaticBones.read(subject)
     carried, accepted = read_poses(registered, subject, frames[0].sequence)
-    laps = [time.process_time()]
-    found = [predict_frame(frame, segmenter) for frame in frames]
-    of_masks = poses_from_masks(found, frames[0].affine, bones)
-    laps.append(time.process_time())  # the network's poses take its masks and this search
-    gated, trust = _gated(subject, frames, bones, found, of_masks)
-    laps.append(time.process_time())
-    smooth = smooth_together(gated, trust, bones.centres)
-    laps.append(time.process_time())
+    # a processor's time says nothing of a GPU, and here threads share it
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    with turn_on(device):
+        laps = [clock()]
+        found = [predict_frame(frame, segmenter) for frame in frames]
+        of_masks = poses_from_masks(found, frames[0].affine, bones, device)
+        laps.append(clock())  # the network's poses take its masks and this search
+        gated, trust = _gated(subject, frames, bones, found, of_masks, device)
+        laps.append(clock())
+        smooth = smooth_together(gated, trust, bones.centres)
+        laps.append(clock())
     seconds = [registration_seconds, *np.subtract(laps[1:], laps[0])]
     poses = dict(zip(METHODS, (carried, of_masks, gated, smooth), strict=True))
     where = {"subject": subject.code, "group": subject.group, "sequence": frames[0].sequence}
@@ -321,6 +332,7 @@ def _gated(
     bones: StaticBones,
     found: Sequence[Prediction],
     of_masks: Poses,
+    device: str,
 ) -> tuple[Poses, Trust]:
     """Register images from the network's poses; return poses and trust in them."""
     known = {bone: np.isfinite(poses).all(axis=(1, 2)) for bone, poses in of_masks.items()}
@@ -333,7 +345,7 @@ def _gated(
     chosen = Volume(fixed.data[..., seen], fixed.affine)
     weights = weights_of({bone: masks[bone] for bone in poses})
     start = np.stack([of_masks[bone][seen] for bone in poses], axis=1)
-    fits = register(chosen, static, weights, start=start, settings=FROM_NETWORK)
+    fits = register(chosen, static, weights, start=start, settings=FROM_NETWORK, device=device)
     for row, n in enumerate(seen):
         for index, bone in enumerate(poses):
             pose = fits.poses[row, index]

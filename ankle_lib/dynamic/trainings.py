@@ -135,7 +135,7 @@ class DynamicStudy:
 
     def train_all(self, trainings: Sequence[Callable[[], Trained]]) -> list[Trained]:
         """Train networks side by side, or read what was trained before."""
-        return train_side_by_side(trainings, device=self.device)
+        return train_side_by_side(trainings)
 
     def score(self, kinds: Iterable[tuple[Mapping[str, Any], Any, Sequence[Scan]]]) -> pd.DataFrame:
         """Score networks on scans.

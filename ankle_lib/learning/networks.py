@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -317,13 +318,15 @@ def parameter_count(network: nn.Module) -> int:
 def is_fast_in_bfloat16(device_type: str) -> bool:
     """Tell whether a kind of device multiplies bfloat16 itself; else float32 is faster there.
 
-    A processor does if it can and if PyTorch uses all of it: ``ATEN_CPU_CAPABILITY=avx2`` makes it
-    compute as older ones.
+    A GPU does from compute capability 8.0 on. A processor does if it can and if PyTorch uses all
+    of it: ``ATEN_CPU_CAPABILITY=avx2`` makes it compute as older ones. PyTorch before 2.11 does
+    not tell; float32 is right everywhere.
     """
     if device_type == "cuda":
-        return True
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     uses_it = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return uses_it and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    told: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return uses_it and bool(told.get("avx512_bf16"))
 
 
 def fast_autocast(device: torch.device) -> torch.autocast:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ankle_lib.learning.losses import SEGMENTATION_LOSSES
-from ankle_lib.learning.networks import Head, SliceNetwork, build
+from ankle_lib.learning.networks import Head, ResNetSize, Size, SliceNetwork, build
 from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 
@@ -97,6 +97,20 @@ class Recipe:
     def head(self) -> Head:
         """What the network gives, as its loss wants it."""
         return "probability" if self.loss in SEGMENTATION_LOSSES else "intensity"
+
+    @property
+    def decisive(self) -> Recipe:
+        """The recipe without what decides nothing, so that no network is trained twice.
+
+        That is the usual depth, if it is asked for, and how many patches a validation would see.
+        """
+        size = ResNetSize if self.network.startswith("resnet") else Size
+        usual = self.depth == size.model_fields["depth"].default
+        return replace(
+            self,
+            depth=None if usual else self.depth,
+            n_validation=self.n_validation if self.keep_best else 1,
+        )
 
     def fresh(self) -> SliceNetwork:
         """Return the network with its first weights, which the seed decides."""

@@ -40,7 +40,7 @@ WEIGHTS = "network.ckpt"
 TABLES = ("losses.csv", "epochs.csv")
 
 MOST_AT_ONCE = 4
-"""Networks trained side by side: each process takes most of a gigabyte."""
+"""Networks trained side by side: each process takes most of a gigabyte, also on a GPU."""
 
 Answer = TypeVar("Answer")
 
@@ -124,7 +124,8 @@ def train_once(
     """Train a network, or read it if that was done before.
 
     A training that was killed goes on where it stopped. Each recipe, with what it is given, has
-    its own folder; when it is finished only the weights, losses and epochs stay there.
+    its own folder (see `Recipe.decisive`); when it is finished only the weights, losses and epochs
+    stay there.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def train_once(
     >>> trained = train_once(recipe, lambda stage: source.draw, folder, decides=checksums)
     """
     first = [] if start is None else [one.cpu().numpy() for one in start.state_dict().values()]
-    settings = [recipe, decides, first, cache.code_digest(train_once)]
+    settings = [recipe.decisive, decides, first, cache.code_digest(train_once)]
     place = cache.folder_for(folder, recipe.network, draws, settings)
     if not (place / WEIGHTS).exists():
         network = recipe.fresh()
@@ -183,23 +184,18 @@ def train_once(
     return Trained(network, recipe, losses, epochs, place)
 
 
-def train_side_by_side(
-    trainings: Sequence[Callable[[], Trained]], *, device: str = "cpu"
-) -> list[Trained]:
-    """Train several networks, side by side on a CPU; what was trained before is read.
+def train_side_by_side(trainings: Sequence[Callable[[], Trained]]) -> list[Trained]:
+    """Train several networks in processes side by side; what was trained before is read.
 
-    Small networks on small patches leave most of a processor idle, so each gets one core. On a
-    GPU they are trained one after the other.
+    Small networks on small patches leave most of a processor idle, so each gets one core, and
+    most of a GPU, which waits for a processor to launch what it is to do next.
 
     Parameters
     ----------
     trainings : sequence of callables without arguments
         Each trains a network once, e.g. a `functools.partial` of `scans.train_on_scans`.
-    device : str
-        "cpu" or "cuda".
     """
-    if device == "cpu":
-        run_all(_done, trainings, n_jobs=MOST_AT_ONCE, desc="training networks")
+    run_all(_done, trainings, n_jobs=MOST_AT_ONCE, desc="training networks")
     return [training() for training in trainings]
 
 

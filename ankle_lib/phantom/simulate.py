@@ -120,8 +120,9 @@ def simulate(
     records = run_all(
         partial(_remembered_subject, preset, out, seed, device),
         codes,
-        n_jobs=1 if device != "cpu" else max(1, fitting),
+        n_jobs=max(1, fitting),
         workers="threads",
+        device=device,
         desc="" if all(_record(out, code).exists() for code in codes) else "simulating subjects",
     )
     return _write_manifest(out, preset, records)

@@ -102,7 +102,7 @@ class MovingFoot:
             for bone, mask in masks.items()
         }
         return cls(
-            torch.from_numpy(_doubled(static.data))[None].to(device),
+            _doubled(static.data, device)[None],
             static.affine @ np.diag([0.5, 0.5, 0.5, 1.0]),
             distances,
             static.affine @ in_block,
@@ -318,13 +318,27 @@ def _signed_distance(
     return (outward - inward).astype(np.float32)
 
 
-def _doubled(image: NDArray) -> NDArray[np.float32]:
-    """Values at the voxels and half-way between, along every axis, by cubic splines."""
-    fine = image.astype(np.float32)
+def _doubled(image: NDArray, device: str | torch.device = "cpu") -> Tensor:
+    """Values at the voxels and half-way between, along every axis, by cubic splines.
+
+    On a GPU by products with matrices, since a spline is linear in the values: many times the
+    arithmetic, and still seconds less.
+    """
+    if torch.device(device).type == "cpu":
+        fine = image.astype(np.float32)
+        for axis in range(image.ndim):
+            fine = _doubled_along(fine, axis)
+        return torch.from_numpy(fine)
+    values = torch.from_numpy(image.astype(np.float32)).to(device)
     for axis, n in enumerate(image.shape):
-        spline = ndimage.spline_filter1d(fine, 3, axis, output=np.float32, mode="mirror")
-        between = ndimage.correlate1d(spline, HALF_WAY, axis, mode="mirror", origin=-1)
-        both = np.stack([fine, between], axis=axis + 1)
-        both = both.reshape(*fine.shape[:axis], 2 * n, *fine.shape[axis + 1 :])
-        fine = both.take(range(2 * n - 1), axis)
-    return fine
+        matrix = torch.from_numpy(_doubled_along(np.eye(n, dtype=np.float32), 0)).to(device)
+        values = torch.tensordot(matrix, values, dims=([1], [axis])).movedim(0, axis)
+    return values.contiguous()
+
+
+def _doubled_along(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    n, before, after = values.shape[axis], values.shape[:axis], values.shape[axis + 1 :]
+    spline = ndimage.spline_filter1d(values, 3, axis, output=np.float32, mode="mirror")
+    between = ndimage.correlate1d(spline, HALF_WAY, axis, mode="mirror", origin=-1)
+    both = np.stack([values, between], axis=axis + 1).reshape(*before, 2 * n, *after)
+    return both.take(range(2 * n - 1), axis)

@@ -17,7 +17,7 @@ from ankle_lib.cache import digest
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Box, Grid, bounding_box, voxel_size
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.parallel import run_all
+from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.patches.source import Batch, pair_correlation
 from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.reconstruction.guided import guided
@@ -36,6 +36,9 @@ CHANNELS = ("measured", "static")
 
 SIDE_MULTIPLE = 8
 """Sides of what a network sees; a U-Net of four levels halves them three times."""
+
+GPU_SUBJECTS = 4
+"""Subjects at a time on a GPU, which holds the static scan of each: 1.5 GB on the report's grid."""
 
 Scales = dict[str, tuple[float, float]]
 """Mean and standard deviation of the images ``measured`` and ``static``."""
@@ -151,8 +154,8 @@ def read_scenes(
     >>> scenes = read_scenes(subjects, read_registered(registered), cohort / "truth", most=2)
     """
     read = partial(_scenes_of, accepted, truth, most, with_guided, device)
-    jobs = None if device == "cpu" else 1  # processes would each hold a part of the GPU's memory
-    found = run_all(read, subjects, n_jobs=jobs)
+    jobs = None if device == "cpu" else GPU_SUBJECTS
+    found = run_all(read, subjects, n_jobs=jobs, device=device)
     return [scene for scenes in found for scene in scenes]
 
 
@@ -173,12 +176,14 @@ def _scenes_of(
     scenes = []
     for sequence, number, sharp, poses in chosen:
         frame = to_orientation(load(subject.sequences[sequence][number]))
-        moved = moved_static(foot, poses, sharp.shape, sharp.affine)
+        with turn_on(device):
+            moved = moved_static(foot, poses, sharp.shape, sharp.affine)
         name = f"{sequence} frame {number}"
         scene = make_scene(subject.code, name, frame, moved.volume, masks, poses, sharp.data)
         if with_guided:
             shared = scanning(sequence_images(subject, sequence)[0])
-            found = guided(moved, frame, shared, device=device).volume.data
+            with turn_on(device):
+                found = guided(moved, frame, shared, device=device).volume.data
             scene = replace(scene, guided=found, covered=moved.covered, scanning=shared)
         scenes.append(scene)
     return scenes
@@ -394,7 +399,8 @@ class SceneSource:
         boxes = [_box(scene) for scene in scenes]
         self.size = (pixels, pixels) if pixels else whole_size(scenes)
         self._names = [(str(scene), box[2].start) for scene, box in zip(scenes, boxes, strict=True)]
-        self._scenes: list[tuple[Tensor, Tensor]] = []
+        images: list[Tensor] = []
+        targets: list[Tensor] = []
         places: list[NDArray[np.int16]] = []
         for number, (scene, box) in enumerate(zip(scenes, boxes, strict=True)):
             if scene.truth is None:
@@ -402,27 +408,39 @@ class SceneSource:
             image = channels_of(scene.measured, scene.moved_static, scene.scales, channels)
             mean, sd = scene.scales["measured"]
             lacking = (scene.truth - (scene.measured if residual else mean)) / sd
-            self._scenes.append((self._around(box, image), self._around(box, lacking[None])))
+            images.append(self._around(box, image))
+            targets.append(self._around(box, lacking[None]))
             inside = np.moveaxis(scene.region[box], 2, 0)
             k, row, column = np.nonzero(inside)
             if not pixels:  # the slice's middle, as often as the slice shows bone
                 row[:], column[:] = inside.shape[1] // 2, inside.shape[2] // 2
             places.append(np.stack([np.full_like(k, number), k, row, column]).astype(np.int16))
         self._places = torch.from_numpy(np.concatenate(places, axis=1)).to(self.device)
+        # all scenes in one long tensor, so that a draw need not wait for the GPU to know which
+        self._images, self._targets = (
+            torch.cat([one.flatten() for one in parts]) for parts in (images, targets)
+        )
+        sizes = torch.tensor([one.shape for one in targets])
+        voxels = sizes.prod(1)
+        table = torch.stack([voxels.cumsum(0) - voxels, sizes[:, 2] * sizes[:, 3], sizes[:, 3]])
+        self._table = table.to(self.device)  # where a scene begins, pixels of a slice, of a row
+        self._channels = torch.arange(len(channels), device=self.device)
+        self._rows, self._columns = (torch.arange(n, device=self.device) for n in self.size)
 
     def draw(self, n: int, generator: torch.Generator) -> Batch:
         """Draw ``n`` patches at random, with replacement, every voxel of the regions alike."""
         n_places = self._places.shape[1]
         chosen = torch.randint(n_places, (n,), generator=generator, device=self.device)
         where = self._places[:, chosen].T.long()
-        height, width = self.size
-        images, targets = [], []
-        for number, k, row, column in where.tolist():
-            image, target = self._scenes[number]
-            part = (..., slice(row, row + height), slice(column, column + width))
-            images.append(image[k][part])
-            targets.append(target[k][part])
-        image, target = torch.stack(images).float(), torch.stack(targets).float()
+        number, k, row, column = where.unbind(1)
+        first, area, width = self._table[:, number]
+        corner = first + k * area + row * width + column
+        inside = (self._rows[:, None] * width[:, None, None]) + self._columns
+        target = self._targets.take(corner[:, None, None] + inside)[:, None].float()
+        # the channels of a slice follow each other
+        before = (len(self._channels) - 1) * (first + k * area)
+        channel = self._channels * area[:, None] + (corner + before)[:, None]
+        image = self._images.take(channel[:, :, None, None] + inside[:, None]).float()
         valid = torch.ones((n, 1), dtype=torch.bool, device=self.device)
         alike = pair_correlation(image[:, :1], target)
         return Batch(image, target, valid, alike, where, self.describe)

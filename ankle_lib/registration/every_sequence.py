@@ -20,7 +20,7 @@ from ankle_lib.files import write_csv
 from ankle_lib.geometry import arrival, part_of, rigid
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
-from ankle_lib.parallel import run_all
+from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.quality.gate import Gate
 from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path
@@ -118,7 +118,7 @@ def register_cohort(
     variant : Variant, optional
         Engine, settings and weights.
     device : str
-        ``"cpu"`` or ``"cuda"``; on a GPU one sequence at a time.
+        ``"cpu"`` or ``"cuda"``; on a GPU one fit at a time, while others are written.
     n_jobs : int, optional
         Sequences at a time; one per processor core by default.
 
@@ -222,8 +222,8 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
 
 
 def _run(tasks: Sequence[SequenceTask], what: str, n_jobs: int | None) -> list[pd.DataFrame]:
-    at_once = 1 if any(task.device == "cuda" for task in tasks) else n_jobs
-    return run_all(register_sequence, tasks, n_jobs=at_once, desc=what)
+    device = tasks[0].device if tasks else "cpu"
+    return run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
 
 
 def register_sequence(task: SequenceTask) -> pd.DataFrame:
@@ -314,7 +314,10 @@ def _registrations(
         weights: Mapping[str, NDArray[np.float32]], start: NDArray[np.float64] | None = None
     ) -> Registration:
         options = {"engine": variant.engine, "device": task.device}
-        return register(fixed, static, weights, start=start, settings=variant.settings, **options)
+        with turn_on(task.device):
+            return register(
+                fixed, static, weights, start=start, settings=variant.settings, **options
+            )
 
     if variant.start_error is not None and truth is not None:
         yield fit(soft, start=truth.disturbed(points, *variant.start_error))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.core.getipython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
@@ -28,6 +29,10 @@ from ankle_lib.running import kernel_side, records
 
 MANIFEST = "data_manifest.yaml"
 DEFAULT_COHORT = "phantom"
+GPU_PRESET = "paper"
+
+CLAIMS = "claims"
+"""Name of the table of a chapter's claims; see `Chapter.claim`."""
 
 CHAPTER_VARIABLE = "ANKLE_CHAPTER"
 """Environment variable that tells a kernel which chapter `ankle run` executes in it."""
@@ -64,7 +69,8 @@ class Place:
         """Look everything up; a relative ``results`` lies in the repository."""
         root = root or find_root()
         declared = load_manifest(root / MANIFEST).cohort(cohort)
-        return cls(root, get_preset(preset), root / results, declared, resolve_device(device))
+        sizes, device = get_preset(preset), resolve_device(device, preset)
+        return cls(root, sizes, root / results, declared, device)
 
     @property
     def chapters(self) -> Path:
@@ -204,6 +210,29 @@ class Chapter(Place):
         write_csv(self.tables / f"{name}.csv", table)
         return table
 
+    def claim(self, claims: Mapping[str, Any]) -> pd.DataFrame:
+        """Write down which of the chapter's claims hold, and go on if one does not.
+
+        The run tells which failed, when all is done. What would make later cells wrong is no claim
+        and must be asserted.
+
+        Parameters
+        ----------
+        claims : mapping of a sentence to whether it is true
+            Of one value or an array of them, which all must be true.
+
+        Returns
+        -------
+        DataFrame
+            ``tables/claims.csv``: columns claim, holds.
+
+        Examples
+        --------
+        >>> chapter.claim({"every bone has a Dice of 0.9": scores["dice"] >= 0.9})
+        """
+        rows = [(claim, bool(np.all(true))) for claim, true in claims.items()]
+        return self.table(pd.DataFrame(rows, columns=["claim", "holds"]), CLAIMS)
+
 
 def open_chapter(
     name: str,
@@ -255,6 +284,15 @@ def open_chapter(
     return Chapter(**vars(place), name=name, cohort_records=place.read_cohort())
 
 
+def failed_claims(folder: Path) -> list[str]:
+    """Return the claims of a chapter that its results do not bear out."""
+    path = folder / "tables" / f"{CLAIMS}.csv"
+    if not path.is_file():
+        return []
+    claims = pd.read_csv(path)
+    return [str(claim) for claim in claims.loc[claims["holds"].astype(str) == "False", "claim"]]
+
+
 def earlier_chapters(root: Path, name: str) -> list[str]:
     """Return the chapters that the notebook ``name`` asks for with `Chapter.previous`."""
     notebook = root / "notebooks" / f"{name}.ipynb"
@@ -285,13 +323,14 @@ def find_root() -> Path:
     )
 
 
-def resolve_device(device: str) -> str:
+def resolve_device(device: str, preset: str = "") -> str:
     """Return ``"cpu"`` or ``"cuda"`` for ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Raises
     ------
     AnkleError
-        If there is no such device, in general or here.
+        If there is no such device, in general or here; if ``paper``, which takes days on a CPU,
+        would end up there without anybody having asked for it.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise AnkleError(f"there is no device {device!r}: choose one of auto, cpu, cuda")
@@ -301,6 +340,11 @@ def resolve_device(device: str) -> str:
 
     if torch.cuda.is_available():
         return "cuda"
+    if device == "auto" and preset == GPU_PRESET:
+        raise AnkleError(
+            f"preset {preset} is for a GPU, and torch {torch.__version__} finds none here: go to "
+            "a machine with CUDA, or give --device cpu and days of time"
+        )
     if device == "auto":
         return "cpu"
     raise AnkleError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError, write_text
 from ankle_lib.privacy import without_folders
-from ankle_lib.running import execution, records
+from ankle_lib.running import compare, execution, records
 from ankle_lib.running.chapter import (
     CHAPTER_VARIABLE,
     DEFAULT_COHORT,
     Place,
     earlier_chapters,
+    failed_claims,
     list_chapters,
 )
 
@@ -36,11 +37,13 @@ class ChapterRun:
     status: str = "interrupted"  # until it ends in another way
     wall_s: float = 0.0
     peak_rss_mb: float = 0.0
+    failed_claims: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         took = f" in {self.wall_s:.1f} s" if self.wall_s else ""
         memory = f", at most {self.peak_rss_mb:.0f} MB" if self.peak_rss_mb else ""
-        return f"{self.chapter}: {self.status}{took}{memory}"
+        told = "".join(f"\n  does not hold: {claim}" for claim in self.failed_claims)
+        return f"{self.chapter}: {self.status}{took}{memory}{told}"
 
 
 def run(
@@ -53,6 +56,7 @@ def run(
     device: str = "auto",
     force: bool = False,
     parameters: dict[str, Any] | None = None,
+    reference: Path | None = None,
     root: Path | None = None,
 ) -> list[ChapterRun]:
     """Execute the chapters in order; skip those that are up to date.
@@ -67,6 +71,8 @@ def run(
         Run chapters again, from an empty folder, even if they are up to date.
     parameters
         Further parameters of the notebooks; each must be known to a chapter that is run.
+    reference
+        Tables to compare those of the chapters with, at the end; see `compare.check`.
     root
         Folder of ``notebooks/`` and ``data_manifest.yaml``; default `chapter.find_root`.
 
@@ -75,7 +81,7 @@ def run(
     AnkleError
         Before anything runs, if a name or a parameter is unknown, an earlier chapter is missing or
         another run is going on; later, if a chapter fails: the message names chapter, cell, error
-        and partial notebook.
+        and partial notebook; at the end, if tables are not as the reference's.
 
     Examples
     --------
@@ -90,6 +96,8 @@ def run(
         asked = earlier_chapters(place.root, name)
         place.check_finished(name, [chapter for chapter in asked if chapter not in coming])
 
+    if reference is not None:
+        compare.tables_of(reference, coming)  # refused now, not after hours
     runs: list[ChapterRun] = []
     with records.one_writer(place.chapters):
         place.make_cohort()
@@ -103,6 +111,8 @@ def run(
                 raise
             finally:
                 print(runs[-1], flush=True)
+    if reference is not None:
+        compare.check(reference, place.chapters, chapters=coming)
     return runs
 
 
@@ -120,27 +130,33 @@ def _run_chapter(
     now = records.state_of(notebook, parameters, place.read_cohort(), place.chapters, earlier)
     if not force and records.up_to_date(folder, now):
         run.status = "up to date"
+        run.failed_claims = failed_claims(folder)
         return
     with records.one_writer(folder):
         records.prepare_folder(folder, now, afresh=force)
         began = time.perf_counter()
         try:
-            executed = _execute(notebook, parameters, folder, place.root)
+            with records.gpu_memory(place.device) as gpu_mb:
+                executed = _execute(notebook, parameters, folder, place.root)
         except execution.NotebookError as error:
             failed = folder / records.FAILED_NOTEBOOK
             raise AnkleError(f"{name} failed: {error}; see {failed}") from None
         finally:
             run.wall_s = time.perf_counter() - began
         run.status, run.peak_rss_mb = "done", executed.peak_rss_mb
+        run.failed_claims = failed_claims(folder)
         record = {
             "preset": place.preset.name,
             "seed": parameters.get("seed", place.seed),
             "parameters": {**parameters, "results": place.results.name},
             "device": place.device,
             **records.versions(place.root),
+            "gpu": records.gpu(place.device),
             "wall_s": round(run.wall_s, 2),
             "peak_rss_mb": round(executed.peak_rss_mb, 1),
             "peak_gpu_mb": round(executed.peak_gpu_mb, 1),
+            "peak_gpu_used_mb": max(gpu_mb, default=0.0),
+            "failed_claims": run.failed_claims,
         }
         records.finish(folder, record, now, executed.inputs, executed.modules)
 

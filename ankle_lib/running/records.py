@@ -22,6 +22,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ KEPT = ("qc_sheet.csv", ".qc_sheet.csv.lock")
 """Files at the top of a chapter's folder that outlive every run: the review sheet with people's
 verdicts, and its lock, which a reviewer may hold while the chapter runs."""
 
+_NVIDIA_SMI = "nvidia-smi"
+"""The driver's own tool."""
 _STARTED = ".started.json"
 _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
 _REMADE = ("tables", "figures", NOTEBOOK, FAILED_NOTEBOOK)
@@ -216,6 +219,54 @@ def versions(root: Path) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {"versions": found, "commit": _commit(root)}
+
+
+def gpu(device: str) -> dict[str, Any] | None:
+    """Return name, driver and memory of the GPU, and the CUDA and cuDNN of torch; None on a CPU."""
+    if device == "cpu":
+        return None
+    import torch  # not at the top: takes seconds, and chapters on a CPU may do without
+
+    # asked of the driver: torch would take some of the GPU's memory to answer
+    name, driver, memory = _nvidia_smi("name,driver_version,memory.total")
+    return {
+        "name": name,
+        "driver": driver,
+        "memory": memory,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def _nvidia_smi(query: str) -> list[str | None]:
+    """Return what the driver says of the first GPU; None for each where there is no such tool."""
+    command = [_NVIDIA_SMI, f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return [part.strip() for part in told.splitlines()[0].split(",")]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return [None] * (query.count(",") + 1)
+
+
+@contextmanager
+def gpu_memory(device: str) -> Iterator[list[float]]:
+    """Yield a list that holds, afterwards, the memory of the GPU in use each second, in MiB.
+
+    Whoever used it: the kernel, networks that are trained side by side, other people.
+    """
+    used: list[float] = []
+    if device == "cpu" or not shutil.which(_NVIDIA_SMI):
+        yield used
+        return
+    command = [_NVIDIA_SMI, "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop=1"]
+    with tempfile.TemporaryFile("w+") as told, subprocess.Popen(command, stdout=told) as watch:
+        try:
+            yield used
+        finally:
+            watch.terminate()
+            watch.wait()
+            told.seek(0)
+            used += [float(line) for line in told if line.strip().isdigit()]
 
 
 def notebook_code(notebook: Path) -> list[str]:

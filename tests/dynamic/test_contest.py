@@ -22,10 +22,8 @@ from ankle_lib.learning.prediction import Prediction, Segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.training import Trained
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.registration.truth import tre_mm
-from ankle_lib.volume import save
-from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames
+from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames, written_ankle
 from tests.toy_motion import Motion, motion
 
 PIXEL_MM = 2.0
@@ -55,36 +53,7 @@ def test_poses_from_masks(ankle: Motion) -> None:
 
 @pytest.fixture
 def people(ankle: Motion, tmp_path: Path) -> tuple[CleanSubject, Path]:
-    """A clean subject on disk, and a registration folder in which one frame was rejected."""
-    clean, registered = tmp_path / "clean", tmp_path / "registered"
-    save(clean / "static.nii.gz", ankle.static.data, ankle.static.affine)
-    masks = {}
-    for bone, mask in ankle.masks.items():
-        masks[bone] = clean / f"{bone}.nii.gz"
-        save(masks[bone], mask, ankle.static.affine)
-    paths = []
-    for n in range(ankle.frames.n_frames):
-        paths.append(clean / f"frame-{n}.nii.gz")
-        save(paths[-1], ankle.frames.frame(n).data, ankle.frames.affine)
-    poses = [
-        FramePose(n, bone, pose, 0.9, (n, bone) != (2, "tibia"))
-        for n, own in enumerate(ankle.poses)
-        for bone, pose in own.items()
-    ]
-    write_transforms(registered / "sub-E01" / "sub-E01_task-active_run-01_transforms.json", poses)
-    rows = [("E01", "active_run-01", p.frame, p.bone, 0.5) for p in poses]
-    table = pd.DataFrame(rows, columns=["subject", "sequence", "frame", "bone", "seconds"])
-    (registered / "tables").mkdir()
-    table.to_csv(registered / "tables" / "registration.csv", index=False)
-    subject = CleanSubject(
-        code="E01",
-        group="equinus",
-        side=None,
-        static=clean / "static.nii.gz",
-        masks=masks,
-        sequences={"active_run-01": paths},
-    )
-    return subject, registered
+    return written_ankle(ankle, tmp_path)
 
 
 def test_the_contest(
@@ -113,6 +82,7 @@ def test_the_contest(
         subjects=[subject],
         test=frames,
         registered=registered,
+        device="cpu",
         poses={("E01", "active_run-01"): courses(ankle)},
         sizes=SimpleNamespace(pixel_mm=PIXEL_MM),
     )
@@ -164,3 +134,24 @@ def test_the_contest(
     )
     hold()
     assert calls == [0, 1, 2, 3] * 2
+
+
+def test_on_a_gpu_all_is_registered_there_and_timed_by_the_wall_clock(
+    ankle: Motion, people: tuple[CleanSubject, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, registered = people
+    frames = toy_frames(ankle, static_bones(ankle))
+    asked: list[str] = []
+    real, laps = contest.register, itertools.count()
+
+    def register(*given: Any, device: str, **options: Any) -> Any:
+        asked.append(device)
+        return real(*given, **options)  # there is no GPU here
+
+    monkeypatch.setattr(contest, "register", register)
+    monkeypatch.setattr(contest, "predict_frame", lambda frame, segmenter: perfect(frame))
+    monkeypatch.setattr(contest, "time", SimpleNamespace(perf_counter=lambda: next(laps)))
+    segmenter: Any = None
+    answer = contest._work(segmenter, "cuda", registered, subject, frames, 1.0, {})
+    assert asked == ["cuda"] * 4  # each bone's mask, and the images
+    assert answer["seconds"]["seconds"].tolist() == [1, 1, 2, 3]

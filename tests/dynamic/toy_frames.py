@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 
 from ankle_lib.dynamic.frames import Frame, StaticBones
 from ankle_lib.learning.prediction import Prediction
 from ankle_lib.learning.scans import Scan
+from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item
+from ankle_lib.pose_files import FramePose, write_transforms
 from ankle_lib.presets import BONES
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, save
 from tests.toy_motion import Motion
 
 
@@ -44,3 +49,36 @@ def perfect(frame: Frame) -> Prediction:
 def courses(ankle: Motion) -> dict[str, np.ndarray]:
     """Bone to its true poses (F, 4, 4)."""
     return {bone: np.stack([one[bone] for one in ankle.poses]) for bone in ankle.poses[0]}
+
+
+def written_ankle(ankle: Motion, folder: Path) -> tuple[CleanSubject, Path]:
+    """Write a clean subject, and a registration folder in which a frame was rejected."""
+    clean, registered = folder / "clean", folder / "registered"
+    save(clean / "static.nii.gz", ankle.static.data, ankle.static.affine)
+    masks = {}
+    for bone, mask in ankle.masks.items():
+        masks[bone] = clean / f"{bone}.nii.gz"
+        save(masks[bone], mask, ankle.static.affine)
+    paths = []
+    for n in range(ankle.frames.n_frames):
+        paths.append(clean / f"frame-{n}.nii.gz")
+        save(paths[-1], ankle.frames.frame(n).data, ankle.frames.affine)
+    poses = [
+        FramePose(n, bone, pose, 0.9, (n, bone) != (2, "tibia"))
+        for n, own in enumerate(ankle.poses)
+        for bone, pose in own.items()
+    ]
+    write_transforms(registered / "sub-E01" / "sub-E01_task-active_run-01_transforms.json", poses)
+    rows = [("E01", "active_run-01", p.frame, p.bone, 0.5) for p in poses]
+    table = pd.DataFrame(rows, columns=["subject", "sequence", "frame", "bone", "seconds"])
+    (registered / "tables").mkdir()
+    table.to_csv(registered / "tables" / "registration.csv", index=False)
+    subject = CleanSubject(
+        code="E01",
+        group="equinus",
+        side=None,
+        static=clean / "static.nii.gz",
+        masks=masks,
+        sequences={"active_run-01": paths},
+    )
+    return subject, registered

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -214,4 +216,22 @@ def test_a_processor_that_pytorch_uses_as_an_older_one_is_slow_in_bfloat16(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert networks.is_fast_in_bfloat16("cpu") == (capability == "AVX512")
-    assert networks.is_fast_in_bfloat16("cuda")
+
+
+def test_an_old_pytorch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not networks.is_fast_in_bfloat16("cpu")
+
+
+@pytest.mark.parametrize(("major", "fast"), [(7, False), (8, True), (9, True)])
+def test_gpus_are_fast_in_bfloat16_from_capability_8_on(
+    major: int, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, answer in {
+        "is_available": True,
+        "current_device": 0,
+        "get_device_properties": SimpleNamespace(major=major),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    assert networks.is_fast_in_bfloat16("cuda") == fast

@@ -24,8 +24,8 @@ from ankle_lib.reconstruction.sharp_scenes import (
     on_grid,
     read_scenes,
 )
-from ankle_lib.volume import Volume, save
-from tests.reconstruction.toy_scene import FRAME_SHAPE, POSE, toy_scene
+from ankle_lib.volume import Volume
+from tests.reconstruction.toy_scene import toy_truth
 from tests.toy_ankle import toy_ankle
 
 
@@ -76,41 +76,14 @@ def test_scenes_refuse_what_makes_none(scene: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def toy_truth(
+def read(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[list[CleanSubject], list[RegisteredFrame], Path]:
-    """One control with four frames of a noisy sequence, of which two have a sharp truth."""
-    folder = tmp_path_factory.mktemp("scans")
-    ankle, scene = toy_ankle(), toy_scene("T01")
-    random = np.random.default_rng(0)
-    static = save(folder / "static.nii.gz", ankle.static.data, ankle.static.affine)
-    masks = {
-        bone: save(folder / f"{bone}.nii.gz", mask.data, mask.affine)
-        for bone, mask in ankle.masks.items()
-    }
-    frames = [
-        save(
-            folder / f"frame-{n}.nii.gz",
-            np.abs(scene.frame.data + random.normal(0, 20, FRAME_SHAPE)).astype(np.float32),
-            scene.frame.affine,
-        )
-        for n in range(4)
-    ]
-    for n in (1, 3):
-        place = folder / "truth" / "T01" / f"active_run-01_frame-{n:02d}_sharp.nii.gz"
-        save(place, scene.truth + n, scene.affine)
-    accepted = [
-        RegisteredFrame("T01", "active_run-01", n, bone, POSE, 0.9, masks[bone], static)
-        for n in (0, 1, 3)
-        for bone in BONES
-        if (n, bone) != (1, "talus")
-    ]
-    subject = CleanSubject("T01", "control", "left", static, masks, {"active_run-01": frames})
-    return [subject], accepted, folder / "truth"
+    return toy_truth(tmp_path_factory.mktemp("scans"))
 
 
-def test_scenes_are_read_from_the_largest_excursion_on(toy_truth: Any, scene: Scene) -> None:
-    found = read_scenes(*toy_truth)
+def test_scenes_are_read_from_the_largest_excursion_on(read: Any, scene: Scene) -> None:
+    found = read_scenes(*read)
     assert [one.name for one in found] == ["active_run-01 frame 3", "active_run-01 frame 1"]
     assert [set(one.bones) for one in found] == [set(BONES), {"calcaneus", "tibia"}]
     for one, number in zip(found, (3, 1), strict=True):
@@ -120,17 +93,17 @@ def test_scenes_are_read_from_the_largest_excursion_on(toy_truth: Any, scene: Sc
     np.testing.assert_array_equal(inside, scene.bones["calcaneus"])
     alike = np.corrcoef(found[0].moved_static[inside], scene.moved_static[inside])[0, 1]
     assert alike > 0.97  # the same pose; two ways to interpolate
-    assert len(read_scenes(*toy_truth, most=1)) == 1
+    assert len(read_scenes(*read, most=1)) == 1
 
 
-def test_real_scans_have_no_scenes(toy_truth: Any, tmp_path: Path) -> None:
-    subjects, accepted, truth = toy_truth
+def test_real_scans_have_no_scenes(read: Any, tmp_path: Path) -> None:
+    subjects, accepted, truth = read
     assert read_scenes(subjects, accepted, tmp_path / "nowhere") == []
     assert read_scenes(subjects, [], truth) == []
 
 
-def test_the_frame_has_the_last_word(toy_truth: Any) -> None:
-    (found,) = read_scenes(*toy_truth, most=1, with_guided=True)
+def test_the_frame_has_the_last_word(read: Any) -> None:
+    (found,) = read_scenes(*read, most=1, with_guided=True)
     assert found.guided is not None
     assert found.guided.shape == found.measured.shape
 

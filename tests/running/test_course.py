@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,3 +334,61 @@ def test_any_path_will_do(tmp_path: Path) -> None:
     assert run(root, results=results) == [("01_first", "done"), ("02_second", "done")]
     assert (results / "smoke-toy" / "02_second" / "tables" / "doubled.csv").exists()
     assert [status for _, status in run(root, results=results)] == ["up to date"] * 2
+
+
+# --- claims, and a reference to compare with ---
+
+CLAIM = """\
+shown = chapter.claim({"numbers rise": numbers["value"].diff().dropna() > 0, "all are one": False})
+"""
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_failed_claim_is_told_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = two_chapters(tmp_path)
+    notebook = root / "notebooks" / "01_first.ipynb"
+    write_notebook(
+        notebook, OPEN.format(name="01_first"), WRITE_TABLE.replace("chapter", "numbers = chapter"),
+        CLAIM,
+    )  # fmt: skip
+    assert run(root) == [("01_first", "done"), ("02_second", "done")]
+    assert capsys.readouterr().out.splitlines()[1] == "  does not hold: all are one"
+    folder = root / "results" / "smoke-toy" / "01_first"
+    assert json.loads((folder / "run.json").read_text())["failed_claims"] == ["all are one"]
+    table = (folder / "tables" / "claims.csv").read_text()
+    assert table == "claim,holds\nnumbers rise,True\nall are one,False\n"
+    run(root)
+    assert "does not hold: all are one" in capsys.readouterr().out  # also of what is up to date
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_run_is_compared_with_a_reference(tmp_path: Path) -> None:
+    root = two_chapters(tmp_path)
+    run(root)
+    reference = tmp_path / "reference"
+    shutil.copytree(root / "results" / "smoke-toy", reference)
+    run(root, reference=reference)
+    table = reference / "02_second" / "tables" / "doubled.csv"
+    table.write_text(table.read_text().replace("4", "5"))
+    run(root, only="1", reference=reference)
+    with pytest.raises(AnkleError, match="1 changes are larger than they may be"):
+        run(root, reference=reference)
+    with pytest.raises(AnkleError, match="nowhere holds no tables"):
+        run(root, reference=tmp_path / "nowhere", force=True)
+    assert (root / "results" / "smoke-toy" / "01_first" / "run.json").exists()  # nothing was run
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_paper_does_not_end_up_on_a_cpu_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    root = two_chapters(tmp_path)
+    with pytest.raises(AnkleError, match=r"paper is for a GPU.* --device cpu") as caught:
+        courses.run("paper", cohort="toy", root=root)
+    assert "\n" not in str(caught.value)
+    assert not (root / "results").exists()
+    assert [one.status for one in courses.run("paper", cohort="toy", root=root, device="cpu")]
+    assert [one.status for one in courses.run("smoke", cohort="toy", root=root)]

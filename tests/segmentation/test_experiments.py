@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation import experiments
+from ankle_lib.segmentation.postmortem import Remedies, recipes
 from ankle_lib.segmentation.study import Study
 
 
@@ -38,3 +41,12 @@ def test_the_reports_numbers_are_complete() -> None:
         assert all(len(values) == len(BONES) for values in table.values())
     for mean, low, high in sum(experiments.REPORT_VOLUMES.values(), ()):
         assert low <= mean <= high
+
+
+def test_no_network_is_trained_twice(study: Study) -> None:
+    usual = study.fit(study.report_recipe("unet", "calcaneus"))
+    by_hand = replace(study, sizes=replace(study.sizes, unet_depths=(4,), resnet_depths=()))
+    assert experiments.depths(by_hand)["parameters"].tolist() == [usual.parameters] * 2
+    as_coded = study.fit(recipes(study, Remedies())[0])
+    assert as_coded.folder == usual.folder
+    assert len(list(study.folder.iterdir())) == 1

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,3 +202,18 @@ def test_the_tables_number_is_what_ankle_segment_gives(tmp_path: Path) -> None:
             assert dice(labels == number, mask) == pytest.approx(
                 upright[subject.code, bone], abs=1e-3
             )
+
+
+def test_distances_of_several_scans_are_measured_at_once(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=20)  # broken unless two are there
+
+    def bone_scores(subject: str, *given: object) -> list[dict[str, object]]:
+        both.wait()
+        return [{"subject": subject}]
+
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr("ankle_lib.segmentation.study.bone_scores", bone_scores)
+    table = volume_scores(trained_reader(tmp_path), study.scans[:2])
+    assert table["subject"].tolist() == ["T01", "T02"]

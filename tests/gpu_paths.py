@@ -1,0 +1,156 @@
+"""Small pieces of every chapter on the device "cuda", for tests with a pretended one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+
+from ankle_lib.dynamic.contest import hold_contest, poses_from_masks
+from ankle_lib.foot.reading import Scans
+from ankle_lib.foot.reconstruct import reconstruct
+from ankle_lib.foot.register import register_scans
+from ankle_lib.foot.segment import segment_scan
+from ankle_lib.learning.networks import ready_to_predict
+from ankle_lib.learning.prediction import Segmenter
+from ankle_lib.learning.recipes import Recipe, Stage
+from ankle_lib.learning.scans import draw_patches
+from ankle_lib.learning.training import Trained
+from ankle_lib.patches.counting import count_cohort
+from ankle_lib.phantom.simulate import simulate
+from ankle_lib.presets import BONES, PRESETS
+from ankle_lib.reconstruction import refiner, report_networks
+from ankle_lib.reconstruction.report_pairs import IN_2020, read_pairs, unselected_pairs
+from ankle_lib.reconstruction.sharp_scenes import read_scenes
+from ankle_lib.registration.engines import Resolution, Settings
+from ankle_lib.registration.every_sequence import Variant, register_cohort
+from ankle_lib.segmentation.study import read_study, score_final, train_final
+from ankle_lib.volume import save
+from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames, written_ankle
+from tests.reconstruction.toy_scene import toy_pairs, toy_truth
+from tests.toy_ankle import oblique_affine
+from tests.toy_motion import motion
+from tests.toy_scans import SIZES, Reader, written
+from tests.toy_segmenter import GREY, SHAPE, VOXEL_MM, by_hand, rendered
+
+GPU = "cuda"
+
+
+def on_gpu(network: Any) -> bool:
+    return next(network.parameters()).device.type == GPU
+
+
+def simulate_a_subject(folder: Path) -> None:
+    shape, voxel_mm = (48, 48, 20), (3.4, 3.4, 4.3)
+    tiny = dataclasses.replace(
+        PRESETS["smoke"], subjects=("T09",), n_frames=2, anatomy_voxel_mm=4.0,
+        static_shape=shape, static_voxel_mm=voxel_mm,
+    )  # fmt: skip
+    simulate(tiny, folder / "cohort", device=GPU)
+
+
+def register_frames(folder: Path) -> None:
+    ankle = motion((0.0, 8.0))
+    person, _ = written_ankle(ankle, folder)
+    foot = folder / "02" / "sub-E01" / "sub-E01_static_desc-foot_mask.nii.gz"
+    save(foot, ankle.static.data > 100, ankle.static.affine)
+    coarse = Settings(resolutions=(Resolution(3.0, (3.0, 3.0), 3, 6),))
+    options: Any = {"masked": folder / "02", "device": GPU}
+    register_cohort([person], folder / "03", variant=Variant(settings=coarse), **options)
+
+
+def count_patches(folder: Path) -> None:
+    people = [written(folder, code) for code in ("T01", "E01")]
+    count_cohort(people, folder, [], device=GPU)
+
+
+def segment_static_scans(folder: Path) -> None:
+    people = [written(folder, code) for code in ("T01", "T02", "T03", "E01")]
+    study = read_study(people, folder, SIZES, folder / "trainings", device=GPU)
+    small: Any = {"depth": 2, "width": 4, "n_validation": 4, "keep_best": True}
+    recipe = study.report_recipe("unet", "talus", **small)
+    (trained,) = study.fit_all([recipe]).values()
+    assert on_gpu(trained.network)
+    for as_2020 in (True, False):
+        study.patch_scores(trained, "test", batchnorm_training=as_2020)
+        study.volume_scores(trained, batchnorm_training=as_2020, tile=16)
+    draw_patches(study.scans[0], BONES, 16, 4, device=GPU)
+    score_final(train_final(study), study)
+
+
+def reconstruct_as_the_report(folder: Path) -> None:
+    people, accepted = toy_pairs(folder)
+    sizes = dataclasses.replace(PRESETS["smoke"].reconstruction, pair_frame_step=1, n_patches=3)
+    pairs = read_pairs(people, accepted, sizes, folder / "trainings", device=GPU)
+    recipe = report_networks.report_recipe(2, depth=1, width=2)
+    trained = report_networks.train_on_pairs(pairs, recipe)
+    answers = {"any": report_networks.any_weights()}
+    answers |= {"trained": report_networks.answer_of(trained.network)}
+    report_networks.score_patches(pairs, answers)
+    network, _ = report_networks.learn_weight(pairs, recipe)
+    assert on_gpu(network)
+    report_networks.flat_weights(pairs)
+    unselected_pairs(people, accepted, pairs, {"as in 2020": IN_2020}, n_patches=3)
+
+
+def reconstruct_sharp_frames(folder: Path) -> None:
+    scenes = read_scenes(*toy_truth(folder), most=1, with_guided=True, device=GPU)
+    sizes = dataclasses.replace(
+        PRESETS["smoke"].reconstruction, pixels=16, width=2, trial_steps=1, slice_step=4
+    )
+    _, networks = refiner.compare_trials(scenes, scenes, sizes, folder / "trainings", GPU)
+    path = refiner.save_refiner(folder / "final.ckpt", networks["both"], scenes)
+    network = refiner.read_refiner(path, GPU)
+    assert on_gpu(network.network)
+    ankle = motion((12.0,))
+    scans = Scans(ankle.static, ankle.static.grid, ankle.frames, ankle.masks, ())
+    files = [folder / name for name in ("sharp.nii", "table.csv", "residual.nii", "film.png")]
+    reconstruct(scans, ankle.poses, files, refiner=network, device=GPU)
+
+
+def segment_frames(folder: Path) -> None:
+    ankle = motion((0.0, 8.0))
+    person, registered = written_ankle(ankle, folder)
+    bones = static_bones(ankle)
+    frames = toy_frames(ankle, bones)
+    network: Any = ready_to_predict(Reader(), GPU)
+    (folder / "network.ckpt").write_bytes(b"weights")
+    nothing = pd.DataFrame()
+    trained = Trained(network, Recipe((Stage(16, 1),)), nothing, nothing, folder)
+    study: Any = SimpleNamespace(
+        subjects=[person], test=frames, registered=registered, device=GPU,
+        poses={("E01", "active_run-01"): courses(ankle)}, sizes=SimpleNamespace(pixel_mm=2.0),
+    )  # fmt: skip
+    hold_contest(study, trained, folder / "contest")
+    # the network knows no bones in these frames, so poses are found from what it should have seen
+    poses_from_masks([perfect(one) for one in frames], frames[0].affine, bones, GPU)
+
+
+def segment_own_scan(folder: Path) -> None:
+    scan = rendered(SHAPE, oblique_affine(SHAPE, VOXEL_MM))
+    network = by_hand(scan, [*GREY.values(), 1900])
+    segmenter = Segmenter(ready_to_predict(network, GPU), BONES, VOXEL_MM[:2])
+    assert segment_scan(scan, segmenter, device=GPU).table["volume_cm3"].all()
+
+
+def register_own_scan(folder: Path) -> None:
+    ankle = motion((0.0, 8.0))
+    talus = {"talus": ankle.masks["talus"]}
+    scans = Scans(ankle.static, ankle.static.grid, ankle.frames, talus, ())
+    register_scans(scans, folder, device=GPU, high_resolution=False)
+
+
+PATHS = (
+    simulate_a_subject,
+    register_frames,
+    count_patches,
+    segment_static_scans,
+    reconstruct_as_the_report,
+    reconstruct_sharp_frames,
+    segment_frames,
+    segment_own_scan,
+    register_own_scan,
+)
