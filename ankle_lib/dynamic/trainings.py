@@ -22,11 +22,11 @@ from ankle_lib.dynamic.frames import (
     registration_error,
     true_poses,
 )
-from ankle_lib.dynamic.random_scans import random_scans
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import ready_to_predict
 from ankle_lib.learning.prediction import Segmenter, predict
+from ankle_lib.learning.random_scans import random_scans
 from ankle_lib.learning.recipes import Recipe
 from ankle_lib.learning.scans import (
     Scan,

@@ -77,6 +77,7 @@ def save_checkpoint(
     *,
     labels: Sequence[str],
     training: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a checkpoint atomically; equal content gives equal bytes.
 
@@ -90,6 +91,8 @@ def save_checkpoint(
     training : dict, optional
         Nested dicts, lists and tuples of tensors, numbers, text and None: the state of an
         optimiser or of a random generator, the number of the epoch, how images were normalised.
+    half : bool
+        Store weights in half precision, in half the space; they are read back as float32.
 
     Raises
     ------
@@ -103,7 +106,10 @@ def save_checkpoint(
         "name": network.name,
         "arguments": network.arguments,
         "labels": list(labels),
-        "weights": dict(network.state_dict()),
+        "weights": {
+            name: one.half() if half and one.dtype == torch.float32 else one
+            for name, one in network.state_dict().items()
+        },
         "training": dict(training or {}),
     }
     # copies, because a view would be saved with all that it looks at
@@ -210,11 +216,15 @@ def _checked(path: Path, content: Any) -> SliceNetwork:
             network = build(content["name"], **content["arguments"])
     except AnkleError as error:
         raise AnkleError(f"{path}: {error}") from None
-    _check_weights(path, network, content["weights"])
+    weights = {
+        name: one.float() if isinstance(one, Tensor) and one.dtype == torch.float16 else one
+        for name, one in content["weights"].items()
+    }
+    _check_weights(path, network, weights)
     n_channels = network.arguments["out_channels"]
     if len(content["labels"]) != n_channels:
         raise AnkleError(f"{path}: {len(content['labels'])} labels for {n_channels} channels")
-    network.load_state_dict(content["weights"], assign=True)
+    network.load_state_dict(weights, assign=True)
     return network
 
 

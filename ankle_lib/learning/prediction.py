@@ -339,6 +339,7 @@ def save_segmenter(
     subjects: Sequence[str],
     *,
     thickest_mm: float = THIN_MM,
+    half: bool = False,
 ) -> Path:
     """Write the checkpoint that `read_segmenter` reads and `ankle segment` takes.
 
@@ -352,6 +353,8 @@ def save_segmenter(
         On whom it was trained.
     thickest_mm : float
         The thickest slices that it is for.
+    half : bool
+        See `save_checkpoint`.
     """
     wanted = _Input(
         voxel_mm=[round(pixel_mm, 6)] * 2,
@@ -362,4 +365,5 @@ def save_segmenter(
         thickest_mm=thickest_mm,
     )
     training = {"input": wanted.model_dump(), "subjects": list(subjects)}
-    return save_checkpoint(path, trained.network, labels=trained.recipe.labels, training=training)
+    labels = trained.recipe.labels
+    return save_checkpoint(path, trained.network, labels=labels, training=training, half=half)

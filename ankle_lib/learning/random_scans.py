@@ -453,10 +453,9 @@ def tissues_of(scan: Scan) -> Tissues:
     levels, _ = kmeans2(values, quantiles, ROUNDS, minit="matrix")
     classes = np.zeros(smooth.shape, np.uint8)
     classes[foot] = 1 + np.digitize(smooth[foot], (levels[1:] + levels[:-1]) / 2)
-    depths = _bone_depths(item.labels, spacing)
-    _, second, depth = np.sort(np.stack([*depths.values()]), axis=0)
-    near = (depth > -JOINT_REACH_MM[0]) & (second > -JOINT_REACH_MM[1])
-    classes[near & (depth <= 0) & soft] = JOINT
+    depths = bone_depths(item.labels, spacing)
+    depth = np.max([*depths.values()], axis=0)
+    classes[between_bones(depths) & soft] = JOINT
     expected = np.concatenate([[0.0], levels, [float(np.mean(levels))]]).astype(np.float32)
     texture = smooth - expected[classes]
     marrow = {}
@@ -489,7 +488,14 @@ def painted(tissues: Tissues, contrast: Contrast) -> Image:
     return np.maximum(signal, 0)
 
 
-def _bone_depths(bones: Masks, spacing_mm: Sequence[float]) -> dict[str, Image]:
+def between_bones(depths: Mapping[str, Image]) -> NDArray[np.bool_]:
+    """Return what lies between two bones, whose `bone_depths` these are."""
+    _, second, depth = np.sort(np.stack([*depths.values()]), axis=0)
+    near: NDArray[np.bool_] = (depth > -JOINT_REACH_MM[0]) & (second > -JOINT_REACH_MM[1])
+    return near & (depth <= 0)
+
+
+def bone_depths(bones: Masks, spacing_mm: Sequence[float]) -> dict[str, Image]:
     """Return depth (I, J, K) in mm below the surface of each bone.
 
     Negative outside; further out than `MARGIN_MM` around all bones it is just some depth below

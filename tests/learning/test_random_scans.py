@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ankle_lib.dynamic.random_scans import (
+from ankle_lib.files import AnkleError
+from ankle_lib.learning.random_scans import (
     JOINT,
     N_SOFT,
     Contrast,
@@ -19,7 +20,6 @@ from ankle_lib.dynamic.random_scans import (
     take,
     tissues_of,
 )
-from ankle_lib.files import AnkleError
 from ankle_lib.learning.scans import Scan
 from ankle_lib.presets import BONES
 from tests.dynamic.ellipsoid_foot import ELLIPSOIDS, ellipsoid, ellipsoid_foot, volume_cm3

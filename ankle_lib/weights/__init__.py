@@ -1,0 +1,4 @@
+"""A network for scans of any contrast, and the feet that it learns from.
+
+``feet`` makes children's feet with flesh of the phantom and of noise, ``making`` trains on them.
+"""
