@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Simulate, describe, check and fetch cohorts.", no_args_is_help=True)
 app.add_typer(data, name="data")
+networks = typer.Typer(help="Networks for scans of any contrast.", no_args_is_help=True)
+app.add_typer(networks, name="networks")
 
 PresetOption = Annotated[str, typer.Option(help="Sizes: smoke, laptop or paper.")]
 ResultsOption = Annotated[
@@ -42,14 +44,12 @@ ResultsOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=_device)]
 StaticOption = Annotated[Path, typer.Option(help="The static scan: one 3D NIfTI file.")]
-MaskOption = Annotated[
-    list[str],
-    typer.Option(
-        metavar="BONE=FILE[:LABEL]",
-        help="Mask on the static scan, of calcaneus, talus or tibia (repeat); labels of "
-        "`ankle segment` are known, of other label files give the number.",
-    ),
-]
+MASK = typer.Option(
+    metavar="BONE=FILE[:LABEL]",
+    help="Mask on the static scan, of calcaneus, talus or tibia (repeat); labels of "
+    "`ankle segment` are known, of other label files give the number.",
+)
+MaskOption = Annotated[list[str], MASK]
 ManifestArgument = Annotated[
     Path | None, typer.Argument(help="A manifest; default: data_manifest.yaml of the repository.")
 ]
@@ -131,6 +131,48 @@ def compare_command(
     check(old, new, page, other_machine=other_machine)
 
 
+@app.command("foot")
+def foot_command(
+    static: Annotated[Path, typer.Argument(help="The static scan: a NIfTI file or DICOM folder.")],
+    dynamic: Annotated[
+        list[Path], typer.Argument(help="Each sequence of frames: a 4D NIfTI file or DICOM folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results; a stopped run goes on.")],
+    mask: Annotated[list[str] | None, MASK] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Without masks: a network of chapter 05, which finds bones.")
+    ] = None,
+    side: Annotated[str, typer.Option(help="auto (by the bones' shape), left or right.")] = "auto",
+    sharp: Annotated[
+        bool, typer.Option("--sharp", help="Also make the frames as sharp as the static scan.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """From raw scans of one foot to its moving bones, joint angles and a page about them.
+
+    Takes masks, or a network that finds the bones. Writes report.html, labels.nii.gz, and for each
+    sequence what `ankle register` writes, angles.csv, helical_axes.csv and joint_gaps.csv.
+    """
+    from ankle_lib.foot.whole import foot_files
+    from ankle_lib.running.records import one_writer
+
+    masks, known = _masks(mask or []), _side(side)
+    with one_writer(out):
+        _tell(
+            foot_files(
+                static,
+                dynamic,
+                out,
+                masks=masks,
+                checkpoint=checkpoint,
+                side=known,
+                sharp=sharp,
+                device=device,
+                tell=typer.echo,
+            )
+        )
+
+
 @app.command("register")
 def register_command(
     static: StaticOption,
@@ -184,11 +226,11 @@ def segment_command(
     image: Annotated[
         Path, typer.Argument(help="A static scan or the frames: one 3D or 4D NIfTI file.")
     ],
+    out: Annotated[Path, typer.Option(metavar="SEG", help="Labels to write, .nii.gz or .nii.")],
     checkpoint: Annotated[
         Path,
         typer.Option(help="A trained network of chapter 05; for slices beyond 3 mm of chapter 07."),
     ],
-    out: Annotated[Path, typer.Option(metavar="SEG", help="Labels to write, .nii.gz or .nii.")],
     device: DeviceOption = "auto",
     side: Annotated[
         str, typer.Option(help="auto, or left or right: bones of the other side are noted.")
@@ -202,10 +244,7 @@ def segment_command(
     """
     from ankle_lib.foot.segment import segment_file
 
-    if side not in SIDES:
-        raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
-    documented = None if side == "auto" else side
-    _tell(segment_file(image, checkpoint, out, device=device, side=documented))
+    _tell(segment_file(image, checkpoint, out, device=device, side=_side(side)))
 
 
 @app.command("reconstruct")
@@ -270,6 +309,28 @@ def summary_command(
             for claim in failed_claims(folder / chapter.stem):
                 print(f"{chapter.stem}: does not hold: {claim}")
     print(summary.write_readme(root))
+
+
+@networks.command("train")
+def train_command(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the training; bones.ckpt goes there.")
+    ],
+    small: Annotated[
+        bool, typer.Option("--small", help="In a minute, to see whether everything runs.")
+    ] = False,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train a network for thin and thick slices of any contrast, on simulated and random feet.
+
+    A run that was stopped goes on where it was.
+    """
+    from ankle_lib.running.records import one_writer
+    from ankle_lib.weights.making import FULL, SMALL, make_network
+
+    with one_writer(out):
+        sizes = SMALL if small else FULL
+        print(make_network(out / "bones.ckpt", out / "training", sizes, device=device))
 
 
 @data.command("simulate")
@@ -363,6 +424,12 @@ def _default_manifest() -> Path:
     from ankle_lib.running.chapter import MANIFEST, find_root
 
     return find_root() / MANIFEST
+
+
+def _side(side: str) -> str | None:
+    if side not in SIDES:
+        raise AnkleError(f"there is no side {side!r}: choose one of {', '.join(SIDES)}")
+    return None if side == "auto" else side
 
 
 def _masks(assignments: list[str]) -> dict[str, Path]:

@@ -19,11 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 from scipy.spatial import KDTree
 from scipy.spatial.transform import RigidTransform, Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply
+from ankle_lib.geometry import apply, bounding_box, part_of
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import bootstrap_interval
 from ankle_lib.presets import BONES
@@ -52,6 +53,10 @@ LEAST_ELONGATION = 1.2
 
 CONTACT_MM = 3.0
 """Parts of two bones that are at most so much farther apart than the nearest form a joint."""
+
+GAP_REACH_MM = 10.0
+"""Gaps between bones are measured up to here."""
+GAP_COLUMNS = ("frame", "joint", "gap_mm")
 
 MAX_POINTS = 20_000
 """Voxels of a bone that are enough for its axis and its joints."""
@@ -267,6 +272,46 @@ def angle_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.Da
             part["tibiocalcaneal_deg"] = 90.0 - np.rad2deg(np.arctan2(toes[:, 1], toes[:, 0]))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def gap_table(poses: Mapping[str, ArrayLike], bones: Mapping[str, Volume]) -> pd.DataFrame:
+    """Return how near the bones of each joint come to each other in every frame of a sequence.
+
+    Parameters
+    ----------
+    poses : mapping of bone to (F, 4, 4) array
+        Static world to frame world, RAS mm; NaN where unknown.
+    bones : mapping of bone to Volume
+        Masks in the static scan.
+
+    Returns
+    -------
+    DataFrame
+        Columns frame, joint, gap_mm: the least distance of the two surfaces, exact to about half
+        a voxel of the static scan, 0 where the masks touch or overlap.
+    """
+    parts = []
+    for joint, (proximal, distal) in JOINTS.items():
+        if joint == "hindfoot" or proximal not in bones or distal not in bones:
+            continue
+        fixed, moving = bones[proximal], bones[distal]
+        sizes = np.asarray(fixed.voxel_size_mm)
+        box = bounding_box(fixed.data > 0, np.ceil(GAP_REACH_MM / sizes))
+        if box is None:
+            continue
+        distance = ndimage.distance_transform_edt(~(fixed.data[box] > 0), sampling=sizes)
+        solid = moving.data > 0
+        edge = np.argwhere(solid & ~ndimage.binary_erosion(solid))
+        surface = apply(moving.affine, edge[:: max(1, len(edge) // MAX_POINTS)])
+        back = np.linalg.inv(part_of(box, fixed.affine)[1])
+        half = float(np.mean([*sizes, *moving.voxel_size_mm])) / 2  # from a voxel's middle
+        gaps = []
+        for motion in joint_motion(poses, joint):
+            places = apply(back @ motion, surface).T
+            near = ndimage.map_coordinates(distance, places, order=1, cval=GAP_REACH_MM)
+            gaps.append(max(0.0, float(near.min()) - half) if np.isfinite(motion).all() else np.nan)
+        parts.append(pd.DataFrame({"frame": np.arange(len(gaps)), "joint": joint, "gap_mm": gaps}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=GAP_COLUMNS)
 
 
 def helical_table(poses: Mapping[str, ArrayLike], frame: AnatomicalFrame) -> pd.DataFrame:

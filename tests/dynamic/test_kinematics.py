@@ -17,6 +17,7 @@ from ankle_lib.dynamic.kinematics import (
     AnatomicalFrame,
     anatomical_frame,
     angle_table,
+    gap_table,
     helical_axis,
     helical_table,
     joint_angles_deg,
@@ -232,3 +233,19 @@ def test_ranges_and_their_summary(tables: tuple[pd.DataFrame, pd.DataFrame]) -> 
     assert difference["mean_deg"] == pytest.approx(0)
     alone = summary.loc[("subtalar", "inversion_deg", "equinus", "passive")]
     assert np.isnan(alone["low_deg"])
+
+
+def test_a_gap_is_what_lies_between_two_bones() -> None:
+    def slab(first: int, last: int) -> Volume:
+        data = np.zeros((30, 30, 60), dtype=bool)
+        data[5:25, 5:25, first:last] = True
+        return Volume(data, np.diag([1.0, 1.0, 0.5, 1.0]))
+
+    bones = {"tibia": slab(40, 55), "talus": slab(20, 36)}  # 2 mm apart
+    nearer = np.eye(4)
+    nearer[2, 3] = 1.5
+    unknown = np.full((4, 4), np.nan)
+    poses = {"tibia": np.stack([np.eye(4)] * 3), "talus": np.stack([np.eye(4), nearer, unknown])}
+    gaps = gap_table(poses, bones)
+    assert gaps["joint"].tolist() == ["talocrural"] * 3
+    np.testing.assert_allclose(gaps["gap_mm"], (2.0, 0.5, np.nan), atol=0.3)

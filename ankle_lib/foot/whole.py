@@ -1,0 +1,276 @@
+"""`ankle foot`: from raw scans of one foot to its moving bones, with a page that tells of them.
+
+Each step leaves its files in the result's folder and is not done again while they are there and
+nothing that decides them has changed, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ankle_lib.cache import remembered
+from ankle_lib.cleaning.laterality import side_from_bones
+from ankle_lib.dynamic.kinematics import (
+    ANGLES,
+    GAP_COLUMNS,
+    AnatomicalFrame,
+    anatomical_frame,
+    angle_table,
+    gap_table,
+    helical_table,
+)
+from ankle_lib.dynamic.smoothing import smooth_together
+from ankle_lib.files import AnkleError, write_csv, write_text
+from ankle_lib.foot.dicom import converted
+from ankle_lib.foot.page import SequenceReport, foot_page
+from ankle_lib.foot.reading import read_scans
+from ankle_lib.foot.reconstruct import reconstruct_file
+from ankle_lib.foot.register import register_files
+from ankle_lib.foot.results import Outcome, frames_in_words
+from ankle_lib.foot.segment import segment_file
+from ankle_lib.geometry import weighted_centre
+from ankle_lib.pose_files import FramePose, read_transforms
+from ankle_lib.presets import BONES
+from ankle_lib.privacy import without_folders
+from ankle_lib.registration.regions import WHOLE
+from ankle_lib.volume import Volume
+
+Array = NDArray[np.float64]
+
+LABELS, PAGE, STEPS = "labels.nii.gz", "report.html", ".steps"
+CURVES = ("angles.csv", "helical_axes.csv", "joint_gaps.csv")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is asked for, and where it goes."""
+
+    static: Path
+    dynamic: Mapping[str, Path]
+    """By the sequences' names."""
+    masks: Mapping[str, Path]
+    """Empty: bones are found by the network."""
+    checkpoint: Path | None
+    out: Path
+    side: str | None
+    sharp: bool
+    device: str
+
+
+def foot_files(
+    static: Path,
+    dynamic: Sequence[Path],
+    out: Path,
+    *,
+    masks: Mapping[str, Path] | None = None,
+    checkpoint: Path | None = None,
+    side: str | None = None,
+    sharp: bool = False,
+    device: str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> Outcome:
+    """Segment, register and measure a foot, and write a page about it.
+
+    Parameters
+    ----------
+    static : Path
+        One 3D NIfTI file, or a folder of DICOM files.
+    dynamic : sequence of Path
+        One 4D NIfTI file, or DICOM folder, for each sequence.
+    out : Path
+        Folder: ``labels.nii.gz``, ``report.html`` and for each sequence a folder with what
+        `ankle register` writes, ``angles.csv``, ``helical_axes.csv``, ``joint_gaps.csv`` and,
+        with ``sharp``, ``sharp.nii.gz``.
+    masks : mapping of bone to Path, optional
+        As in `read_scans`.
+    checkpoint : Path, optional
+        Without masks: a network that finds the bones, see `read_segmenter`.
+    side : {"left", "right"}, optional
+        By default told by the shape of the bones.
+    sharp : bool
+        Also make the frames as sharp as the static scan.
+    device : str
+        "cpu" or "cuda".
+    tell : callable
+        Gets a line for each step.
+
+    Raises
+    ------
+    AnkleError
+        If a file cannot be used, no bone is found, or neither masks nor a network are given.
+
+    Examples
+    --------
+    >>> foot_files(static, [active, passive], Path("foot"), checkpoint=network)  # doctest: +SKIP
+    """
+    if not masks and checkpoint is None:
+        raise AnkleError("no mask and no network given: give --mask BONE=FILE or --checkpoint FILE")
+    still, *films = (converted(path, out / "nifti") for path in (static, *dynamic))
+    names = [path.name.removesuffix(".gz").removesuffix(".nii") for path in films]
+    if len(set(names)) < len(names):
+        raise AnkleError(f"two sequences are called {', '.join(sorted(names))}: rename the files")
+    by_name = dict(zip(names, films, strict=True))
+    given = Examination(still, by_name, masks or {}, checkpoint, out, side, sharp, device)
+    lines, notes, problems = [], [], []
+    found = dict(given.masks)
+    if not found:
+        tell("looking for the bones in the static scan")
+        network = [checkpoint] if checkpoint else []
+        work = partial(_segment, given)
+        segmented = _step(given, "labels", work, [still, *network], [out / LABELS])
+        found = dict.fromkeys(BONES, out / LABELS)
+        lines += segmented.lines
+        notes += segmented.notes
+        if segmented.problem:
+            raise AnkleError(f"{segmented.problem}; give masks with --mask")
+    reports = []
+    for name, film in given.dynamic.items():
+        inputs = [still, film, *found.values()]
+        tell(f"{name}: following the bones")
+        registered = _step(given, f"{name}-poses", partial(_register, given, name, found), inputs,
+                           [out / name / "transforms.json"])  # fmt: skip
+        lines += [f"{name}: {line}" for line in registered.lines]
+        problems += [registered.problem] if registered.problem else []
+        if sharp and not registered.problem:
+            tell(f"{name}: making the frames sharp")
+            made = _step(given, f"{name}-sharp", partial(_sharpen, given, name, found), inputs,
+                         [out / name / "sharp.nii.gz"])  # fmt: skip
+            lines += [f"{name}: {line}" for line in made.lines]
+        tell(f"{name}: joints")
+        reports.append(_report(given, name, found, registered.notes))
+    scans = read_scans(still, [next(iter(given.dynamic.values()))], found)
+    bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
+    by = "given masks" if checkpoint is None or given.masks else f"network {checkpoint.name}"
+    facts = {
+        "static scan": still.name,
+        "bones": by,
+        "side": _side(given, bones) or "unknown",
+        "ankle_lib": version("ankle-lib"),
+        "Python": platform.python_version(),
+    }
+    title = still.name.removesuffix(".gz").removesuffix(".nii")
+    page = foot_page(title, bones, _side(given, bones), reports, notes=notes, facts=facts)
+    folders = {path.parent: path.parent.name for path in (still, *films)}
+    write_text(out / PAGE, without_folders(page, folders))
+    return Outcome([out / PAGE], lines, notes, "; ".join(problems))
+
+
+def _step(
+    given: Examination,
+    name: str,
+    work: Callable[[], Outcome],
+    inputs: Sequence[Path],
+    outputs: Sequence[Path],
+) -> Outcome:
+    """Do a step unless its files are there and nothing has changed."""
+    record = given.out / STEPS / f"{name}.json"
+    if not all(path.exists() for path in outputs):
+        record.unlink(missing_ok=True)
+
+    def told() -> list[Any]:
+        outcome = work()
+        return [outcome.lines, outcome.notes, outcome.problem]
+
+    settings = [given.side, given.device]
+    return Outcome([*outputs], *remembered(record, told, inputs=inputs, settings=settings))
+
+
+def _segment(given: Examination) -> Outcome:
+    assert given.checkpoint is not None
+    out = given.out / LABELS
+    return segment_file(given.static, given.checkpoint, out, device=given.device, side=given.side)
+
+
+def _register(given: Examination, name: str, masks: Mapping[str, Path]) -> Outcome:
+    return register_files(
+        given.static, [given.dynamic[name]], masks, given.out / name, device=given.device
+    )
+
+
+def _sharpen(given: Examination, name: str, masks: Mapping[str, Path]) -> Outcome:
+    folder = given.out / name
+    return reconstruct_file(
+        given.dynamic[name], given.static, masks, folder / "transforms.json",
+        folder / "sharp.nii.gz", device=given.device,
+    )  # fmt: skip
+
+
+def _side(given: Examination, bones: Mapping[str, Volume]) -> str | None:
+    if given.side or set(bones) != set(BONES):
+        return given.side
+    masks = {bone: bones[bone].data for bone in BONES}
+    return side_from_bones(masks, bones[BONES[0]].affine).side
+
+
+def _report(
+    given: Examination, name: str, masks: Mapping[str, Path], notes: Sequence[str]
+) -> SequenceReport:
+    """Measure the joints of a sequence, write the tables, and return what the page tells."""
+    folder = given.out / name
+    scans = read_scans(given.static, [given.dynamic[name]], masks)
+    bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
+    found = [pose for pose in read_transforms(folder / "transforms.json") if pose.bone != WHOLE]
+    told = [note for note in notes if str(given.out / LABELS) not in note]  # its own labels
+    by_bone = {bone: _of_bone(found, bone, scans.frames.n_frames) for bone in bones}
+    for bone, (_, known) in by_bone.items():
+        if not known.all():
+            where = frames_in_words(np.flatnonzero(~known).tolist())
+            told.append(
+                f"the {bone} was refused in {where}: its angles there follow its other frames"
+            )
+    centres = {bone: weighted_centre(mask.data, mask.affine) for bone, mask in bones.items()}
+    smooth = smooth_together(
+        {bone: poses for bone, (poses, _) in by_bone.items()},
+        {bone: known.astype(float) for bone, (_, known) in by_bone.items()},
+        centres,
+    )
+    measured = {bone: poses for bone, (poses, known) in by_bone.items() if known.any()}
+    angles = pd.DataFrame(columns=["frame", "joint", *ANGLES])
+    axes, frame = pd.DataFrame(), None
+    try:
+        frame = anatomical_frame(bones, _side(given, bones))
+    except AnkleError as error:
+        told.append(f"no joint angles: {error}")
+    if frame is not None and len(measured) == len(BONES):
+        angles, axes = _angles(smooth, frame)
+    gaps = gap_table(measured, {bone: bones[bone] for bone in measured})
+    gaps = gaps if len(gaps) else pd.DataFrame(columns=list(GAP_COLUMNS))
+    for file, table in zip(CURVES, (angles, axes, gaps), strict=True):
+        write_csv(folder / file, table)
+    shown = ["joint", "rotation_deg", "shift_mm", "inclination_deg", "deviation_deg"]
+    return SequenceReport(
+        name,
+        found,
+        angles,
+        gaps,
+        (folder / "contact_sheet.png").read_bytes(),
+        {"Helical axes, from one end of the cycle to the other": axes[shown]} if len(axes) else {},
+        told,
+    )
+
+
+def _angles(
+    poses: Mapping[str, Array], frame: AnatomicalFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return angle_table(poses, frame), helical_table(poses, frame)
+
+
+def _of_bone(
+    found: Sequence[FramePose], bone: str, n_frames: int
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return poses (F, 4, 4), NaN where refused, and which are known (F,)."""
+    poses, known = np.full((n_frames, 4, 4), np.nan), np.zeros(n_frames, dtype=bool)
+    for pose in found:
+        if pose.bone == bone and pose.accepted:
+            poses[pose.frame], known[pose.frame] = pose.matrix, True
+    return poses, known

@@ -1,0 +1,108 @@
+"""From scans of a foot to its page, on an ankle made of ellipsoids that moves as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ankle_lib.dynamic.kinematics import ANGLES
+from ankle_lib.files import AnkleError
+from ankle_lib.foot import whole
+from ankle_lib.foot.whole import foot_files
+from ankle_lib.geometry import rigid
+from ankle_lib.volume import Volume, load, resample, save
+from tests.toy_ankle import ToyAnkle, toy_ankle
+
+MIDDLE = np.array([5.0, -20.0, 10.0])
+POSES = [rigid([turn, 0, 0], [1, 0, 0], MIDDLE) for turn in (3, 0, -3, -6)]
+
+
+@pytest.fixture(scope="module")
+def ankle() -> ToyAnkle:
+    return toy_ankle()
+
+
+@pytest.fixture(scope="module")
+def files(ankle: ToyAnkle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("scans")
+    shape, place = (58, 58, 14), ankle.sequence.affine @ np.diag([1, 1, 0.75, 1])
+    frames = [
+        resample(ankle.static, shape, place, pose=pose, slice_samples=7).data * 0.7 + 20
+        for pose in POSES
+    ]
+    noise = np.random.default_rng(3).normal(0, 8, (*shape, len(frames)))
+    paths = {"static": save(folder / "static.nii.gz", ankle.static.data, ankle.static.affine)}
+    paths["movie"] = save(folder / "active.nii.gz", np.stack(frames, 3) + noise, place)
+    for bone, mask in ankle.masks.items():
+        paths[bone] = save(folder / f"{bone}.nii.gz", mask.data, mask.affine)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def out(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, said = tmp_path_factory.mktemp("foot") / "out", []
+    masks = {bone: files[bone] for bone in ("calcaneus", "talus", "tibia")}
+    found = foot_files(files["static"], [files["movie"]], folder, masks=masks, tell=said.append)
+    assert found.files == [folder / "report.html"]
+    assert not found.problem
+    assert said == ["active: following the bones", "active: joints"]
+    return folder
+
+
+def test_joints_of_a_foot_that_moves_as_one_do_not_move(out: Path) -> None:
+    angles = pd.read_csv(out / "active" / "angles.csv")
+    assert set(angles["joint"]) == {"talocrural", "subtalar", "hindfoot"}
+    assert len(angles) == 3 * len(POSES)
+    assert angles[list(ANGLES)].abs().to_numpy().max() < 2.0
+    gaps = pd.read_csv(out / "active" / "joint_gaps.csv").pivot_table(
+        index="joint", values="gap_mm", aggfunc=["min", "max"]
+    )
+    assert (gaps["max"] - gaps["min"]).to_numpy().max() < 1.5
+    assert {"transforms.json", "contact_sheet.png", "helical_axes.csv"} <= {
+        path.name for path in (out / "active").iterdir()
+    }
+
+
+def test_the_page_names_no_folder(out: Path, files: dict[str, Path]) -> None:
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert str(files["static"].parent) not in page
+    assert "<h1>static</h1>" in page
+
+
+def test_what_is_done_is_not_done_again(
+    out: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = {bone: files[bone] for bone in ("calcaneus", "talus", "tibia")}
+    again = {"masks": masks, "tell": lambda line: None}
+    (out / "report.html").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(whole, "register_files", None)
+        foot_files(files["static"], [files["movie"]], out, **again)
+        assert (out / "report.html").exists()
+        (out / "active" / "transforms.json").unlink()
+        with pytest.raises(TypeError):  # now it has to be done
+            foot_files(files["static"], [files["movie"]], out, **again)
+    foot_files(files["static"], [files["movie"]], out, **again)
+    assert (out / "active" / "transforms.json").exists()
+
+
+def test_what_cannot_be_done_is_one_line(files: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(AnkleError, match="no mask and no network given: give --mask"):
+        foot_files(files["static"], [files["movie"]], tmp_path / "out")
+    with pytest.raises(AnkleError, match="two sequences are called"):
+        foot_files(
+            files["static"], [files["movie"]] * 2, tmp_path / "out", masks={"talus": files["talus"]}
+        )
+
+
+def test_a_bone_alone_has_poses_but_no_angles(files: dict[str, Path], tmp_path: Path) -> None:
+    masks = {"talus": files["talus"]}
+    foot_files(files["static"], [files["movie"]], tmp_path, masks=masks, tell=lambda line: None)
+    assert pd.read_csv(tmp_path / "active" / "angles.csv").empty
+    assert "no joint angles" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    moved = load(next((tmp_path / "active" / "masks").glob("*talus*")))
+    assert isinstance(moved, Volume)
+    assert moved.data.any()
