@@ -201,7 +201,11 @@ def test_work_for_a_gpu_is_spread_over_the_cores(
 HANDED_ON = {
     # thin covers, which only hand it on to what is run here
     *("foot.register.register_files", "foot.reconstruct.reconstruct_file"),
-    *("foot.segment.segment_file", "registration.every_sequence.experiment"),
+    *(
+        "foot.whole.foot_files",
+        "foot.segment.segment_file",
+        "registration.every_sequence.experiment",
+    ),
     *("dynamic.trainings.read_dynamic_study", "segmentation.study.read_study"),
     "learning.networks.fast_autocast",
 }

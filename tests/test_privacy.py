@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ def plant(path: Path) -> Path:
 
 def leaks(folder: Path) -> list[str]:
     """Return the files below a folder that hold a planted text."""
-    words = [*(text.encode() for text in SECRETS.values()), b"Jane", b"4711", b"Elsewhere"]
+    words = [re.escape(text.encode()) for text in SECRETS.values()]
+    words += [b"Jane", rb"(?<!\d)4711(?!\d)", b"Elsewhere"]  # digits of a pose are no number
 
     def content(path: Path) -> bytes:
         packed = path.read_bytes()
         return gzip.decompress(packed) if path.suffix == ".gz" else packed
 
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path.name for path in files if any(word in content(path) for word in words)]
+    return [path.name for path in files if any(re.search(word, content(path)) for word in words)]
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ class Registration:
     reasons: NDArray[np.str_]
     """(F, R) why a fit failed; empty where it did not."""
     seconds: NDArray[np.float64]
-    """(F, R) CPU seconds, the preparation shared out."""
+    """(F, R) CPU seconds, on a GPU seconds, the preparation shared out."""
     engine: str
 
     def region(self, name: str) -> NDArray[np.float64]:

@@ -88,7 +88,8 @@ def fit(
     device: str,
 ) -> Fits:
     """Fit every region to every frame; arguments as in `engines.register`."""
-    begun = time.process_time()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    begun = clock()
     frames = fixed_frames(fixed, device)
     spacings = {one.fixed_mm for one in (*settings.resolutions, settings.finest)}
     pyramid = {spacing: frames.coarser(spacing) for spacing in spacings}
@@ -112,7 +113,7 @@ def fit(
         answers.append((torch.linalg.inv(poses).cpu().numpy(), *scores))
     parts = (np.stack(part, axis=1) for part in zip(*answers, strict=True))
     matrices, correlations, costs, seen, above = parts
-    seconds = np.full(costs.shape, (time.process_time() - begun) / costs.size)
+    seconds = np.full(costs.shape, (clock() - begun) / costs.size)
     return Fits(matrices, correlations, costs, seen, above, seconds)
 
 
@@ -511,7 +512,10 @@ def turn_about(centre: object, motion: Tensor) -> Tensor:
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     rows = [zero, -z, y, z, zero, -x, -y, x, zero]
-    rotation = torch.linalg.matrix_exp(torch.stack(rows, -1).reshape(-1, 3, 3))
+    cross = torch.stack(rows, -1).reshape(-1, 3, 3)
+    half = (vector.norm(dim=-1) / (2 * torch.pi))[:, None, None]  # Rodrigues' formula
+    rotation = torch.eye(3, dtype=torch.float64, device=motion.device)
+    rotation = rotation + torch.sinc(2 * half) * cross + torch.sinc(half) ** 2 / 2 * cross @ cross
     result = torch.eye(4, dtype=torch.float64, device=motion.device).repeat(len(motion), 1, 1)
     result[:, :3, :3] = rotation
     result[:, :3, 3] = middle + shift - rotation @ middle
@@ -523,7 +527,7 @@ def _step(fit: Fit, damping: Tensor) -> Tensor:
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     floor = diagonal.amax(-1, keepdim=True) * 1e-9 + 1e-12
     damped = hessian + torch.diag_embed(diagonal * damping[:, None] + floor)
-    motion = torch.linalg.solve(damped, fit.descent.double())
+    motion = torch.linalg.solve_ex(damped, fit.descent.double())[0]
     return motion * (LARGEST_STEP_MM / _length_mm(motion).clamp_min(LARGEST_STEP_MM))[:, None]
 
 

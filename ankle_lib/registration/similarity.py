@@ -382,5 +382,5 @@ def _solve(normal: Tensor, right: Tensor) -> Tensor:
     diagonal = square.diagonal(dim1=-2, dim2=-1)
     square = square + torch.diag_embed(diagonal * RIDGE + 1e-9)
     columns = right.double() if right.ndim == 3 else right.double()[..., None]
-    solved = torch.linalg.solve(square, columns).to(right.dtype)
+    solved = torch.linalg.solve_ex(square, columns)[0].to(right.dtype)
     return solved if right.ndim == 3 else solved[..., 0]
