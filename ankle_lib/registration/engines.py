@@ -72,9 +72,10 @@ class Settings:
     """A fit that leaves more of the variance unexplained has failed."""
     least_above: float = 0.36
     """In any contrast, a fit has failed whose correlation does not beat that of the region shifted
-    by 8 mm by so much, whatever the correlation is. On two controls of the phantom wrong fits had
-    at most 0.22, and right ones at least 0.45 but where fat is suppressed: there it is 0.29 and
-    more, and those below 0.36 are off by up to 1 mm."""
+    by 8 mm by so much, whatever the correlation is. On two controls of a phantom whose marrow had
+    a texture of its own in each contrast, wrong fits had at most 0.22, and right ones at least 0.45
+    but where fat is suppressed: there it is 0.29 and more, and those below 0.36 are off by up to
+    1 mm."""
     least_correlation: float = 0.4
     """A fit with a lower correlation has failed, whatever gain and shading explain."""
     least_seen: float = 0.5
