@@ -16,14 +16,16 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import pandas as pd
+import torch
 from registration import FAILED_MM, bad_starts, read_case
 
 from ankle_lib.phantom import anatomy, scanner
-from ankle_lib.phantom.simulate import FAT_SUPPRESSION, NOISY, simulate
+from ankle_lib.phantom.simulate import NOISY, simulate
 from ankle_lib.phantom.tissues import FFE, STATIC_T1, TISSUES, Contrast, Tissue, signal
 from ankle_lib.presets import get_preset
 from ankle_lib.registration.engines import Settings, register
@@ -39,33 +41,35 @@ ALIKE = {"marrow": 1.0, "cartilage": 1.7, "growth_plate": 1.6, "joint_fluid": 1.
 """Marrow as bright as muscle, with bright cartilage; in units of muscle."""
 
 
-def bright_cartilage(tissue: Tissue) -> float:
+def bright_cartilage(tissue: Tissue) -> Any:
     """Signal where marrow looks like muscle."""
-    name = NAMES[id(tissue)]
+    name = NAMES.get(id(tissue), "marrow")  # whose maps differ from bone to bone
     return ALIKE[name] * MUSCLE if name in ALIKE else signal(tissue, FFE)
 
 
-def linear(tissue: Tissue) -> float:
+def linear(tissue: Tissue) -> Any:
     """Signal in the static scan's contrast."""
     return LEVEL * signal(tissue, STATIC_T1)
 
 
-def inverted(tissue: Tissue) -> float:
+def inverted(tissue: Tissue) -> Any:
     """Signal where bright is dark; air stays dark."""
-    return max(0.0, 1500 - 0.8 * linear(tissue)) if tissue.proton_density else 0.0
+    return (
+        torch.as_tensor(1500 - 0.8 * linear(tissue)).clamp_min(0) if tissue.proton_density else 0.0
+    )
 
 
-def fat_suppressed(tissue: Tissue) -> float:
+def fat_suppressed(tissue: Tissue) -> Any:
     """Signal of today's contrast without most of the fat's."""
-    return max(0.0, signal(tissue, FFE) - FAT_SUPPRESSION * linear(tissue))
+    return signal(tissue, dataclasses.replace(FFE, fat=0.1))
 
 
-def today(tissue: Tissue) -> float:
+def today(tissue: Tissue) -> Any:
     """Signal of the simulated frames."""
     return signal(tissue, FFE)
 
 
-RELATIONS: dict[str, tuple[Callable[[Tissue], float], float]] = {
+RELATIONS: dict[str, tuple[Callable[[Tissue], Any], float]] = {
     "today's": (today, 1.0),
     "marrow as muscle": (bright_cartilage, 1.0),
     "inverted": (inverted, 1.0),
@@ -130,10 +134,10 @@ def main() -> None:
                 )
 
 
-def take(sizes, folder: Path, look: Callable[[Tissue], float], noise: float) -> None:
+def take(sizes, folder: Path, look: Callable[[Tissue], Any], noise: float) -> None:
     """Simulate the subject with frames of another look."""
 
-    def levels(tissue: Tissue, contrast: Contrast) -> float:
+    def levels(tissue: Tissue, contrast: Contrast) -> Any:
         return look(tissue) if contrast is FFE else signal(tissue, contrast)
 
     usual = scanner.DYNAMIC_SCANNER

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +30,7 @@ from ankle_lib.phantom.shapes import (
     rotation_matrix,
     smooth_union,
 )
-from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, signal
+from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, Tissue, signal
 
 MINIMUM_GAP_MM = 1.3
 """Bones keep this distance in every pose of the range: more than the cartilage on either of them,
@@ -54,6 +54,15 @@ ARTICULAR_REACH_MM = (3.2, 5.0)
 """A surface bears cartilage if another bone is nearer than the first, none beyond the second."""
 
 PLATE_HALF_WIDTH_MM = 0.9
+
+RED_REACH_MM = 15.0
+"""Behind a growth plate the blood-forming marrow gives way to fat over such a distance."""
+RED_FAT, RED_FAT_BY_YEAR, RED_AGE_YEARS = 0.40, 0.025, 7.0
+"""Fat fraction of that marrow at this age, and how it rises: marrow turns yellow as one grows."""
+FAT_SPREAD, FAT_GRAIN_MM = 0.08, 7.0
+"""Islands of redder and yellower marrow."""
+T2_STAR_SPREAD, T2_STAR_GRAIN_MM, T2_STAR_RANGE_MS = 0.3, (1.6, 1.6, 2.4), (5.0, 20.0)
+"""Relative; trabeculae of bone disturb the field between them."""
 FAR_MM = 100.0
 
 
@@ -261,7 +270,7 @@ def _bone_look(
     # The distal plates of tibia and fibula are open at all ages of the cohort; that of the
     # calcaneus closes between eleven and thirteen.
     openness = min(max((13.0 - child.age_years) / 2.0, 0.0), 1.0) if name == "calcaneus" else 1.0
-    plate = openness * _coverage(plate_offset, voxel_mm)
+    plate = openness * _coverage(plate_offset.abs() - PLATE_HALF_WIDTH_MM, voxel_mm)
     generator = torch.Generator().manual_seed(child.seed * 100 + list(distances).index(name))
 
     near_mm, far_mm = ARTICULAR_REACH_MM
@@ -271,20 +280,33 @@ def _bone_look(
     cartilage = _coverage(surface - CARTILAGE_MM, voxel_mm) * articular
     cortex_mm = CORTEX_MM.get(name, DEFAULT_CORTEX_MM) * (1 - 0.35 * articular)
     cortex = bone * (1 - _coverage(surface + cortex_mm, voxel_mm))
-    grain = 0.10 * distance.noise((1.6, 1.6, 2.4), generator)
-    patches = 0.07 * distance.noise((7.0, 7.0, 7.0), generator)
-    texture = (1 + grain + patches).clamp(0.6, 1.4)
+    marrow = _marrow(distance, plate_offset, child, generator)
+    inside = bone * (1 - plate)
 
     coverage = torch.maximum(bone, cartilage)
     channels = [coverage]
     for contrast in CONTRASTS.values():
         level = {tissue: signal(TISSUES[tissue], contrast) for tissue in TISSUES}
-        inner = level["marrow"] * texture * (1 - plate) + level["growth_plate"] * plate
+        looks = signal(marrow, contrast)
+        looks = looks * (level["marrow"] * inside.sum() / (looks * inside).sum())
+        inner = looks * (1 - plate) + level["growth_plate"] * plate
         solid = torch.where(
             bone > 0, inner + (level["cortex"] - inner) * cortex / bone.clamp(min=1e-6), 0.0
         )
         channels.append(bone * solid + (coverage - bone) * level["cartilage"])
     return Field(torch.stack(channels), distance.origin_mm, voxel_mm)
+
+
+def _marrow(grid: Field, plate_offset: Tensor, child: Child, generator: torch.Generator) -> Tissue:
+    """Return marrow as maps of fat fraction and T2*, which each contrast shows in its own way."""
+    red = torch.where(plate_offset > 0, torch.exp(-plate_offset / RED_REACH_MM), 0.0)
+    red_fat = RED_FAT + RED_FAT_BY_YEAR * (child.age_years - RED_AGE_YEARS)
+    usual = TISSUES["marrow"]
+    islands = FAT_SPREAD * grid.noise((FAT_GRAIN_MM,) * 3, generator)
+    fat = usual.fat_fraction + islands - red * max(0.0, usual.fat_fraction - red_fat)
+    grain = T2_STAR_SPREAD * grid.noise(T2_STAR_GRAIN_MM, generator)
+    t2_star = (usual.t2_star_ms * grain.exp()).clamp(*T2_STAR_RANGE_MS)
+    return replace(usual, fat_fraction=fat.clamp(0.1, 0.95), t2_star_ms=t2_star)
 
 
 def _nearest_other(name: str, distances: dict[str, Field]) -> Tensor:
@@ -300,7 +322,10 @@ def _nearest_other(name: str, distances: dict[str, Field]) -> Tensor:
 
 
 def _plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
-    """Signed distance (X, Y, Z) in mm to the growth plate's surface; large if there is none."""
+    """Distance (X, Y, Z) in mm from the growth plate's middle; large if there is none.
+
+    It is positive on the shaft's side, negative on that of the bone's end.
+    """
     if name not in ("tibia", "fibula", "calcaneus"):
         return torch.full(grid.shape, FAR_MM, device=grid.values.device)
     x, y, z = warp(grid.points()).unbind(-1)
@@ -311,7 +336,7 @@ def _plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
     else:
         bulge = ((x + 2.0) ** 2 + (z + 27.0) ** 2) / 55.0
         offset = y - (-49.5 + bulge + 0.9 * torch.sin(z / 3.0))
-    return offset.abs() * warp.mean_scale - PLATE_HALF_WIDTH_MM
+    return offset * warp.mean_scale
 
 
 def _soft_tissue(

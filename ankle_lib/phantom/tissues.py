@@ -9,9 +9,9 @@ brighter there than muscle, while it is the brightest tissue of the static scan.
 
 from __future__ import annotations
 
-import cmath
 import math
 from dataclasses import dataclass
+from typing import Any
 
 FAT_T1_MS = 290.0
 FAT_WATER_SHIFT_HZ = 220.0
@@ -20,12 +20,15 @@ FAT_WATER_SHIFT_HZ = 220.0
 
 @dataclass(frozen=True)
 class Tissue:
-    """Proton density (water = 1), fat fraction of it, water T1 and T2* in milliseconds."""
+    """Proton density (water = 1), fat fraction of it, water T1 and T2* in milliseconds.
+
+    Fat fraction and T2* may be maps (tensors of one shape).
+    """
 
     proton_density: float
-    fat_fraction: float
+    fat_fraction: Any
     water_t1_ms: float
-    t2_star_ms: float
+    t2_star_ms: Any
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Contrast:
     echo_time_ms: float
     flip_angle_deg: float
     gain: float
+    fat: float = 1.0
+    """Part of the fat's signal that a suppression leaves."""
 
 
 STATIC_T1 = Contrast(repetition_time_ms=20.0, echo_time_ms=4.6, flip_angle_deg=25.0, gain=8600.0)
@@ -63,17 +68,20 @@ TISSUES = {
 """``vessel`` has a short apparent T1: fresh blood flows into the slice."""
 
 
-def signal(tissue: Tissue, contrast: Contrast) -> float:
+def signal(tissue: Tissue, contrast: Contrast) -> Any:
     """Magnitude of the spoiled gradient-echo signal of a water-fat mixture, times the gain.
+
+    It is a number, or a map where the tissue is one.
 
     Steady state of Ernst's equation for each pool, added with the phase that the chemical shift
     gathers until the echo, then damped by T2*.
     """
     phase = 2 * math.pi * FAT_WATER_SHIFT_HZ * contrast.echo_time_ms / 1000
     water = (1 - tissue.fat_fraction) * _steady_state(tissue.water_t1_ms, contrast)
-    fat = tissue.fat_fraction * _steady_state(FAT_T1_MS, contrast)
-    decay = math.exp(-contrast.echo_time_ms / tissue.t2_star_ms)
-    return contrast.gain * tissue.proton_density * decay * abs(water + fat * cmath.exp(1j * phase))
+    fat = contrast.fat * tissue.fat_fraction * _steady_state(FAT_T1_MS, contrast)
+    decay = math.e ** (-contrast.echo_time_ms / tissue.t2_star_ms)
+    both = ((water + fat * math.cos(phase)) ** 2 + (fat * math.sin(phase)) ** 2) ** 0.5
+    return contrast.gain * tissue.proton_density * decay * both
 
 
 def _steady_state(t1_ms: float, contrast: Contrast) -> float:
