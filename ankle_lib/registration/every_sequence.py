@@ -44,7 +44,7 @@ ERRORS = ("dice", "tre_mm", "rotation_error_deg", *(f"rotation_{axis}_deg" for a
 
 COLUMNS = (
     "subject", "sequence", "frame", "bone", "engine", "correlation", *ERRORS[:3], "accepted",
-    "seconds", "cost", "seen", "reason", *ERRORS[3:], "speed_mm", "group",
+    "seconds", "cost", "seen", "above", "reason", *ERRORS[3:], "speed_mm", "group",
 )  # fmt: skip
 """Of ``registration.csv``. Dice, TRE and rotation errors are empty without truth; for the whole
 foot they are means over its bones. ``speed_mm`` is how far the bone's points move per frame."""
@@ -56,9 +56,10 @@ AROUND_BONE_MM = 15.0
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to register, for comparisons."""
+    """One way to register."""
 
     settings: Settings = field(default_factory=Settings)
+    """For the bones; the whole foot is registered as if bright stayed bright, as in the report."""
     engine: str = "torch"
     radius_voxels: Mapping[str, float] = field(default_factory=lambda: dict(RADIUS_VOXELS))
     sigma_voxels: float = SIGMA_VOXELS
@@ -175,7 +176,7 @@ def experiment(
 def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataFrame:
     """Say which registrations to believe, and write all tables and the review sheet.
 
-    Accepted is what did not fail and passes the gate of its step. Written are
+    Accepted is what did not fail and passes the gate of its step, if there is one. Written are
     ``tables/registration.csv``, ``tables/gate.csv``, ``qc_sheet.csv`` (people's verdicts in it
     stay) and the verdict in every ``transforms.json``.
 
@@ -184,7 +185,7 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
     table : DataFrame
         From `register_cohort`.
     gates : mapping
-        ``"whole"`` and ``"bone"`` to the gate of this step.
+        ``"whole"`` or ``"bone"`` to the gate of this step.
     out : Path
         Folder of the chapter.
 
@@ -194,7 +195,7 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
         ``table`` with ``accepted`` set.
     """
     table = table.copy()
-    passed = np.zeros(len(table), dtype=bool)
+    passed = np.ones(len(table), dtype=bool)
     for step, gate in gates.items():
         chosen = (table["bone"] == WHOLE).to_numpy() == (step == "whole")
         passed[chosen] = gate.passes(table.loc[chosen, "correlation"].to_numpy())
@@ -283,6 +284,7 @@ def _work(task: SequenceTask) -> pd.DataFrame:
                     "seconds": float(found.seconds[frame, index]),
                     "cost": float(found.costs[frame, index]),
                     "seen": float(found.seen[frame, index]),
+                    "above": float(found.above[frame, index]),
                     "reason": str(found.reasons[frame, index]),
                     "speed_mm": speeds[frame],
                     "group": task.subject.group,
@@ -311,20 +313,21 @@ def _registrations(
     soft = weights_of(masks, variant.radius_voxels, variant.sigma_voxels)
 
     def fit(
-        weights: Mapping[str, NDArray[np.float32]], start: NDArray[np.float64] | None = None
+        weights: Mapping[str, NDArray[np.float32]],
+        settings: Settings,
+        start: NDArray[np.float64] | None = None,
     ) -> Registration:
         options = {"engine": variant.engine, "device": task.device}
         with turn_on(task.device):
-            return register(
-                fixed, static, weights, start=start, settings=variant.settings, **options
-            )
+            return register(fixed, static, weights, start=start, settings=settings, **options)
 
     if variant.start_error is not None and truth is not None:
-        yield fit(soft, start=truth.disturbed(points, *variant.start_error))
+        yield fit(soft, variant.settings, truth.disturbed(points, *variant.start_error))
         return
-    whole = fit({WHOLE: load(task.foot_mask).data.astype(np.float32)})
+    foot = {WHOLE: load(task.foot_mask).data.astype(np.float32)}
+    whole = fit(foot, replace(variant.settings, any_contrast=False))
     yield whole
-    yield fit(soft, start=whole.poses[:, 0])
+    yield fit(soft, variant.settings, whole.poses[:, 0])
 
 
 @dataclass(frozen=True)

@@ -99,15 +99,13 @@ def fit(
     carried = [moving_region(region, device) for region in regions]
     if settings.any_contrast:
         body = _find_body(pyramid, moving, inverse[:, 0], settings, device)
-        searches, found, fits = _by_looks(pyramid, carried, inverse, body, settings)
+        searches, found = _by_looks(pyramid, carried, inverse, body, settings)
     else:
         searches = [_search(pyramid, one.standardised(), settings) for one in carried]
-        found, fits = _first_tries(searches, inverse)
-        if settings.retry:
-            _try_again(searches, inverse, found, fits)
+        found = _by_gain(searches, inverse)
     answers, frame = [], torch.arange(len(inverse), device=device)
-    for number, search in enumerate(searches):
-        poses, fit = search.polish(found[number], fits[number])
+    for search, poses in zip(searches, found, strict=True):
+        poses, fit = search.polish(poses)
         told = fit.correlation, fit.cost, fit.seen, search.lead(frame, poses)
         scores = [x.cpu().double().numpy() for x in told]
         answers.append((torch.linalg.inv(poses).cpu().numpy(), *scores))
@@ -173,27 +171,22 @@ def _is_large(moving: MovingRegion, settings: Settings) -> bool:
     return float(moving.weights.sum()) * moving.voxel_mm3 / 1000 > settings.largest_cm3
 
 
-def _first_tries(searches: Sequence[Search], inverse: Tensor) -> tuple[list[Tensor], list[Fit]]:
-    """Find the poses of R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
+def _by_gain(searches: Sequence[Search], inverse: Tensor) -> list[Tensor]:
+    """Find R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
 
-    Returns (F, 4, 4) inverse poses and fits for each region.
+    Returns the inverse poses (F, 4, 4) of each region.
     """
     frame = torch.arange(len(inverse), device=inverse.device)
-    tries = [
-        search.compete(frame, search.starts(inverse[:, n], search.settings.start_angles_deg), 1)
-        for n, search in enumerate(searches)
-    ]
-    return [poses for poses, _ in tries], [fits for _, fits in tries]
-
-
-def _try_again(
-    searches: Sequence[Search], inverse: Tensor, found: list[Tensor], best: list[Fit]
-) -> None:
-    """Search again where too little is explained; replaces what is improved."""
+    found, merits = [], []
+    for number, search in enumerate(searches):
+        starts = search.starts(inverse[:, number], search.settings.start_angles_deg)
+        poses, merit = search.compete(frame, starts, 1)
+        found.append(poses)
+        merits.append(merit)
     # wide first: from neighbours alone, a wrong place that many found would spread
-    for step in ("wide", "neighbours", "neighbours"):
+    for step in ("wide", "neighbours", "neighbours") if searches[0].settings.retry else ():
         for region, search in enumerate(searches):
-            costs = best[region].cost
+            costs = -merits[region]
             usual = _failed_cost(costs) if step == "wide" else _unusual_cost(costs)
             poor = costs > min(usual, search.settings.largest_cost)
             places, good = torch.nonzero(poor)[:, 0], torch.nonzero(~poor)[:, 0]
@@ -201,12 +194,19 @@ def _try_again(
                 starts = search.wide_starts(inverse[places, region])
             elif len(good):
                 starts = _neighbours(found[region], places, good)
-            if len(places) == 0 or (step == "neighbours" and len(good) == 0):
-                continue
-            again, fits = search.compete(places, starts, RETRY_SURVIVORS)
-            gained = fits.cost < costs[places]
-            found[region][places[gained]] = again[gained]
-            best[region] = best[region].replaced(places[gained], fits.take(gained))
+            if len(places) and (step == "wide" or len(good)):
+                again = search.compete(places, starts, RETRY_SURVIVORS)
+                _take_better(found[region], merits[region], places, *again)
+    return found
+
+
+def _take_better(
+    found: Tensor, merits: Tensor, places: Tensor, again: Tensor, reached: Tensor
+) -> None:
+    """Replace poses (F, 4, 4) and their merits (F,) in some places where others are better."""
+    better = reached > merits[places]
+    found[places[better]] = again[better]
+    merits[places[better]] = reached[better]
 
 
 # --- any contrast ---
@@ -234,7 +234,7 @@ def _by_looks(
     inverse: Tensor,
     body: Tensor,
     settings: Settings,
-) -> tuple[list[Search], list[Tensor], list[Fit]]:
+) -> tuple[list[Search], list[Tensor]]:
     """Find R regions in all frames without knowing how these show them.
 
     Parameters
@@ -249,25 +249,27 @@ def _by_looks(
 
     Returns
     -------
-    searches, found, fits : lists
-        Of each region: the last search, (F, 4, 4) inverse poses and fits.
+    searches, found : lists
+        Of each region: the last search, and (F, 4, 4) inverse poses.
     """
     frame = torch.arange(len(body), device=body.device)
     layered = [_layered_search(pyramid, region, settings) for region in regions]
     starts = [search.starts(body, NEAR_ANGLES_DEG) for search in layered]
-    found = [one.compete(frame, near, 1)[0] for one, near in zip(layered, starts, strict=True)]
-    lead = torch.stack([one.lead(frame, poses) for one, poses in zip(layered, found, strict=True)])
-    count = min(lead.numel(), max(FEWEST_TRUSTED, round(TRUSTED_SHARE * lead.numel())))
-    trusted = lead >= lead.flatten().topk(count).values[-1]
+    first = [one.compete(frame, near, 1) for one, near in zip(layered, starts, strict=True)]
+    found, merits = [poses for poses, _ in first], torch.stack([merit for _, merit in first])
+    count = min(merits.numel(), max(FEWEST_TRUSTED, round(TRUSTED_SHARE * merits.numel())))
+    trusted = merits >= merits.flatten().topk(count).values[-1]
+    merits = torch.full_like(merits, -torch.inf)
     for attempt in range(LOOKS if settings.retry else 1):
         look = _look_of(layered, found, trusted)
         searches = [
             _search(pyramid, look.of((one.finest or one.levels[-1]).moving), settings, one.finest)
             for one in layered
         ]
-        lead = torch.stack([s.lead(frame, poses) for s, poses in zip(searches, found, strict=True)])
-        wanting = (lead < settings.least_above) | (attempt == 0)
-        others = torch.stack(found)
+        if attempt > 0:
+            leads = [one.lead(frame, poses) for one, poses in zip(searches, found, strict=True)]
+            merits = torch.stack(leads)
+        wanting, others = merits < settings.least_above, torch.stack(found)
         for number, search in enumerate(searches):
             poor = torch.nonzero(wanting[number])[:, 0]
             if len(poor) == 0:
@@ -278,16 +280,12 @@ def _by_looks(
             if attempt > 0:
                 near.append(search.wide_starts(body[poor]))
                 near += [_neighbours(found[number], poor, good)] if len(good) else []
-            poses, _ = search.compete(poor, torch.cat(near), RETRY_SURVIVORS)
-            reached = search.lead(poor, poses)
-            gained = (reached > lead[number, poor]) | (attempt == 0)
-            found[number][poor[gained]] = poses[gained]
-            lead[number, poor[gained]] = reached[gained]
-        trusted = lead >= settings.least_above
+            again = search.compete(poor, torch.cat(near), RETRY_SURVIVORS)
+            _take_better(found[number], merits[number], poor, *again)
+        trusted = merits >= settings.least_above
         if bool(trusted.all()) or int(trusted.sum()) < FEWEST_TRUSTED:
             break
-    fits = [search.evaluate(frame, poses) for search, poses in zip(searches, found, strict=True)]
-    return searches, found, fits
+    return searches, found
 
 
 def _layered_search(
@@ -342,12 +340,14 @@ class Search:
         """Return (S, F, 4, 4) starts of a second try."""
         return self.starts(inverse, self.settings.retry_angles_deg, self.settings.retry_shifts_mm)
 
-    def compete(self, frame: Tensor, starts: Tensor, survivors: int) -> tuple[Tensor, Fit]:
+    def compete(self, frame: Tensor, starts: Tensor, survivors: int) -> tuple[Tensor, Tensor]:
         """Improve starts (S, N, 4, 4) until one is left for each of N frames.
 
         At the coarsest level the worst go after some steps. The second level has ``survivors``; it
         keeps the one of lowest cost, or where any contrast may come, of the largest `lead`: a
         wrong place may explain much, but then others do so, too.
+
+        Returns the poses (N, 4, 4) and their merit (N,), minus the cost or the lead.
         """
         coarsest, *finer = self.levels
         rounds = [(coarsest, steps, max(kept, survivors)) for steps, kept in ROUNDS]
@@ -360,24 +360,22 @@ class Search:
             flat, fits = self._minimise(level, repeated, inverse.flatten(0, 1), steps)
             order = fits.cost.reshape(-1, n_frames).argsort(0)[:kept]
             chosen = (order * n_frames + index).flatten()
-            inverse, fits = flat[chosen].unflatten(0, (-1, n_frames)), fits.take(chosen)
-        best = index
-        if len(inverse) > 1 and self.settings.any_contrast:
-            leads = self.lead(frame.repeat(len(inverse)), inverse.flatten(0, 1))
-            best = leads.unflatten(0, (-1, n_frames)).argmax(0) * n_frames + index
-        return inverse.flatten(0, 1)[best], fits.take(best)
+            inverse, merit = flat[chosen].unflatten(0, (-1, n_frames)), -fits.cost[chosen]
+        if self.settings.any_contrast:
+            merit = self.lead(frame.repeat(len(inverse)), inverse.flatten(0, 1))
+        best = merit.unflatten(0, (-1, n_frames)).argmax(0) * n_frames + index
+        return inverse.flatten(0, 1)[best], merit[best]
 
-    def polish(self, inverse: Tensor, fits: Fit) -> tuple[Tensor, Fit]:
-        """Improve poses (F, 4, 4) with layers, where any contrast may come.
+    def polish(self, inverse: Tensor) -> tuple[Tensor, Fit]:
+        """Return the poses (F, 4, 4) and how they fit; improved, where any contrast may come.
 
         The cost is then that of the layers; correlation and part seen are those of the region.
         """
-        if self.finest is None:
-            return inverse, fits
         frame = torch.arange(len(inverse), device=inverse.device)
+        if self.finest is None:
+            return inverse, self.evaluate(frame, inverse)
         found, layered = self._minimise(self.finest, frame, inverse, self.finest.iterations)
-        plain = self.evaluate(frame, found)
-        return found, layered._replace(correlation=plain.correlation, seen=plain.seen)
+        return found, self.evaluate(frame, found)._replace(cost=layered.cost)
 
     def lead(self, frame: Tensor, inverse: Tensor) -> Tensor:
         """Return (N,) by how much the likeness at poses beats that of the region elsewhere.
@@ -410,7 +408,8 @@ class Search:
         """Return the fits (N,) of poses at the last level of the search."""
         level = self.levels[-1]
         options = self.options(level)
-        return evaluate(level, select_points(level, frame, inverse, options), inverse, options)
+        points = select_points(level, frame, inverse, options)
+        return evaluate(level, points, inverse, options, slopes=False)
 
     def _minimise(
         self, level: Level, frame: Tensor, inverse: Tensor, iterations: int
