@@ -89,6 +89,8 @@ DYNAMIC_SCORES = "07_dynamic_segmentation/tables/dynamic_segmentation.csv"
 TURNED = ", feet turned by 40° to 60°"
 
 NETWORKS = {"unet": "U-Net", "resnet-basic": "ResNet"}
+EMPTY = "empty mask"
+"""A row of the tables of patches: what finds no bone at all."""
 
 RECONSTRUCTIONS = {
     "trilinear": "frame, interpolated",
@@ -120,6 +122,8 @@ def _static_segmentation() -> Iterator[Line]:
                 report = ("report_dice", f"Table {number}") if column == "dice_mean" else ()
                 rows = f"network == '{network}'"
                 yield Line(STATIC, measure, name + version, file, column, rows, *report)
+        if "patches" in measure:
+            yield Line(STATIC, measure, EMPTY, file, "dice_mean", f"network == '{EMPTY}'")
     scores = f"{STATIC_TABLES}/final_scores.csv"
     for measure, column in ((volumes, "dice"), ("HD95 (mm)", "hd95_mm")):
         for rows, feet in (("angle_deg == 0", ""), ("angle_deg != 0", TURNED)):

@@ -129,17 +129,17 @@ def filmstrip(stills: Mapping[int, tuple[Volume, Volume]]) -> Figure:
         Each voxel with the value of the thick one that it lies in, and the reconstruction; on one
         grid with axes P, S, R, of which the middle is shown.
     """
-    rows = {}
-    for plane in ("sagittal", "coronal"):
-        for kind, words in enumerate(("as measured", "reconstructed")):
-            images = [pair[kind] for pair in stills.values()]
-            middle = [image.shape[AXIS_OF_PLANE[plane]] // 2 for image in images]
-            rows[f"{words}\n{plane}"] = [
-                slice_of(image, plane, index, limits=window(image.data))
-                for image, index in zip(images, middle, strict=True)
-            ]
-    titles = [f"frame {number}" for number in stills]
-    return image_grid(rows, titles, width=2.6 * len(stills), marks="rows")[0]
+    planes = ("sagittal", "coronal")
+    rows = {
+        f"frame {number}": [
+            slice_of(one, plane, one.shape[AXIS_OF_PLANE[plane]] // 2, limits=window(one.data))
+            for plane in planes
+            for one in pair
+        ]
+        for number, pair in stills.items()
+    }
+    titles = [f"{words},\n{plane}" for plane in planes for words in ("measured", "reconstructed")]
+    return image_grid(rows, titles, width=8.0, marks="rows")[0]
 
 
 def page(scan: Volume, masks: Mapping[str, Volume]) -> HTMLDocument:

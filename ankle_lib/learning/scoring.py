@@ -43,7 +43,7 @@ def outputs_of(network: nn.Module, images: Tensor, *, batchnorm_training: bool =
 
 
 def patch_scores(
-    network: nn.Module,
+    network: nn.Module | None,
     batches: Mapping[str, Batch],
     labels: Sequence[str],
     *,
@@ -53,7 +53,8 @@ def patch_scores(
 
     Parameters
     ----------
-    network : nn.Module
+    network : nn.Module, optional
+        Without one no pixel is bone: the score of an empty mask.
     batches : mapping of subject to Batch
         E.g. of `scans.draw_patches`, on the network's device.
     labels : sequence of str
@@ -69,7 +70,9 @@ def patch_scores(
     """
     rows = []
     for subject, batch in batches.items():
-        found = outputs_of(network, batch.image, batchnorm_training=batchnorm_training)
+        found = torch.zeros_like(batch.target)
+        if network is not None:
+            found = outputs_of(network, batch.image, batchnorm_training=batchnorm_training)
         means = _patch_dice(found, batch.target).double().mean(0).tolist()
         rows += [(subject, label, mean) for label, mean in zip(labels, means, strict=True)]
     return pd.DataFrame(rows, columns=["subject", "bone", "patch_dice"])

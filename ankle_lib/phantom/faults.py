@@ -2,7 +2,8 @@
 
 A fault changes the images of one subject before they are written, or the bytes of a file after.
 Each has a sentence for the manifest's notes. Which subject bears which fault follows the report's
-own list where it gives one.
+own list where it gives one. What goes wrong while one image is taken or outlined (`IMAGE_FAULTS`)
+leaves it usable: later chapters meet it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class RawImages:
         """All images by file name."""
         return {**self.static, **self.masks, **self.sequences}
 
+    def of(self, part: str) -> RawImage:
+        """Return the image of a sequence, or the mask of a bone."""
+        (image,) = (one for name, one in self.files().items() if name.endswith(f"_{part}.nii.gz"))
+        return image
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -80,6 +86,25 @@ class Fault:
                 found = list(getattr(images, kind).values())
                 for image in found[-1:] if kind == "sequences" else found:
                     self.change(image, generator)
+
+
+@dataclass(frozen=True)
+class ImageFault:
+    """What goes wrong with one image that a study would use.
+
+    Attributes
+    ----------
+    note : str
+        For the manifest.
+    change : callable
+        Changes the stored numbers in place, in the order of the acquisition's own axes.
+    shift_mm : three floats
+        By which the field of view misses its place, in the mean child's reference frame.
+    """
+
+    note: str
+    change: Callable[[NDArray], None] = lambda data: None
+    shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 def to_bytes(image: RawImage) -> bytes:
@@ -187,6 +212,27 @@ def _qform_elsewhere(scan: RawImage, _: np.random.Generator) -> None:
     scan.qform, scan.affine = scan.affine, wrong
 
 
+def _lost_slices(series: NDArray) -> None:
+    """On the way back, since frames before the turn were also taken in other ways."""
+    middle, n = series.shape[2] // 2, series.shape[3]
+    series[:, :, middle - 1 : middle + 1, 2 * n // 3 : 2 * n // 3 + max(1, n // 5)] = 0
+
+
+def _jerk(series: NDArray) -> None:
+    """Half of k-space is measured where the foot is two of 15 frames before, half after."""
+    n, frame = series.shape[3], 2 * series.shape[3] // 3
+    reach = max(1, n // 7)
+    seen = series[..., [frame - reach, (frame + reach) % n]]
+    early, spectra = np.fft.fftfreq(len(seen))[:, None, None] < 0, np.fft.fft(seen, axis=0)
+    image = np.abs(np.fft.ifft(np.where(early, spectra[..., 0], spectra[..., 1]), axis=0))
+    series[..., frame] = np.where(seen.any(axis=-1), image.round(), 0)
+
+
+def _part_of_slices(mask: NDArray) -> None:
+    filled = np.flatnonzero(mask.any(axis=(0, 1)))
+    mask[:, :, filled[2 * len(filled) // 3 :]] = 0
+
+
 _STATIC, _MASKS, _LAST = ("static",), ("masks",), ("sequences",)
 _ELSEWHERE = Fault("masks and sequences are in another reference frame", change_all=_other_world)
 
@@ -217,3 +263,13 @@ FAULTS: dict[str, Fault] = {
     "E13": Fault("a block of the static scan is not numbers", _STATIC, _many_nan),
 }
 """By subject."""
+
+IMAGE_FAULTS: dict[tuple[str, str], ImageFault] = {
+    ("T01", "passive_run-02"): ImageFault("two slices of some frames are lost", _lost_slices),
+    ("T05", "passive_run-02"): ImageFault(
+        "the field of view misses a part of the foot", shift_mm=(20.0, 0.0, 0.0)
+    ),
+    ("T07", "talus"): ImageFault("a third of the talus's slices is not outlined", _part_of_slices),
+    ("E08", "passive_run-01"): ImageFault("the foot jerks during a frame", _jerk),
+}
+"""By subject, and sequence or bone."""

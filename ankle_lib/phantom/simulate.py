@@ -26,7 +26,7 @@ from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Subject
 from ankle_lib.parallel import run_all
 from ankle_lib.phantom import scanner
 from ankle_lib.phantom.anatomy import build
-from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
+from ankle_lib.phantom.faults import FAULTS, IMAGE_FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, cycle
 from ankle_lib.phantom.scanner import Grid
@@ -188,6 +188,11 @@ def _simulate_subject(
         {f"{code}_MovieClear_{name}.nii.gz": image for name, (image, _) in taken.items()},
     )
     write_csv(truth / "motion.csv", pd.concat([rows for _, rows in taken.values()]))
+    notes = [FAULTS[code].note] if code in FAULTS else []
+    for (owner, part), fault in IMAGE_FAULTS.items():
+        if owner == code:
+            fault.change(images.of(part).data)
+            notes.append(f"{part}: {fault.note}")
     if code in FAULTS:
         FAULTS[code].apply(images, np.random.default_rng(recipe.seed + 3))
     checksums = {}
@@ -207,7 +212,7 @@ def _simulate_subject(
             {"name": name, "kind": name.split("_")[0], "path": f"raw/{code}/{file}"}
             for name, file in zip(taken, images.sequences, strict=True)
         ],
-        "notes": [f"injected: {FAULTS[code].note}"] if code in FAULTS else [],
+        "notes": [f"injected: {note}" for note in notes],
     }
     return {"sha256": checksums, "subject": subject}
 
@@ -245,8 +250,10 @@ class _Examination:
     def sequence(self, name: str, truth: Path) -> tuple[RawImage, pd.DataFrame]:
         """Make a sequence and a row of the table of motion for each frame; write its truth."""
         preset, voxel_mm = self.preset, self.preset.dynamic_voxel_mm
+        fault = IMAGE_FAULTS.get((self.recipe.code, name))
+        x, y, z = np.add(DYNAMIC_CENTRE_MM, fault.shift_mm if fault else 0.0)
         self.frame_grid = self._grid(
-            preset.dynamic_shape, voxel_mm, DYNAMIC_CENTRE_MM, DYNAMIC_OBLIQUITY_DEG
+            preset.dynamic_shape, voxel_mm, (x, y, z), DYNAMIC_OBLIQUITY_DEG
         )
         samples, affine = preset.slice_samples, self.frame_grid[1]
         poses = self._cycle(active=name.startswith("active"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ankle_lib.learning.networks import NETWORKS, REPORT_PARAMETERS
@@ -46,6 +47,9 @@ REPORT_VOLUMES = {
 CHOSEN = {"unet": 5e-4, "resnet-basic": 1e-4}
 """The two networks that the report went on with, and their learning rates (Fig. 6.9)."""
 
+EMPTY = "empty mask"
+"""What finds no bone anywhere, among the networks: patches without bone give it a score."""
+
 RESNET_SLICES = 2
 """The ResNet takes ten times as long, so it is scored on every so-many-th slice of the U-Net's."""
 
@@ -63,7 +67,7 @@ def compare_architectures(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     -------
     table : DataFrame
         Columns network, parameters, bone, dice_validation, report_parameters,
-        report_dice_validation, steps.
+        report_dice_validation, steps; the last network is `EMPTY`.
     losses : DataFrame
         Columns network, bone, step, loss.
     """
@@ -83,6 +87,12 @@ def compare_architectures(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
             }
         )
         losses.append(trained.losses[["step", "loss"]].assign(network=network, bone=bone))
+    empty = study.empty_scores("validation").groupby("bone", sort=False)["patch_dice"].mean()
+    rows += [
+        {"network": EMPTY, "bone": bone, "dice_validation": dice}
+        | dict.fromkeys(("parameters", "report_parameters", "steps"), 0)
+        for bone, dice in empty.items()
+    ]
     return pd.DataFrame(rows), pd.concat(losses, ignore_index=True)
 
 
@@ -131,8 +141,8 @@ def on_patches(
     Returns
     -------
     DataFrame
-        Columns network, bone, dice_mean, dice_low, dice_high, report_dice, part. No interval
-        where there is one subject.
+        Columns network, bone, dice_mean, dice_low, dice_high, report_dice, part; in each part the
+        last network is `EMPTY`. No interval where there is one subject.
 
     Examples
     --------
@@ -140,11 +150,15 @@ def on_patches(
     """
     tables = []
     for part in parts:
-        for name, of_bones in networks.items():
-            scores = pd.concat(study.patch_scores(one, part) for one in of_bones)
+        found = {
+            name: pd.concat(study.patch_scores(one, part) for one in of_bones)
+            for name, of_bones in networks.items()
+        }
+        for name, scores in (found | {EMPTY: study.empty_scores(part)}).items():
             scores = scores.rename(columns={"patch_dice": "dice"}).assign(network=name)
             table = over_subjects(scores, ["network", "bone"], ["dice"])
-            tables.append(table.assign(report_dice=REPORT_PATCHES[name, part], part=part))
+            report = REPORT_PATCHES.get((name, part), np.nan)
+            tables.append(table.assign(report_dice=report, part=part))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -183,19 +197,21 @@ def cross_validate(study: Study) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns network, subject, bone, dice.
+        Columns network, subject, bone, dice; the last network is `EMPTY`.
     """
-    rows = []
+    rows, bones = [], study.sizes.followed_bones
     for network, rate in CHOSEN.items():
         if network != "unet" and not study.sizes.resnet_folds:
             continue
-        bones = study.sizes.followed_bones
         recipes = [study.report_recipe(network, bone, rate=rate) for bone in bones]
         for split in study.folds:
             for recipe, trained in study.fit_all(recipes, split).items():
                 scores = study.patch_scores(trained, "validation", split)
                 dice = float(scores["patch_dice"].mean())
                 rows.append((network, split.validation[0], recipe.labels[0], dice))
+    for split in study.folds:
+        empty = study.empty_scores("validation", split).set_index("bone")["patch_dice"]
+        rows += [(EMPTY, split.validation[0], bone, empty[bone]) for bone in bones]
     return pd.DataFrame(rows, columns=["network", "subject", "bone", "dice"])
 
 

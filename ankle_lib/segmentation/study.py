@@ -36,8 +36,9 @@ from ankle_lib.learning.training import Trained, train_side_by_side
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import slices_at
 from ankle_lib.patches.rules import STATIC_SEGMENTATION
+from ankle_lib.patches.source import Batch
 from ankle_lib.patches.split import Part, Split, cross_validation, report_split
-from ankle_lib.presets import SegmentationSizes
+from ankle_lib.presets import BONES, SegmentationSizes
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,24 @@ class Study:
         scans = self.part(part, split)
 
         def work() -> pd.DataFrame:
-            batches = {
-                scan.code: self.sources.drawn(scan, bones, self.pixels, n, 0, self.device)
-                for scan in scans
-            }
+            batches = self._patches(bones, scans)
             return patch_scores(
                 trained.network, batches, bones, batchnorm_training=batchnorm_training
             )
 
         settings = [part, self.pixels, n, batchnorm_training, _stamp(scans)]
         return trained.remembered("patches", work, settings)
+
+    def empty_scores(self, part: Part, split: Split | None = None) -> pd.DataFrame:
+        """Return what a network that never sees any bone would score on the same patches."""
+        return patch_scores(None, self._patches(BONES, self.part(part, split)), BONES)
+
+    def _patches(self, bones: Sequence[str], scans: Iterable[Scan]) -> dict[str, Batch]:
+        n = self.sizes.n_patches
+        return {
+            scan.code: self.sources.drawn(scan, bones, self.pixels, n, 0, self.device)
+            for scan in scans
+        }
 
     def volume_scores(
         self,

@@ -142,11 +142,11 @@ def test_a_filmstrip_shows_both_planes_of_both() -> None:
     }
     figure = filmstrip(stills)
     assert len(figure.axes) == 4 * len(stills)
-    assert figure.axes[0].get_title() == "frame 0"
+    assert figure.axes[0].get_title() == "measured,\nsagittal"
     shown = [axes.images[0].get_array() for axes in figure.axes]
     k = stills[0][1].shape[2] // 2
     np.testing.assert_array_equal(shown[0], stills[0][0].data[:, :, k].T)
-    np.testing.assert_array_equal(shown[3], stills[1][1].data[:, :, k].T)
+    np.testing.assert_array_equal(shown[5], stills[1][1].data[:, :, k].T)
 
 
 def test_a_page_needs_no_kernel_and_stays_small() -> None:

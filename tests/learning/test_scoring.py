@@ -32,6 +32,14 @@ def test_a_perfect_network_scores_one_on_patches(tmp_path: Path) -> None:
     assert (scores["patch_dice"] == 1).all()
 
 
+def test_without_a_network_the_mask_is_empty() -> None:
+    batches = {"E01": draw_patches(toy_scan("E01"), BONES, 16, 20)}
+    scores = patch_scores(None, batches, BONES)["patch_dice"].to_numpy()
+    without = (batches["E01"].target.amax((2, 3)) == 0).double().mean(0).numpy()
+    assert 0 < without.min() < without.max() < 1
+    np.testing.assert_allclose(scores, without)
+
+
 def test_patches_in_training_mode_go_one_by_one() -> None:
     network = small_recipe().fresh()
     images = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.document import load_manifest, verify
-from ankle_lib.phantom.faults import FAULTS, RawImage, RawImages, to_bytes
+from ankle_lib.phantom.faults import FAULTS, IMAGE_FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.phantom.simulate import look_name, simulate, telling_frames
 from ankle_lib.phantom.subjects import SUBJECTS, draw_recipe, usable_sequences
 from ankle_lib.presets import BONES, PRESETS
@@ -261,6 +261,48 @@ def test_every_fault_leaves_its_mark(code):
     before = {name: to_bytes(image) for name, image in clean.files().items()}
     after = {name: to_bytes(image) for name, image in spoilt.files().items()}
     assert before != after
+
+
+def test_faults_of_images_spoil_usable_images_of_usable_subjects_alone():
+    for code, part in IMAGE_FAULTS:
+        assert part in (*usable_sequences(code), *BONES)
+        assert usable_sequences(code)
+    in_smoke = [code for code, _ in IMAGE_FAULTS if code in PRESETS["smoke"].subjects]
+    assert len(in_smoke) == 1
+
+
+def test_a_fault_of_an_image_leaves_every_other_byte(tmp_path, monkeypatch):
+    codes = ("T01", "T05", "T07", "E08")
+    sizes = dataclasses.replace(TINY, subjects=codes, n_frames=5)
+    simulate(sizes, tmp_path / "spoilt")
+    monkeypatch.setattr("ankle_lib.phantom.simulate.IMAGE_FAULTS", {})
+    simulate(sizes, tmp_path / "clean")
+    clean, spoilt = files(tmp_path / "clean"), files(tmp_path / "spoilt")
+    differ = {name for name in clean if clean[name] != spoilt[name]} - {"manifest.yaml"}
+    raw = sorted(name for name in differ if name.startswith("raw"))
+    assert [name.split("/")[1] for name in raw] == sorted(code for code, _ in IMAGE_FAULTS)
+    parts = dict(IMAGE_FAULTS.keys())
+    assert all(name.endswith(f"_{parts[name.split('/')[1]]}.nii.gz") for name in raw)
+    truth = {name for name in differ if name.startswith("truth") and "done" not in name}
+    truth.discard("truth/T05/motion.csv")  # folding of the tissue, in another field of view
+    assert truth
+    assert all(name.startswith("truth/T05/passive_run-02_") for name in truth), "poses stay"
+
+
+def test_a_jerk_shows_two_poses_and_none_if_the_foot_holds_still():
+    still = np.zeros((16, 8, 3, 15), np.int16)
+    still[4:7, 2:5] = 90
+    moving = still.copy()
+    moving[..., 11:] = np.roll(still[..., 11:], 6, axis=0)
+    jerk = IMAGE_FAULTS["E08", "passive_run-01"].change
+    for series in (still, moving):
+        before = series.copy()
+        jerk(series)
+        kept = np.arange(15) != 10
+        np.testing.assert_array_equal(series[..., kept], before[..., kept])
+        places = [before[..., 8] > 0, before[..., 12] > 0]
+        assert min(series[..., 10][place].mean() for place in places) > 30
+    assert set(np.unique(still[..., 10])) == {0, 90}
 
 
 def test_the_bytes_of_an_image_read_back(tmp_path):

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
 from ankle_lib.presets import BONES
 from ankle_lib.segmentation import experiments
 from ankle_lib.segmentation.postmortem import Remedies, recipes
@@ -15,16 +18,33 @@ def test_reports_tables_have_the_promised_columns(study: Study) -> None:
     assert list(validated.columns) == [*start, "part"]
     assert validated.loc[validated["part"] == "validation", "dice_low"].isna().all()
     on_patches = experiments.on_patches(study, networks, "test")
-    assert list(on_patches["report_dice"]) == [0.74, 0.78, 0.87]
+    assert list(on_patches["report_dice"].dropna()) == [0.74, 0.78, 0.87]
     whole = experiments.on_whole_slices(study, networks)
     assert list(whole.columns[:6]) == start
     assert whole["dice_min"].le(whole["dice_mean"]).all()
 
 
+def test_an_empty_mask_scores_what_the_patches_without_bone_give_it(study: Study) -> None:
+    networks = {"unet": [study.fit(study.report_recipe("unet", bone)) for bone in BONES]}
+    table = experiments.on_patches(study, networks, "train", "validation", "test")
+    empty = table[table["network"] == experiments.EMPTY].set_index(["part", "bone"])["dice_mean"]
+    assert len(empty) == 9
+    for (part, bone), score in empty.items():
+        batches = study._patches((bone,), study.part(part)).values()
+        without = [float((one.target.amax((1, 2, 3)) == 0).float().mean()) for one in batches]
+        assert score == pytest.approx(np.mean(without))
+    architectures, losses = experiments.compare_architectures(study)
+    rows = architectures[architectures["network"] == experiments.EMPTY].set_index("bone")
+    assert rows["dice_validation"].to_dict() == pytest.approx(empty["validation"].to_dict())
+    assert (rows[["parameters", "report_parameters", "steps"]] == 0).all(axis=None)
+    assert experiments.EMPTY not in set(losses["network"])
+
+
 def test_folds_leave_each_control_out(study: Study) -> None:
     table = experiments.cross_validate(study)
-    assert list(table["subject"]) == ["T01"] * 3 + ["T02"] * 3
-    assert set(table["network"]) == {"unet"}
+    trained = table[table["network"] == "unet"]
+    assert list(trained["subject"]) == ["T01"] * 3 + ["T02"] * 3
+    assert list(table["network"].unique()) == ["unet", experiments.EMPTY]
     assert table["dice"].between(0, 1).all()
 
 
