@@ -1,7 +1,5 @@
 """Where the patches of a slice come from, which are rejected, and why."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable
 from dataclasses import replace

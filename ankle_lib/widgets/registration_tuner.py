@@ -1,7 +1,5 @@
 """A registration by hand: where it starts, how alike the images are there, and where it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +24,9 @@ from ankle_lib.widgets.view import (
     check_values,
     colours_of,
     empty_ones,
-    image_3d,
     masks_on,
     not_finite,
+    oriented,
     slider,
 )
 
@@ -315,12 +313,11 @@ def _check(
             "both."
         )
     check_values(sequence, "sequence")
-    turned = image_3d(static, "static scan")
+    turned = oriented(static, "static scan")
     given = {"sequence": sequence.data, "static scan": static.data}
     given |= {f"weights of {bone}": np.asarray(soft) for bone, soft in weights.items()}
     sentences = [not_finite([data], name, NEEDED) for name, data in given.items()]
-    there = masks_on(turned, masks, sentences, NEEDED)
-    sentences += empty_ones({name: mask[0] for name, mask in there.items() if mask[0] is not None})
+    sentences += empty_ones(masks_on(turned, masks, sentences, NEEDED))
     for sentence in filter(None, sentences):
         raise AnkleError(sentence)
 

@@ -1,7 +1,5 @@
 """The board on which a person judges registrations, one after the other."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,9 +25,9 @@ from ankle_lib.widgets.view import (
     View,
     button,
     colours_of,
-    image_3d,
     inside,
     not_finite,
+    oriented,
     slider,
 )
 
@@ -322,8 +320,8 @@ class ReviewBoard(View):
         self._shown = None
         try:
             given = self._look(*self._key)
-            frame = image_3d(given[0], "frame")
-            mask = image_3d(given[1], "mask", frame, "the frame")
+            frame = oriented(given[0], "frame")
+            mask = oriented(given[1], "mask", like=frame)
         except (AnkleError, OSError) as error:
             self.message.say(str(error))
             return
