@@ -6,8 +6,6 @@ measure: NaN, which `bootstrap_interval` leaves out. Images are compared on one 
 mask; an empty mask, or a value inside it that is not finite, is refused.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

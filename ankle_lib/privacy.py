@@ -4,8 +4,6 @@ Nothing of it is copied: images are written with a header of their own. It is to
 because the files themselves may be passed on.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

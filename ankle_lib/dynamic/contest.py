@@ -1,7 +1,5 @@
 """Who segments a moving bone best: registration, network, both, or both with time."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Mapping, Sequence

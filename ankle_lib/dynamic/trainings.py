@@ -1,7 +1,5 @@
 """Networks trained on frames: which design and start, what labels are worth, one for all scans."""
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence

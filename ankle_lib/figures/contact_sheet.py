@@ -1,7 +1,5 @@
 """All registrations of a sequence at a glance, for a person to judge."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """`ankle reconstruct`: a thick-sliced sequence made as sharp as the static scan."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a training makes small. Every loss takes logits or intensities, and a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """What changes the weights: Adam, as in 2020, or Muon, which needs far fewer steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

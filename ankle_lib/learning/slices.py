@@ -3,8 +3,6 @@
 Slices are sagittal, ``[:, :, k]``. To segment an image see `prediction.predict`, which prepares it.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 

@@ -4,8 +4,6 @@ Each stays in a folder named after all that decides it. Lightning Fabric takes c
 precision; everything else can be read here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

@@ -1,7 +1,5 @@
 """``data_manifest.yaml``: which cohorts there are, where their files lie, if they are intact."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Soft weights around the bones, and the feet of a whole clean cohort in BIDS names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

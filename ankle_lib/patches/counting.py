@@ -4,8 +4,6 @@ Nothing is drawn: a try hits each position of a slice equally often, so the expe
 number of tries times the part of the positions that is admissible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

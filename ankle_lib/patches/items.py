@@ -1,7 +1,5 @@
 """Images to draw patches from, read from earlier chapters' folders and laid out as slices."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ patches that its extraction keeps can be expected exactly. The report gives size
 patch must show the same anatomy on every grid, so here its size in millimetres is what holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

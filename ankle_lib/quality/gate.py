@@ -5,8 +5,6 @@ drew one against the other and read off the correlation at Dice 0.85 by eye; `fi
 off a curve that can only rise.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -7,8 +7,6 @@ is made under a lock, on the file as it is at that moment, and written atomicall
 people (and a running chapter) can change it at once and no row is lost.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os

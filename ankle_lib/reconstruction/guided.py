@@ -7,8 +7,6 @@ so the frame gives the coefficients by least squares. What the mapped scan, aver
 not explain of the frame is spread over the slice and added, smoothed so that noise stays out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

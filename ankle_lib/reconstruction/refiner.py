@@ -1,7 +1,5 @@
 """The network that makes frames sharp: trained on sharp scenes, applied to whole volumes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ Both are linear and act on different axes, so they commute: the output is one co
 enlarged. Of a patch of 32 × 32 pixels it can choose 8 × 8 = 64 numbers, the others follow.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How good a reconstruction is: against the sharp truth about each bone, beside simpler ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """A frame, the static scan moved into it and the truth, on one sharp grid around the bones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

@@ -1,7 +1,5 @@
 """The chapters in order, each executed by papermill, skipped if up to date: `run`."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import time

@@ -5,8 +5,6 @@ error hides in a widget's callback or a cell calls ``sys.exit(0)``, wait for eve
 has lost a request, and know nothing of memory.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import logging

@@ -14,8 +14,6 @@ a verdict does not make that chapter run again; it is an output like any other, 
 that read it do.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -5,8 +5,6 @@ no augmentation, the last epoch. It is applied in evaluation mode; what else hap
 of `postmortem`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ In order, each remedy on top of those before it (*additive*), and each missing f
 (*leave one out*). A remedy that only helps together with others shows in one of the two.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass

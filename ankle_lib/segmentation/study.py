@@ -3,8 +3,6 @@
 The answer is one network for the three bones, for whole slices and feet turned by any angle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
