@@ -21,7 +21,7 @@ from ankle_lib.learning.scans import ROTATIONS_DEG, draw_patches, final_recipe, 
 from ankle_lib.learning.scoring import patch_scores
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES, PRESETS
-from ankle_lib.segmentation.postmortem import AUGMENTATION
+from ankle_lib.segmentation.postmortem import AUGMENTATION, Remedies, recipes
 from ankle_lib.segmentation.study import (
     Study,
     read_study,
@@ -217,3 +217,11 @@ def test_distances_of_several_scans_are_measured_at_once(
     monkeypatch.setattr("ankle_lib.segmentation.study.bone_scores", bone_scores)
     table = volume_scores(trained_reader(tmp_path), study.scans[:2])
     assert table["subject"].tolist() == ["T01", "T02"]
+
+
+def test_no_network_is_trained_twice(study: Study) -> None:
+    usual = study.fit(study.report_recipe("unet", "calcaneus"))
+    of_default_depth = study.report_recipe("unet", "calcaneus", depth=4)
+    for same in (of_default_depth, recipes(study, Remedies())[0]):
+        assert study.fit(same).folder == usual.folder
+    assert len(list(study.folder.iterdir())) == 1
