@@ -135,18 +135,13 @@ def reconstruct_frames(
     Raises
     ------
     AnkleError
-        If there are not as many poses as frames, or as `moved_static` and `guided` say.
+        As `guided` says.
 
     Examples
     --------
     >>> for frame in reconstruct_frames(static, masks, frames, poses):
     ...     print(frame.number, frame.result.consistency.ratio)
     """
-    if len(poses) != frames.n_frames:
-        raise AnkleError(
-            f"poses of {len(poses)} frames for a sequence of {frames.n_frames}: they are of "
-            "another sequence"
-        )
     shape, affine = grid or grid_of_bones(static, masks, poses)
     foot = MovingFoot.prepare(static, masks, device)
     shared = shared or scanning(frames)
