@@ -15,7 +15,7 @@ from ankle_lib.learning.networks import Head, ResNetSize, Size, SliceNetwork, bu
 from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 
-Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
+Schedule = Literal["constant", "cosine", "one-cycle"]
 
 WARM_UP = 0.3
 """Part of a one-cycle schedule in which the learning rate rises (Smith and Topin 2018)."""
@@ -41,13 +41,11 @@ class Stage:
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """The largest one, where a schedule changes it."""
     schedule: Schedule = "constant"
-    """``linear`` and ``cosine`` fall to zero over all steps, ``one-cycle`` rises first."""
+    """``cosine`` falls to zero over all steps, ``one-cycle`` rises first."""
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         done = step / self.steps
-        if self.schedule == "linear":
-            return self.learning_rate * (1 - done)
         if self.schedule == "cosine":
             return self.learning_rate * _falling_cosine(done)
         if self.schedule == "one-cycle":

@@ -183,8 +183,6 @@ class Task:
 
         The multiple of `multiple` nearest to `size_mm`; at least one multiple.
         """
-        if not pixel_mm > 0:
-            raise AnkleError(f"pixels of {pixel_mm} mm: their size must be positive")
         return self.multiple * max(1, round(self.size_mm / pixel_mm / self.multiple))
 
     def rule(self, pixel_mm: float, bone: str = BONES[0]) -> PatchRule:
