@@ -268,6 +268,6 @@ def _kernel_environment(further: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-def _one_line(error: dict[str, str], longest: int = 300) -> str:
+def _one_line(error: dict[str, str]) -> str:
     line = " ".join(f"{error['type']}: {error['text']}".split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return line if len(line) <= 300 else line[:299] + "…"
