@@ -89,10 +89,10 @@ class ReviewSheet:
         Raises
         ------
         AnkleError
-            If a column is missing, a registration is named twice, a verdict is unknown, or the
-            file is not a review sheet.
+            If the file is not a review sheet.
         """
-        fresh = _checked_rows(rows)
+        note = rows["note"].fillna("") if "note" in rows else ""
+        fresh = _sorted(rows.assign(reviewer=AUTOMATIC, time="", note=note))
         with self._locked():
             old = records_of(parse_sheet(self.path)) if self.path.exists() else []
             before = {key_of(row): row for row in old}
@@ -202,18 +202,6 @@ def _merge(automatic: dict[str, Any], before: dict[str, Any] | None) -> dict[str
         said = f"{before['reviewer']} {before['verdict']} ({before['correlation']:.4f})"
         said += f": {before['note']}" if before["note"] else ""
     return {**automatic, "note": "; ".join(filter(None, [automatic["note"], mark + said]))}
-
-
-def _checked_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in (*KEY, "correlation", "verdict") if name not in rows]
-    if missing:
-        raise AnkleError(f"rows for the review sheet lack the column {', '.join(missing)}")
-    note = rows["note"].fillna("") if "note" in rows else ""
-    table = typed(rows.assign(reviewer=AUTOMATIC, time="", note=note))
-    for row in records_of(table):
-        check_verdict(row["verdict"], ", ".join(map(str, key_of(row))))
-    check_unique([key_of(row) for row in records_of(table)], "rows for the review sheet")
-    return _sorted(table)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
