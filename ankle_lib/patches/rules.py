@@ -231,14 +231,3 @@ DYNAMIC_SEGMENTATION = Task(
 pixels of 0.91 mm."""
 
 TASKS = {task.name: task for task in (STATIC_SEGMENTATION, RECONSTRUCTION, DYNAMIC_SEGMENTATION)}
-
-REPORT_PATCHES = {
-    (STATIC_SEGMENTATION.name, "control"): (44924, 44924, 44924),
-    (STATIC_SEGMENTATION.name, "equinus"): (43398, 43398, 43398),
-    (RECONSTRUCTION.name, "control"): (37704, 15497, 38201),
-    (RECONSTRUCTION.name, "equinus"): (46043, 23633, 42189),
-    (DYNAMIC_SEGMENTATION.name, "control"): (44802, 32617, 37624),
-    (DYNAMIC_SEGMENTATION.name, "equinus"): (29195, 28791, 29224),
-}
-"""How many patches the report extracted, by task and group, of each of `BONES` (sections 6.2.1,
-6.3.1, 6.4.1)."""
