@@ -1,6 +1,5 @@
 """What the networks of chapter 07 are trained on, the two to be used, and how all are scored."""
 
-import itertools
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ from ankle_lib.patches.rules import DYNAMIC_SEGMENTATION
 from ankle_lib.patches.split import Split, report_split
 from ankle_lib.presets import DynamicSizes
 from ankle_lib.quality.review_sheet import read_registered
-from ankle_lib.registration.truth import read_looks
 
 BATCH, RATE = 8, 5e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""
@@ -47,8 +45,6 @@ STILL_TIMES = 3
 
 THICKEST_MM = 10.0
 """Slices that `ankle segment` lets the network see: those of the frames, and some more."""
-
-AS_SIMULATED = "as simulated"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -284,42 +280,3 @@ def train_final(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Trained, T
     one = study.training(recipe, [*frames, *still * STILL_TIMES, *random])
     specialist = study.training(replace(recipe, stages=third), frames)
     return one(), specialist()
-
-
-def other_images(study: DynamicStudy) -> dict[str, list[Frame]]:
-    """Return the test frames of which a simulation knows other images, by what made them.
-
-    Returns
-    -------
-    dict
-        ``as simulated`` and each other kind of image to the same frames, on their own grids; empty
-        for real scans. See `registration.truth.read_looks`.
-    """
-    images: dict[str, list[Frame]] = {}
-    for key, frames in itertools.groupby(study.test, lambda one: (one.code, one.sequence)):
-        looks = read_looks(study.truth, *key) if study.truth else {}
-        for frame in frames:
-            own = {kind: image for (n, kind), image in looks.items() if n == frame.number}
-            if own:
-                images.setdefault(AS_SIMULATED, []).append(frame)
-            for kind, image in own.items():
-                images.setdefault(kind, []).append(frame.with_image(image))
-    return images
-
-
-def robustness(
-    study: DynamicStudy, networks: Mapping[str, Trained], images: Mapping[str, Sequence[Frame]]
-) -> pd.DataFrame:
-    """Score networks on each kind of images that they were not trained on.
-
-    Returns
-    -------
-    DataFrame
-        Columns images, network, n, bone, dice_mean, dice_low, dice_high over subjects.
-    """
-    kinds = []
-    for kind, frames in images.items():
-        scans = [frame.reference for frame in frames]
-        for name, network in networks.items():
-            kinds.append(({"images": kind, "network": name, "n": len(scans)}, network, scans))
-    return study.score(kinds)

@@ -100,13 +100,3 @@ def test_scores_are_means_over_a_subjects_frames_and_remembered(
     assert len(answers) == len(scans)
     trainings.scan_dice([network], scans[:1], 2.0)
     assert len(answers) == len(scans) + 1
-
-
-def test_frames_taken_another_way_are_scored_by_what_made_them(
-    study: DynamicStudy, answers: list, tmp_path: Path
-) -> None:
-    assert trainings.other_images(study) == {}  # no truth: a real cohort
-    images = {"as simulated": study.test, "first": study.test[:1]}
-    table = trainings.robustness(study, {"one": trained(tmp_path / "one")}, images)
-    assert table.groupby("images")["n"].first().to_dict() == {"as simulated": 2, "first": 1}
-    assert (table["dice_mean"] == 1).all()
