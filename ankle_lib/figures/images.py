@@ -1,10 +1,8 @@
 """Slices of scans in true proportions, with outlines of masks; and grids of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,7 +46,7 @@ class Slice:
         rows, columns = self.image.shape[:2]
         return self.size_mm[0] / columns, self.size_mm[1] / rows
 
-    def crop(self, box: tuple[slice, slice]) -> Slice:
+    def crop(self, box: tuple[slice, slice]) -> Self:
         """Return the part in ``box`` (rows, columns); it remembers where it was in mm."""
         rows, columns = self.image.shape[:2]
         across, up = self.pixel_mm

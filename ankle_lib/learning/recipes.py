@@ -1,10 +1,8 @@
 """How a network is made and trained: the report's recipe, and others."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field
@@ -97,7 +95,7 @@ class Recipe:
         return "probability" if self.loss in SEGMENTATION_LOSSES else "intensity"
 
     @property
-    def decisive(self) -> Recipe:
+    def decisive(self) -> Self:
         """The recipe without what decides nothing, so that no network is trained twice.
 
         That is the usual depth, if it is asked for, and how many patches a validation would see.
@@ -123,7 +121,7 @@ class Recipe:
                 **{name: value for name, value in sizes.items() if value is not None},
             )
 
-    def of_bone(self, bone: str) -> Recipe:
+    def of_bone(self, bone: str) -> Self:
         """Return the recipe of the network for one bone."""
         return replace(self, labels=(bone,))
 

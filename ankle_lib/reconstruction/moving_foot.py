@@ -1,10 +1,8 @@
 """The static scan moved with its bones: rigid inside them, one smooth flow between."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -70,7 +68,7 @@ class MovingFoot:
         static: Volume,
         masks: Mapping[str, NDArray[np.bool_]],
         device: str | torch.device = "cpu",
-    ) -> MovingFoot:
+    ) -> Self:
         """Compute the distances, and the scan between its voxels by cubic splines.
 
         Parameters

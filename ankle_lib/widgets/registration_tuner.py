@@ -235,10 +235,8 @@ class RegistrationTuner(View):
         self._sliders = (*self.turns.values(), *self.shifts.values())
         choices = [("show the start", "start"), ("show the end", "end")]
         self.side = ipywidgets.ToggleButtons(options=choices, style={"button_width": "120px"})
-        self.runner, self.resetter = (
-            button("Register from here", self.run),
-            button("Reset", self.reset),
-        )
+        self.runner = button("Register from here", self.run)
+        self.resetter = button("Reset", self.reset)
         self.similarity, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.panels = {name: Panel(name, SIDE_PX) for name in ("frame", "static scan, moved")}
         self._limits = [brightness_limits(image.data) for image in (self._sequence, self._static)]
