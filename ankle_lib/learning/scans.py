@@ -1,7 +1,5 @@
 """Scans as networks see them: coarser, turned, or with some slices only; and learning from them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -252,7 +250,7 @@ class Sources:
         self.source = lru_cache(MOST_SOURCES)(patch_source)
         self.drawn = lru_cache(MOST_BATCHES)(draw_patches)
 
-    def __reduce__(self) -> tuple[type[Sources], tuple[()]]:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         return Sources, ()
 
 

@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ verdicts, and its lock, which a reviewer may hold while the chapter runs."""
 _STARTED = ".started.json"
 _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
 _REMADE = ("tables", "figures", NOTEBOOK, FAILED_NOTEBOOK)
-_PACKAGES = ("ankle-lib", "numpy", "scipy", "pandas", "nibabel", "matplotlib", "papermill", "torch")
+_PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "matplotlib", "papermill", "torch")
 
 State = dict[str, Any]
 """``fingerprint`` of notebook, parameters and cohort, and digests of the ``code`` of every module
@@ -208,11 +208,7 @@ def versions(root: Path) -> dict[str, Any]:
     ``commit`` ends in ``-dirty`` if the working tree differs from it; it is None without git.
     """
     found = {"python": platform.python_version(), "ankle-lib": ankle_lib.__version__}
-    for package in _PACKAGES:
-        try:
-            found.setdefault(package, importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found |= {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {"versions": found, "commit": _commit(root)}
 
 
@@ -223,7 +219,13 @@ def gpu(device: str) -> dict[str, Any] | None:
     import torch  # not at the top: takes seconds, and chapters on a CPU may do without
 
     # asked of the driver: torch would take some of the GPU's memory to answer
-    name, driver, memory = _nvidia_smi("name,driver_version,memory.total")
+    query = "--query-gpu=name,driver_version,memory.total"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    told: list[str | None] = [None] * 3  # where there is no such tool
+    with suppress(OSError, subprocess.CalledProcessError, IndexError):
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        told = [part.strip() for part in lines.splitlines()[0].split(",")]
+    name, driver, memory = told
     return {
         "name": name,
         "driver": driver,
@@ -231,16 +233,6 @@ def gpu(device: str) -> dict[str, Any] | None:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
-
-
-def _nvidia_smi(query: str) -> list[str | None]:
-    """Return what the driver says of the first GPU; None for each where there is no such tool."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return [part.strip() for part in told.splitlines()[0].split(",")]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return [None] * (query.count(",") + 1)
 
 
 def notebook_code(notebook: Path) -> list[str]:

@@ -314,7 +314,7 @@ def _check(
     turned = oriented(static, "static scan")
     given = {"sequence": sequence.data, "static scan": static.data}
     given |= {f"weights of {bone}": np.asarray(soft) for bone, soft in weights.items()}
-    sentences = [not_finite([data], name, NEEDED) for name, data in given.items()]
+    sentences = [not_finite(data, name, NEEDED) for name, data in given.items()]
     sentences += empty_ones(masks_on(turned, masks, sentences, NEEDED))
     for sentence in filter(None, sentences):
         raise AnkleError(sentence)

@@ -325,14 +325,14 @@ class ReviewBoard(View):
         except (AnkleError, OSError) as error:
             self.message.say(str(error))
             return
-        odd = not_finite([mask.data], "moved mask", OUTSIDE)
+        odd = not_finite(mask.data, "moved mask", OUTSIDE)
         mask = replace(mask, data=inside(mask.data))
         self._shown, self._limits = (frame, mask), brightness_limits(frame.data)
         self.slice.max = frame.shape[2] - 1
         empty = "The moved mask is empty: the bone lies outside of this frame."
         if mask.data.any():
             self.slice.value, empty = middle_slice(mask.data), ""
-        self.message.say(not_finite([frame.data], "frame"), odd, empty)
+        self.message.say(not_finite(frame.data, "frame"), odd, empty)
 
     # --- the rows of the sheet ---
 

@@ -4,7 +4,7 @@ What they are given is brought to one orientation, or turned down with a sentenc
 """
 
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -207,7 +207,7 @@ def masks_on(
         except AnkleError as error:
             notes.append(f"Not shown: {error}")
             continue
-        notes.append(not_finite([data], f"mask of {name}", missing))
+        notes.append(not_finite(data, f"mask of {name}", missing))
         found[name] = inside(data)
     return found
 
@@ -243,18 +243,15 @@ def check_values(volume: Any, name: str) -> None:
                          "wanted.")  # fmt: skip
 
 
-def not_finite(
-    images: Iterable[NDArray[Any]], name: str = "image", missing: str = SHOWN_BLACK
-) -> str:
-    """Return a sentence if images hold NaN or infinite values, else an empty one.
+def not_finite(image: NDArray[Any], name: str = "image", missing: str = SHOWN_BLACK) -> str:
+    """Return a sentence if an image holds NaN or infinite values, else an empty one.
 
     Parameters
     ----------
-    images : iterable of array
+    image : array
     name, missing : str
-        What they are, and what becomes of these voxels, for the sentence.
+        What it is, and what becomes of these voxels, for the sentence.
     """
-    count = sum(image.size - int(np.count_nonzero(np.isfinite(image))) for image in images)
-    if not count:
-        return ""
-    return f"In the {name}, voxels are not numbers but NaN or infinite: {missing} ({count})."
+    count = image.size - np.count_nonzero(np.isfinite(image))
+    where = f"In the {name}, voxels are not numbers but NaN or infinite"
+    return f"{where}: {missing} ({count})." if count else ""

@@ -62,7 +62,7 @@ class ImageView(View):
         super().__init__()
         with self.refusals():
             self._image = oriented(image, name, n_axes)
-            self.notes.append(not_finite([self._image.data], name))
+            self.notes.append(not_finite(self._image.data, name))
             self._masks = masks_on(self._image, {} if masks is None else masks, self.notes)
             self._build(planes, filling)
             self.draw()
