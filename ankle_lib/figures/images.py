@@ -322,16 +322,15 @@ def centre_voxel(masks: Mapping[str, NDArray[Any]]) -> tuple[int, int, int]:
     return int(i), int(j), int(k)
 
 
-def middle_slice(mask: NDArray[Any], axis: int = 2) -> int:
-    """Return the slice that halves a mask along ``axis``; it always holds a part of the mask.
+def middle_slice(mask: NDArray[Any]) -> int:
+    """Return the sagittal slice that halves a mask; it always holds a part of the mask.
 
     Raises
     ------
     AnkleError
         If the mask is empty.
     """
-    mask = np.asarray(mask) > 0
-    areas = np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).sum(axis=1)
+    areas = (mask > 0).sum(axis=(0, 1))
     if not areas.any():
         raise AnkleError("the middle of a mask was asked for, but it is empty")
     return int(np.searchsorted(np.cumsum(areas), areas.sum() / 2))
