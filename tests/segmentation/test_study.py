@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.foot.segment import segment_file
+from ankle_lib.learning import scans
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.prediction import read_segmenter, save_segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
@@ -53,14 +54,14 @@ def test_trainings_see_the_training_part_alone(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[str]] = {}
-    source = study.sources.source
+    source = scans.patch_source
 
-    def noted(scans: Any, *arguments: Any) -> Any:
-        part = "validation" if {scan.code for scan in scans} == {"T03"} else "train"
-        seen.setdefault(part, set()).update(scan.code for scan in scans)
-        return source(scans, *arguments)
+    def noted(some: Any, *arguments: Any) -> Any:
+        part = "validation" if {scan.code for scan in some} == {"T03"} else "train"
+        seen.setdefault(part, set()).update(scan.code for scan in some)
+        return source(some, *arguments)
 
-    monkeypatch.setattr(study.sources, "source", noted)
+    monkeypatch.setattr(scans, "patch_source", noted)
     study.fit(small_recipe(keep_best=True, n_validation=2, labels=("talus",)))
     assert seen == {"train": {"T01", "T02"}, "validation": {"T03"}}
 
