@@ -53,11 +53,6 @@ def report_recipe(steps: int, **changes: Any) -> Recipe:
     return Recipe((stage,), labels=("intensity",), **settings)
 
 
-def enlargement_of(recipe: Recipe) -> int:
-    """Return by how much a network enlarges in its last step; 1 if it does not end so."""
-    return 2 ** ((recipe.depth or 3) - 1) if recipe.network.startswith("resnet") else 1
-
-
 def train_on_pairs(pairs: Pairs, recipe: Recipe) -> Trained:
     """Train a network on the pairs, or read it if that was done before."""
     return train_once(

@@ -12,9 +12,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Box, bounding_box
 from ankle_lib.metrics import ImageScores, image_scores, intensity_range, over_subjects
 from ankle_lib.parallel import run_all
-from ankle_lib.reconstruction.guided import with_the_measured
 from ankle_lib.reconstruction.sharp_scenes import Scene, on_grid
-from ankle_lib.volume import Volume
 
 Answer = Callable[[Scene], NDArray]
 """Returns a scene's reconstruction on its sharp grid, in the frame's units."""
@@ -55,16 +53,6 @@ BASELINES: dict[str, Answer] = {
 }
 """What a network must beat: interpolations of the frame, and registration alone, whose gain and
 offset are fitted to the truth."""
-
-
-def made_consistent(answer: Answer) -> Answer:
-    """Return an answer that is brought into agreement with the frame, see `with_the_measured`."""
-
-    def consistent(scene: Scene) -> NDArray:
-        sharp = Volume(answer(scene), scene.affine)
-        return with_the_measured(sharp, scene.frame, scene.scanning).volume.data
-
-    return consistent
 
 
 def score_scenes(

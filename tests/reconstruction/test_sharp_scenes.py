@@ -14,7 +14,7 @@ from ankle_lib.geometry import rigid
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.presets import BONES
 from ankle_lib.quality.review_sheet import RegisteredFrame
-from ankle_lib.reconstruction.scene_scores import made_consistent
+from ankle_lib.reconstruction.guided import with_the_measured
 from ankle_lib.reconstruction.sharp_scenes import (
     Scene,
     SceneSource,
@@ -107,19 +107,16 @@ def test_the_frame_has_the_last_word(read: Any) -> None:
     assert found.guided is not None
     assert found.guided.shape == found.measured.shape
 
-    def wrong(scene: Scene) -> np.ndarray:
-        return scene.truth + 300
-
-    answers = {"wrong": wrong, "consistent": made_consistent(wrong)}
+    wrong = Volume(found.truth + 300, found.affine)
+    agreeing = with_the_measured(wrong, found.frame, found.scanning).volume
+    sharp = {"wrong": wrong, "consistent": agreeing}
     ratios = {
-        name: consistency(
-            Volume(answer(found), found.affine), found.frame, found.scanning, covered=found.covered
-        ).ratio
-        for name, answer in answers.items()
+        name: consistency(one, found.frame, found.scanning, covered=found.covered).ratio
+        for name, one in sharp.items()
     }
     assert ratios["consistent"] < 0.5 * ratios["wrong"]
-    errors = {name: np.abs(answer(found) - found.truth)[found.region].mean()
-              for name, answer in answers.items()}  # fmt: skip
+    errors = {name: np.abs(one.data - found.truth)[found.region].mean()
+              for name, one in sharp.items()}  # fmt: skip
     assert errors["consistent"] < 0.5 * errors["wrong"]
 
 
