@@ -5,8 +5,6 @@ is what this process has loaded, not what its files say by now, and it is found 
 module of the work, and every module of this library that it reaches from there.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

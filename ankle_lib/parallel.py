@@ -6,8 +6,6 @@ package and must see the same files under the same paths. (joblib's own backend 
 ever where workers are lost again and again with the same task; this one says so.)
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 import warnings

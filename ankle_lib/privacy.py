@@ -4,8 +4,6 @@ Nothing of it is copied: images are written with a header of their own. It is to
 because the files themselves may be passed on.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -63,9 +61,8 @@ def told_by(path: Path) -> list[str]:
         Of any kind; looked at are headers of NIfTI files, fields of JSON sidecars, columns of
         tables, and the name itself.
     """
-    found = (
-        [f"its name looks like a person or a date: {path.name}"] if _is_person(path.name) else []
-    )
+    is_person = _PERSON.search(path.name.partition(".")[0])
+    found = [f"its name looks like a person or a date: {path.name}"] if is_person else []
     try:
         if path.name.endswith(NIFTI_SUFFIXES):
             texts = header_texts(path).items()
@@ -98,10 +95,6 @@ def without_folders(text: str, names: Mapping[Path, str]) -> str:
                 written = other.replace("\\", r"\\")
                 text = re.sub(rf"{re.escape(one)}(?![\w.-])", written, text)
     return text
-
-
-def _is_person(name: str) -> bool:
-    return bool(_PERSON.search(name.partition(".")[0]))
 
 
 def _is_personal(field: str) -> bool:

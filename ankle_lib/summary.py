@@ -4,8 +4,6 @@
 `write_summary` writes them to ``summary/results.csv`` and `write_readme` from there to the README.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Collection, Iterator

@@ -11,7 +11,7 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,6 @@ PIXDIM_TOLERANCE = 0.05
 _MAX_DEFLATE_RATIO = 1032
 """Deflate cannot compress better than 1032 : 1 (zlib's technical details)."""
 _GZIP_LEVEL = 1
-_CHUNK_BYTES = 1 << 20
 INT16_MAX = 32767
 _FEWEST_FOR_OUTLIERS = 10_000
 """With fewer voxels, a thousandth is less than ten."""
@@ -264,6 +263,7 @@ def save(
     affine: ArrayLike,
     *,
     scale: float | Literal["auto"] | None = None,
+    slope: float = 1.0,
     time_step_s: float | None = None,
 ) -> Path:
     """Write a NIfTI-1 file atomically; equal arrays give equal bytes.
@@ -281,6 +281,8 @@ def save(
         Store as int16 with this ``scl_slope``: values are rounded to its multiples. "auto" takes
         the smallest slope that holds the largest absolute value; an image in which a few voxels
         are so large that the others would get less than a tenth of all steps stays float32.
+    slope : float
+        ``scl_slope`` of values that are multiples of it already, without ``scale``.
     time_step_s : float, optional
         Seconds from frame to frame, as `Volume.time_step_s`.
 
@@ -291,60 +293,14 @@ def save(
     """
     path = Path(path)
     volume = Volume(np.asarray(data), np.asarray(affine, dtype=np.float64), time_step_s)
-    stored, slope = _storable(path, volume.data, scale)
-    with _writing(path, stored.dtype, stored.shape, volume, slope) as file:
-        file.write(stored.tobytes(order="F"))
-    return path
-
-
-def save_series(
-    path: str | os.PathLike[str],
-    frames: Iterable[ArrayLike],
-    shape: tuple[int, int, int],
-    n_frames: int,
-    affine: ArrayLike,
-    *,
-    scale: float,
-    time_step_s: float | None = None,
-) -> Path:
-    """Write a 4D NIfTI-1 file atomically, one frame after the other in memory.
-
-    Parameters
-    ----------
-    path : path
-        Compressed (gzip, level 1) if it ends in ``.gz``.
-    frames : iterable of arrays, shape (I, J, K)
-        As many as ``n_frames``.
-    shape, n_frames
-        Of the series.
-    affine : array, shape (4, 4)
-        Voxel to world RAS mm.
-    scale : float
-        ``scl_slope``: values are rounded to its multiples, and cut to the range of int16.
-    time_step_s : float, optional
-        Seconds from frame to frame, as `Volume.time_step_s`.
-
-    Raises
-    ------
-    AnkleError
-        If a frame has another shape or holds NaN, or their number is another one.
-    """
-    path, slope, count = Path(path), float(np.float32(scale)), 0
-    if not (math.isfinite(slope) and slope > 0):
-        raise AnkleError(f"{path}: scale {scale}: give a positive number")
-    place = Volume(np.broadcast_to(0, shape), np.asarray(affine, dtype=np.float64), time_step_s)
-    with _writing(path, np.dtype("<i2"), (*shape, n_frames), place, slope) as file:
-        for count, frame in enumerate(frames, start=1):
-            data = np.asarray(frame)
-            if data.shape != tuple(shape) or not np.isfinite(data).all():
-                raise AnkleError(
-                    f"{path}: frame {count - 1} has shape {data.shape} or values that are no "
-                    f"numbers: expected {tuple(shape)}"
-                )
-            stored = np.rint(data / slope).clip(-INT16_MAX, INT16_MAX).astype("<i2")
-            file.write(stored.tobytes(order="F"))
-        if count != n_frames:
-            raise AnkleError(f"{path}: {count} frames were given, {n_frames} announced")
+    stored, own_slope = _storable(path, volume.data, scale)
+    content = _header_block(volume, stored, slope * own_slope) + stored.tobytes(order="F")
+    with atomic_path(path) as temporary, open(temporary, "wb") as plain:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", _GZIP_LEVEL, plain, mtime=0) as file:
+                file.write(content)
+        else:
+            plain.write(content)
     return path
 
 
@@ -638,24 +594,19 @@ def _values(path: Path, stream: BinaryIO, header: Header) -> NDArray[Any]:
             f"{expected} that the header promises: copy or export it again"
         )
     stream.read(header.offset - stream.tell())
-    values = np.empty(n_bytes, dtype=np.uint8)  # pages count only once they are written
-    done = 0
-    while chunk := stream.read(min(_CHUNK_BYTES, n_bytes - done)):
-        values[done : done + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
-        done += len(chunk)
-    if done < n_bytes:
+    content = stream.read(n_bytes + 1)  # beyond the end, which verifies the checksum of a gzip file
+    if len(content) < n_bytes:
         raise AnkleError(
-            f"{path}: truncated: holds {done} of the {n_bytes} bytes of image data "
+            f"{path}: truncated: holds {len(content)} of the {n_bytes} bytes of image data "
             "that the header promises: copy or export it again"
         )
-    if stream.read(1):  # at the end of a gzip stream this also verifies its checksum
+    if len(content) > n_bytes:
         raise AnkleError(
             f"{path}: holds more data than the header promises ({expected} bytes): "
             "its dim or datatype is wrong"
         )
-    return values.view(header.dtype.newbyteorder(header.byte_order)).astype(
-        header.dtype, copy=False
-    )
+    stored = np.frombuffer(content, header.dtype.newbyteorder(header.byte_order))
+    return stored.astype(header.dtype)  # a copy: bytes cannot be written to
 
 
 def _scaled(path: Path, data: NDArray[Any], header: Header) -> NDArray[Any]:
@@ -729,28 +680,17 @@ def _as_int16(
     return np.rint(data / slope).astype("<i2"), slope
 
 
-@contextmanager
-def _writing(
-    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], place: Volume, slope: float
-) -> Iterator[Any]:
-    """Open a file to be written whole or not at all, and write all that precedes the values."""
+def _header_block(volume: Volume, stored: NDArray[Any], slope: float) -> bytes:
+    """Return all that precedes the values in a file."""
     header = nib.Nifti1Header(endianness="<")
-    header.set_data_dtype(dtype)
-    header.set_data_shape(shape)
-    header.set_sform(place.affine, code="scanner")
-    header.set_qform(place.affine, code="scanner")  # without shears, which it cannot express
-    if not same_grid((place.shape, header.get_qform()), place.grid):
+    header.set_data_dtype(stored.dtype)
+    header.set_data_shape(stored.shape)
+    header.set_sform(volume.affine, code="scanner")
+    header.set_qform(volume.affine, code="scanner")  # without shears, which it cannot express
+    if not same_grid((volume.shape, header.get_qform()), volume.grid):
         header["qform_code"] = 0
     header.set_xyzt_units("mm", "sec")
-    header["pixdim"][4] = place.time_step_s or 0.0
+    header["pixdim"][4] = volume.time_step_s or 0.0
     header["scl_slope"], header["scl_inter"] = slope, 0.0
     header["vox_offset"], header["magic"] = header.single_vox_offset, header.single_magic
-    content = header.binaryblock + bytes(header.single_vox_offset - header.sizeof_hdr)
-    with atomic_path(path) as temporary, open(temporary, "wb") as plain:
-        if path.suffix == ".gz":
-            with gzip.GzipFile("", "wb", _GZIP_LEVEL, plain, mtime=0) as file:
-                file.write(content)
-                yield file
-        else:
-            plain.write(content)
-            yield plain
+    return header.binaryblock + bytes(header.single_vox_offset - header.sizeof_hdr)

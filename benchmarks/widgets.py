@@ -52,8 +52,11 @@ def main() -> int:
     frames = [noise(DYNAMIC, DYNAMIC_MM, seed=n) for n in range(N_FRAMES)]
     series = Volume(np.stack([frame.data for frame in frames], axis=3), frames[0].affine)
     moved = boxes(DYNAMIC, DYNAMIC_MM)
-    of_frames = {bone: [mask] * N_FRAMES for bone, mask in moved.items()}
-    player = SequencePlayer(series, series, of_frames)
+    of_frames = {
+        bone: Volume(np.stack([mask.data] * N_FRAMES, axis=3), mask.affine)
+        for bone, mask in moved.items()
+    }
+    player = SequencePlayer(series, of_frames)
     board, k = review_board(frames, moved["talus"]), STATIC[2] // 2
     bone = bone_box()
     tuner = RegistrationTuner(series, scan, {"talus": bone}, {"talus": bone.data.astype(float)})
@@ -65,7 +68,7 @@ def main() -> int:
         for plane in PLANES
     }
     ours |= {
-        "SequencePlayer, four panels, frame slider": slider(player.frame, 0),
+        "SequencePlayer, frame slider": slider(player.frame, 0),
         "RegistrationTuner, slider of a turn": slider(tuner.turns["left-right"], 0),
         "RegistrationTuner, slice slider": lambda n: setattr(tuner.slice, "value", 1 + n % 4),
         "PatchExplorer, slice slider": slider(explorer.slice, 40),

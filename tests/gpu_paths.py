@@ -24,6 +24,7 @@ from ankle_lib.phantom.simulate import simulate
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.reconstruction import refiner, report_networks
 from ankle_lib.reconstruction.report_pairs import IN_2020, read_pairs, unselected_pairs
+from ankle_lib.reconstruction.scene_scores import BASELINES, score_scenes
 from ankle_lib.reconstruction.sharp_scenes import read_scenes
 from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.every_sequence import Variant, register_cohort
@@ -92,7 +93,6 @@ def reconstruct_as_the_report(folder: Path) -> None:
     report_networks.score_patches(pairs, answers)
     network, _ = report_networks.learn_weight(pairs, recipe)
     assert on_gpu(network)
-    report_networks.flat_weights(pairs)
     unselected_pairs(people, accepted, pairs, {"as in 2020": IN_2020}, n_patches=3)
 
 
@@ -101,8 +101,12 @@ def reconstruct_sharp_frames(folder: Path) -> None:
     sizes = dataclasses.replace(
         PRESETS["smoke"].reconstruction, pixels=16, width=2, trial_steps=1, slice_step=4
     )
-    _, networks = refiner.compare_trials(scenes, scenes, sizes, folder / "trainings", GPU)
-    path = refiner.save_refiner(folder / "final.ckpt", networks["both"], scenes)
+    trained = refiner.train_refiner(
+        refiner.refine_recipe(sizes, sizes.trial_steps), scenes, folder / "trainings", GPU
+    )
+    answer = refiner.refined_by(refiner.refiner_of(trained), sizes.slice_step)
+    score_scenes(scenes, BASELINES | {"network": answer}, step=sizes.slice_step)
+    path = refiner.save_refiner(folder / "final.ckpt", trained, scenes)
     network = refiner.read_refiner(path, GPU)
     assert on_gpu(network.network)
     ankle = motion((12.0,))

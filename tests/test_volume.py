@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, rigid, world_to_voxel
+from ankle_lib.geometry import apply, world_to_voxel
 from ankle_lib.volume import (
     Volume,
     canonical_voxel_size,
@@ -24,7 +24,6 @@ from ankle_lib.volume import (
     read_header,
     resample,
     save,
-    save_series,
     to_orientation,
 )
 
@@ -361,12 +360,6 @@ def test_the_least_int16_keeps_its_value(tmp_path: Path, scale: float | str) -> 
 def test_a_series_keeps_its_time_step(tmp_path: Path, suffix: str) -> None:
     data = np.zeros((3, 4, 5, 2), dtype=np.int16)
     path = save(tmp_path / f"series{suffix}", data, OBLIQUE_PSR, time_step_s=0.35)
-    other = save_series(
-        *(tmp_path / f"streamed{suffix}", [data[..., 0]] * 2, (3, 4, 5), 2, OBLIQUE_PSR),
-        scale=1.0,
-        time_step_s=0.35,
-    )
-    assert path.read_bytes() == other.read_bytes()
     series = load(path)
     assert series.time_step_s == pytest.approx(0.35)
     assert read_header(path).time_step_s == series.time_step_s
@@ -432,31 +425,13 @@ def test_volumes_are_equal_only_to_themselves() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_a_series_is_written_frame_by_frame(tmp_path: Path, name: str) -> None:
+def test_multiples_of_a_slope_are_written_as_they_are(tmp_path: Path, name: str) -> None:
     data = np.random.default_rng(0).normal(0, 100, (4, 5, 6, 3))
-    affine = rigid((5, 6, 7), (1, 2, 3)) @ np.diag([-1.0, 2, 3, 1])
-    frames = (data[..., n] for n in range(3))
-    save_series(tmp_path / name, frames, (4, 5, 6), 3, affine, scale=0.5)
-    save(tmp_path / f"whole-{name}", data, affine, scale=0.5)
-    one, other = ((tmp_path / n).read_bytes() for n in (name, f"whole-{name}"))
-    unpacked = [gzip.decompress(b) if name.endswith("gz") else b for b in (one, other)]
-    assert unpacked[0] == unpacked[1]
-    np.testing.assert_allclose(load(tmp_path / name).data, data, atol=0.26)
-
-
-def test_a_series_is_whole_or_not_there(tmp_path: Path) -> None:
-    out = tmp_path / "a.nii.gz"
-    frame = np.zeros((4, 5, 6))
-    for frames, message in (
-        ([frame], "1 frames were given, 2 announced"),
-        ([frame, frame[1:]], r"frame 1 has shape \(3, 5, 6\)"),
-        ([frame, frame * np.nan], "frame 1"),
-    ):
-        with pytest.raises(AnkleError, match=message):
-            save_series(out, frames, (4, 5, 6), 2, np.eye(4), scale=1.0)
-    with pytest.raises(AnkleError, match="scale"):
-        save_series(out, [frame], (4, 5, 6), 1, np.eye(4), scale=0.0)
-    assert list(tmp_path.iterdir()) == []
+    steps = np.rint(data / 0.5).astype(np.int16)
+    one = save(tmp_path / name, steps, OBLIQUE_PSR, slope=0.5)
+    other = save(tmp_path / f"whole-{name}", data, OBLIQUE_PSR, scale=0.5)
+    assert one.read_bytes() == other.read_bytes()
+    np.testing.assert_allclose(load(one).data, data, atol=0.26)
 
 
 @given(volumes(), st.tuples(*[st.integers(-2, 2)] * 3), st.integers(0, 1))

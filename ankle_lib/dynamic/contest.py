@@ -1,7 +1,5 @@
 """Who segments a moving bone best: registration, network, both, or both with time."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -140,22 +138,6 @@ def hold_contest(study: DynamicStudy, trained: Trained, folder: Path) -> Contest
     )
 
 
-def method_scores(contest: Contest) -> pd.DataFrame:
-    """Return the means over the frames of each subject: ``dynamic_segmentation.csv``.
-
-    Returns
-    -------
-    DataFrame
-        Columns method, subject, bone, dice, hd95_mm, assd_mm, tre_mm, rotation_error_deg (medians
-        for the last two), frames, lost.
-    """
-    grouped = contest.scores.groupby(["method", "subject", "bone"], sort=False)
-    table = grouped[[*MEASURES[:3]]].mean()
-    table[[*MEASURES[3:]]] = grouped[[*MEASURES[3:]]].median()
-    table["frames"], table["lost"] = grouped.size(), grouped["lost"].sum()
-    return table.reset_index()
-
-
 def read_poses(registered: Path, subject: CleanSubject, sequence: str) -> tuple[Poses, Trust]:
     """Return the poses of chapter 03 for one sequence, and 1 where one was accepted, 0 elsewhere.
 
@@ -174,23 +156,6 @@ def read_poses(registered: Path, subject: CleanSubject, sequence: str) -> tuple[
             poses[one.bone][one.frame] = one.matrix
             accepted[one.bone][one.frame] = one.accepted
     return poses, accepted
-
-
-def registered_motion(study: DynamicStudy) -> CohortPoses:
-    """Return the accepted poses of chapter 03, put on a smooth motion, of all but test subjects.
-
-    A bone that was never accepted has no pose (NaN) in its sequence.
-    """
-    motion = {}
-    for subject in study.subjects:
-        for sequence in subject.sequences if subject.code not in study.split.test else ():
-            poses, accepted = read_poses(study.registered, subject, sequence)
-            for bone, known in accepted.items():
-                poses[bone][known == 0] = np.nan
-            motion[subject.code, sequence] = smooth_together(
-                poses, accepted, study.bones[subject.code].centres
-            )
-    return motion
 
 
 def poses_from_masks(

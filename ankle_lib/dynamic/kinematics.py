@@ -10,8 +10,6 @@ so angles are *changes from the static pose*: there they are 0, wherever the foo
 tibiocalcaneal angle is one of anatomy, and comparable between children.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

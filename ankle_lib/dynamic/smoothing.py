@@ -14,8 +14,6 @@ cross-validation chooses less steadily: at 0.5 mm and 1 degree of noise it leave
 joint's turn where the likelihood leaves 1.1, from 2.2.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache

@@ -1,8 +1,5 @@
-"""Networks trained on frames: which design and start, what labels are worth, one for all scans."""
+"""What the networks of chapter 07 are trained on, the two to be used, and how all are scored."""
 
-from __future__ import annotations
-
-import itertools
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ankle_lib.dynamic.frames import (
-    CohortPoses,
-    Frame,
-    StaticBones,
-    misplaced_labels,
-    read_frames,
-    registration_error,
-    true_poses,
-)
+from ankle_lib.dynamic.frames import CohortPoses, Frame, StaticBones, read_frames, true_poses
 from ankle_lib.files import AnkleError, atomic_path
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.networks import ready_to_predict
@@ -36,15 +25,14 @@ from ankle_lib.learning.scans import (
     read_scans,
     train_on_scans,
 )
-from ankle_lib.learning.training import WEIGHTS, Trained, train_side_by_side
+from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice, over_subjects
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.rules import DYNAMIC_SEGMENTATION
 from ankle_lib.patches.split import Split, report_split
-from ankle_lib.presets import BONES, DynamicSizes
+from ankle_lib.presets import DynamicSizes
 from ankle_lib.quality.review_sheet import read_registered
-from ankle_lib.registration.truth import read_looks
 
 BATCH, RATE = 8, 5e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""
@@ -57,13 +45,6 @@ STILL_TIMES = 3
 
 THICKEST_MM = 10.0
 """Slices that `ankle segment` lets the network see: those of the frames, and some more."""
-
-STATIC_AS_IS = "static network as it is"
-PER_BONE = "one network per bone, from scratch"
-FROM_SCRATCH = "one network, from scratch"
-FROM_STATIC = "one network, from the static one"
-
-AS_SIMULATED = "as simulated"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,10 +113,6 @@ class DynamicStudy:
         start = None if scratch else self.static.network
         options |= {"start": start, "device": self.device}
         return partial(train_on_scans, recipe, scans, self.folder, **options)
-
-    def train_all(self, trainings: Sequence[Callable[[], Trained]]) -> list[Trained]:
-        """Train networks side by side, or read what was trained before."""
-        return train_side_by_side(trainings)
 
     def score(self, kinds: Iterable[tuple[Mapping[str, Any], Any, Sequence[Scan]]]) -> pd.DataFrame:
         """Score networks on scans.
@@ -261,100 +238,6 @@ def scan_dice(networks: Sequence[Trained], scans: Sequence[Scan], pixel_mm: floa
     return networks[0].remembered("dice", work, settings)
 
 
-def count_labels(study: DynamicStudy) -> pd.DataFrame:
-    """Count frames and labels to learn from.
-
-    Returns
-    -------
-    DataFrame
-        Columns part, frames, with_all_bones, with_some, with_none and one per bone.
-    """
-    rows = []
-    for part in ("train", "validation", "test"):
-        known = [set(frame.scan.item.labels) for frame in getattr(study, part)]
-        row = {"part": part, "frames": len(known)}
-        row["with_all_bones"] = sum(len(one) == len(BONES) for one in known)
-        row["with_some"] = sum(0 < len(one) < len(BONES) for one in known)
-        row["with_none"] = sum(not one for one in known)
-        rows.append(row | {bone: sum(bone in one for one in known) for bone in BONES})
-    return pd.DataFrame(rows)
-
-
-def compare_designs(study: DynamicStudy) -> pd.DataFrame:
-    """Compare one network with three, and first weights from static scans with random ones.
-
-    All are trained for the same number of steps on the same frames; three networks together take
-    three times as long as one.
-
-    Returns
-    -------
-    DataFrame
-        Columns design, trained_steps, bone, dice_mean, dice_low, dice_high over test subjects.
-    """
-    scans = [frame.scan for frame in study.few(study.train) if frame.scan.item.labels]
-    trainings = []
-    for bone in BONES:
-        known = [scan for scan in scans if bone in scan.item.labels]
-        trainings.append(study.training(study.recipe.of_bone(bone), known, scratch=True))
-    trainings.append(study.training(study.recipe, scans, scratch=True))
-    trainings.append(study.training(study.recipe, scans))
-    *per_bone, from_scratch, from_static = study.train_all(trainings)
-    steps, test = study.sizes.steps, study.few_test()
-    return study.score(
-        ({"design": design, "trained_steps": trained_steps}, networks, test)
-        for design, trained_steps, networks in (
-            (STATIC_AS_IS, 0, study.static),
-            (PER_BONE, steps * len(per_bone), per_bone),
-            (FROM_SCRATCH, steps, from_scratch),
-            (FROM_STATIC, steps, from_static),
-        )
-    )
-
-
-def value_of_labels(study: DynamicStudy) -> pd.DataFrame:
-    """Train on labels of known quality: from registration to label to network.
-
-    Labels are the true ones, those of the accepted registrations, and the static masks carried
-    by poses with an error put in: another one in every frame (``random``), or the same one in all
-    frames of all subjects (``systematic``, of every other size down from the largest).
-
-    Returns
-    -------
-    DataFrame
-        Columns labels, error_mm (mean distance on the bones), label_dice, bone, dice_mean,
-        dice_low, dice_high of the network over test subjects. Empty for real scans, whose truth
-        nobody knows.
-    """
-    frames = [frame for frame in study.few(study.train) if frame.truth and frame.scan.item.labels]
-    if not frames:
-        return pd.DataFrame()
-    truth = [frame.labelled(frame.truth) for frame in frames]
-    bones, poses = study.bones, study.poses
-    error = registration_error(read_registered(study.registered), bones, poses)
-    kinds = [("truth", 0.0, truth), ("registration", error, [frame.scan for frame in frames])]
-    sizes = sorted(study.sizes.errors_mm)
-    for kind, some in (("random", sizes), ("systematic", sizes[::-2][::-1])):
-        for size in some:
-            labels = misplaced_labels(frames, bones, poses, size, systematic=kind == "systematic")
-            kinds.append((kind, size, labels))
-    trained = study.train_all([study.training(study.recipe, scans) for _, _, scans in kinds])
-    test = study.few_test()
-    return study.score(
-        ({"labels": k, "error_mm": mm, "label_dice": _agreement(scans, truth)}, network, test)
-        for (k, mm, scans), network in zip(kinds, trained, strict=True)
-    )
-
-
-def _agreement(scans: Sequence[Scan], truth: Sequence[Scan]) -> float:
-    """Return the mean Dice of the scans' labels against true ones."""
-    values = [
-        dice(mask, right.item.labels[bone])
-        for scan, right in zip(scans, truth, strict=True)
-        for bone, mask in scan.item.labels.items()
-    ]
-    return float(np.nanmean(values))
-
-
 def paint_anew(study: DynamicStudy, seed: int = 0) -> list[Scan]:
     """Return random scans made from the static scans of the training subjects."""
     made = run_all(
@@ -397,61 +280,3 @@ def train_final(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Trained, T
     one = study.training(recipe, [*frames, *still * STILL_TIMES, *random])
     specialist = study.training(replace(recipe, stages=third), frames)
     return one(), specialist()
-
-
-def compare_specialists(study: DynamicStudy, one: Trained, specialist: Trained) -> pd.DataFrame:
-    """Score one network for both kinds of scans beside the specialist of each.
-
-    Returns
-    -------
-    DataFrame
-        Columns scans, network, bone, dice_mean, dice_low, dice_high over test subjects.
-    """
-    kinds = (
-        ("dynamic", specialist, study.few_test()),
-        ("static", study.static, study.static_test),
-    )
-    return study.score(
-        ({"scans": scans, "network": name}, network, test)
-        for scans, own, test in kinds
-        for name, network in (("specialist", own), ("one network", one))
-    )
-
-
-def other_images(study: DynamicStudy) -> dict[str, list[Frame]]:
-    """Return the test frames of which a simulation knows other images, by what made them.
-
-    Returns
-    -------
-    dict
-        ``as simulated`` and each other kind of image to the same frames, on their own grids; empty
-        for real scans. See `registration.truth.read_looks`.
-    """
-    images: dict[str, list[Frame]] = {}
-    for key, frames in itertools.groupby(study.test, lambda one: (one.code, one.sequence)):
-        looks = read_looks(study.truth, *key) if study.truth else {}
-        for frame in frames:
-            own = {kind: image for (n, kind), image in looks.items() if n == frame.number}
-            if own:
-                images.setdefault(AS_SIMULATED, []).append(frame)
-            for kind, image in own.items():
-                images.setdefault(kind, []).append(frame.with_image(image))
-    return images
-
-
-def robustness(
-    study: DynamicStudy, networks: Mapping[str, Trained], images: Mapping[str, Sequence[Frame]]
-) -> pd.DataFrame:
-    """Score networks on each kind of images that they were not trained on.
-
-    Returns
-    -------
-    DataFrame
-        Columns images, network, n, bone, dice_mean, dice_low, dice_high over subjects.
-    """
-    kinds = []
-    for kind, frames in images.items():
-        scans = [frame.reference for frame in frames]
-        for name, network in networks.items():
-            kinds.append(({"images": kind, "network": name, "n": len(scans)}, network, scans))
-    return study.score(kinds)

@@ -1,7 +1,5 @@
 """Charts of tables: dots of categories, dots with intervals, curves with bands."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

@@ -1,10 +1,8 @@
 """Slices of scans in true proportions, with outlines of masks; and grids of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,7 +46,7 @@ class Slice:
         rows, columns = self.image.shape[:2]
         return self.size_mm[0] / columns, self.size_mm[1] / rows
 
-    def crop(self, box: tuple[slice, slice]) -> Slice:
+    def crop(self, box: tuple[slice, slice]) -> Self:
         """Return the part in ``box`` (rows, columns); it remembers where it was in mm."""
         rows, columns = self.image.shape[:2]
         across, up = self.pixel_mm
@@ -324,16 +322,15 @@ def centre_voxel(masks: Mapping[str, NDArray[Any]]) -> tuple[int, int, int]:
     return int(i), int(j), int(k)
 
 
-def middle_slice(mask: NDArray[Any], axis: int = 2) -> int:
-    """Return the slice that halves a mask along ``axis``; it always holds a part of the mask.
+def middle_slice(mask: NDArray[Any]) -> int:
+    """Return the sagittal slice that halves a mask; it always holds a part of the mask.
 
     Raises
     ------
     AnkleError
         If the mask is empty.
     """
-    mask = np.asarray(mask) > 0
-    areas = np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1).sum(axis=1)
+    areas = (mask > 0).sum(axis=(0, 1))
     if not areas.any():
         raise AnkleError("the middle of a mask was asked for, but it is empty")
     return int(np.searchsorted(np.cumsum(areas), areas.sum() / 2))

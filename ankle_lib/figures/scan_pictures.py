@@ -1,9 +1,7 @@
 """Pictures of one's own scans: with their labels, as a filmstrip, and as a page for a browser."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +15,6 @@ from ankle_lib.figures.images import AXIS_OF_PLANE, image_grid, in_rows, slice_o
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.geometry import apply, bounding_box, part_of
 from ankle_lib.volume import Volume, to_orientation
-
-if TYPE_CHECKING:
-    from nilearn.plotting.html_document import HTMLDocument  # slow to import
 
 SLICES = 5
 """Of each plane, spread through the bones of a single scan."""
@@ -142,7 +137,7 @@ def filmstrip(stills: Mapping[int, tuple[Volume, Volume]]) -> Figure:
     return image_grid(rows, titles, width=8.0, marks="rows")[0]
 
 
-def page(scan: Volume, masks: Mapping[str, Volume]) -> HTMLDocument:
+def page(scan: Volume, masks: Mapping[str, Volume]) -> Any:
     """Return three linked planes to be clicked through in any browser, without a kernel.
 
     The page holds the whole image in voxels of at least 1 mm: it stays alive in an executed

@@ -1,7 +1,5 @@
 """What all figures share: colours with a meaning, an empty figure, legends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """DICOM folders made NIfTI files, by the dcm2niix program."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import tempfile

@@ -1,7 +1,5 @@
 """One page that tells what was found in the scans of a foot; it needs nothing but a browser."""
 
-from __future__ import annotations
-
 import base64
 import html
 import json

@@ -1,7 +1,5 @@
 """Scans of one foot and masks on them: read and checked before any work begins."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

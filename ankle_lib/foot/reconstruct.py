@@ -1,15 +1,12 @@
 """`ankle reconstruct`: a thick-sliced sequence made as sharp as the static scan."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from nibabel.orientations import aff2axcodes
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ankle_lib.figures.scan_pictures import filmstrip
@@ -23,7 +20,7 @@ from ankle_lib.reconstruction.moving_foot import Poses
 from ankle_lib.reconstruction.refiner import Refiner, read_refiner
 from ankle_lib.reconstruction.thick_slices import scanning
 from ankle_lib.registration.regions import WHOLE
-from ankle_lib.volume import INT16_MAX, Volume, resample, save, save_series, to_orientation
+from ankle_lib.volume import INT16_MAX, Volume, resample, save, to_orientation
 
 COLUMNS = ("frame", "consistency", "noise_sd", "smallest_jacobian", "rigidity_mm", "bones")
 """Of the table of a reconstruction, one row for each frame."""
@@ -159,7 +156,7 @@ def reconstruct(
     refiner: Refiner | None = None,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Write a sharp 4D series and what belongs to it, one frame in memory at a time.
+    """Write a sharp 4D series and what belongs to it; of the frames one float volume is in memory.
 
     A terminal shows a bar.
 
@@ -200,42 +197,25 @@ def reconstruct(
     codes = "".join(aff2axcodes(scans.static_grid[1]))
     blank = Volume(np.broadcast_to(np.int8(0), grid[0]), np.asarray(grid[1]))
     turned = to_orientation(blank, codes)
+    film = np.zeros((*turned.shape, frames.n_frames), dtype=np.int16)
     moved = [number for number, pose in enumerate(poses) if pose]
     shown = {moved[round(k)] for k in np.linspace(0, len(moved) - 1, MOST_STILLS)}
-    rows: list[dict[str, float]] = []
+    rows = [{"frame": number, "bones": len(pose)} for number, pose in enumerate(poses)]
     stills: dict[int, tuple[Volume, Volume]] = {}
-    worst = (-np.inf, turned)
-
-    def volumes() -> Iterator[NDArray]:
-        nonlocal worst
-        for number, pose in enumerate(tqdm(poses, disable=None, desc="frames", unit="frame")):
-            if not pose:
-                rows.append({"frame": number, "bones": 0})
-                yield np.zeros(turned.shape, dtype=np.float32)
-                continue
-            one = next(sharp)
-            rows.append(one.row | {"bones": len(pose)})
-            volume, judged = one.result.volume, one.result.consistency
-            if judged.ratio > worst[0]:
-                worst = judged.ratio, judged.residual
-            if number in shown:
-                thick = resample(frames.frame(number), *box, order=0)
-                stills[number] = thick, resample(volume, *box)
-            del one, judged  # before the next frame takes their memory
-            yield to_orientation(volume, codes).data
-
-    save_series(
-        files[0],
-        volumes(),
-        turned.shape,
-        frames.n_frames,
-        turned.affine,
-        scale=scale,
-        time_step_s=frames.time_step_s,
-    )
+    worst, residual = -np.inf, turned
+    for one in tqdm(sharp, total=len(moved), disable=None, desc="frames", unit="frame"):
+        volume, judged = one.result.volume, one.result.consistency
+        rows[one.number] |= one.row
+        if judged.ratio > worst:
+            worst, residual = judged.ratio, judged.residual
+        if one.number in shown:
+            thick = resample(frames.frame(one.number), *box, order=0)
+            stills[one.number] = thick, resample(volume, *box)
+        film[..., one.number] = np.rint(to_orientation(volume, codes).data / scale)
+        del one, volume, judged  # before the next frame takes their memory
+    save(files[0], film, turned.affine, slope=scale, time_step_s=frames.time_step_s)
     table = pd.DataFrame(rows, columns=COLUMNS)
     table.to_csv(files[1], index=False, float_format="%.6g")
-    residual = worst[1]
     save(files[2], residual.data / np.float32(shared.noise_sd), residual.affine)
     filmstrip(stills).savefig(files[3], dpi=FIGURE_DPI, bbox_inches="tight")
     return table

@@ -3,8 +3,6 @@
 A result is a folder (`result_folder`), or one image with files beside it (`written`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

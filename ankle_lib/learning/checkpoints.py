@@ -1,7 +1,5 @@
 """Trained networks in files that hold numbers and text, and never code."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Mapping, Sequence

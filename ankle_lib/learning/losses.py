@@ -1,14 +1,11 @@
 """What a training makes small. Every loss takes logits or intensities, and a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.files import AnkleError
 from ankle_lib.patches.source import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -21,30 +18,6 @@ WEIGHT_SLOPE, WEIGHT_MIDDLE = 10.0, 0.5
 
 GRADIENT_WEIGHT = 1.0
 """Of the differences of neighbouring pixels, beside the pixels themselves."""
-
-
-def compute_loss(name: str, output: Tensor, batch: Batch) -> Tensor:
-    """Return the loss called ``name``.
-
-    Parameters
-    ----------
-    name : str
-        One of `LOSSES`.
-    output : (n, channels, h, w) tensor
-        Logits for `SEGMENTATION_LOSSES`, intensities for the others.
-    batch : Batch
-
-    Raises
-    ------
-    AnkleError
-        If output and target have different shapes; they would be broadcast otherwise.
-    """
-    if output.shape != batch.target.shape:
-        raise AnkleError(
-            f"the network gives {tuple(output.shape)}, the target is {tuple(batch.target.shape)}: "
-            "build it with one output channel per label"
-        )
-    return LOSSES[name](output, batch)
 
 
 def bce(logits: Tensor, batch: Batch) -> Tensor:

@@ -3,8 +3,6 @@
 `build` makes them by name; below stands how they compute fastest.
 """
 
-from __future__ import annotations
-
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

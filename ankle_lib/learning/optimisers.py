@@ -1,7 +1,5 @@
 """What changes the weights: Adam, as in 2020, or Muon, which needs far fewer steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,12 +70,8 @@ class FilterMuon(torch.optim.Optimizer):
         self._adam = adam(others, learning_rate) if others else None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Any = None) -> Any:
         """Change the weights by their gradients, at the learning rate of the first group."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         rate = self.param_groups[0]["lr"]
         for one in self._filters:
             if one.grad is None:
@@ -93,7 +87,6 @@ class FilterMuon(torch.optim.Optimizer):
             for group in self._adam.param_groups:
                 group["lr"] = rate
             self._adam.step()
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Return the momentum of each filter, and Adam's state."""

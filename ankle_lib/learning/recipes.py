@@ -1,10 +1,8 @@
 """How a network is made and trained: the report's recipe, and others."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field
@@ -15,7 +13,7 @@ from ankle_lib.learning.networks import Head, ResNetSize, Size, SliceNetwork, bu
 from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES
 
-Schedule = Literal["constant", "linear", "cosine", "one-cycle"]
+Schedule = Literal["constant", "cosine", "one-cycle"]
 
 WARM_UP = 0.3
 """Part of a one-cycle schedule in which the learning rate rises (Smith and Topin 2018)."""
@@ -41,13 +39,11 @@ class Stage:
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """The largest one, where a schedule changes it."""
     schedule: Schedule = "constant"
-    """``linear`` and ``cosine`` fall to zero over all steps, ``one-cycle`` rises first."""
+    """``cosine`` falls to zero over all steps, ``one-cycle`` rises first."""
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         done = step / self.steps
-        if self.schedule == "linear":
-            return self.learning_rate * (1 - done)
         if self.schedule == "cosine":
             return self.learning_rate * _falling_cosine(done)
         if self.schedule == "one-cycle":
@@ -99,7 +95,7 @@ class Recipe:
         return "probability" if self.loss in SEGMENTATION_LOSSES else "intensity"
 
     @property
-    def decisive(self) -> Recipe:
+    def decisive(self) -> Self:
         """The recipe without what decides nothing, so that no network is trained twice.
 
         That is the usual depth, if it is asked for, and how many patches a validation would see.
@@ -125,7 +121,7 @@ class Recipe:
                 **{name: value for name, value in sizes.items() if value is not None},
             )
 
-    def of_bone(self, bone: str) -> Recipe:
+    def of_bone(self, bone: str) -> Self:
         """Return the recipe of the network for one bone."""
         return replace(self, labels=(bone,))
 

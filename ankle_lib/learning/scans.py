@@ -1,7 +1,5 @@
 """Scans as networks see them: coarser, turned, or with some slices only; and learning from them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +31,8 @@ TRIES = 300
 REPORT_FRACTION = 0.75
 """Part of a patch that must be foot for the report to look at it."""
 
-MOST_SOURCES, MOST_BATCHES = 6, 64
-"""How many are kept for networks that follow each other."""
+MOST_BATCHES = 64
+"""How many are kept for networks that are scored one after the other."""
 
 FINAL_AUGMENTATION = Augmentation(
     rotation_deg=180.0, scale=1.2, gain=0.15, shading=0.2, gamma=0.2, noise=0.15
@@ -242,20 +240,6 @@ def with_arrays(
     return replace(scan, item=changed)
 
 
-class Sources:
-    """Patches of scans, laid out once for trainings and scores that follow each other.
-
-    They take memory as long as this object lives. In another process, it starts empty.
-    """
-
-    def __init__(self) -> None:
-        self.source = lru_cache(MOST_SOURCES)(patch_source)
-        self.drawn = lru_cache(MOST_BATCHES)(draw_patches)
-
-    def __reduce__(self) -> tuple[type[Sources], tuple[()]]:
-        return Sources, ()
-
-
 def patch_source(
     scans: Sequence[Scan],
     bones: Sequence[str],
@@ -280,8 +264,9 @@ def patch_source(
     return PatchSource(items, rule, labels=bones, device=device)
 
 
+@lru_cache(MOST_BATCHES)
 def draw_patches(
-    scan: Scan, bones: Sequence[str], pixels: int, n: int, seed: int = 0, device: str = "cpu"
+    scan: Scan, bones: tuple[str, ...], pixels: int, n: int, seed: int = 0, device: str = "cpu"
 ) -> Batch:
     """Return patches of a scan as the report scored networks on: the same ones for every network.
 
@@ -299,7 +284,6 @@ def train_on_scans(
     validation: Sequence[Scan] = (),
     start: SliceNetwork | None = None,
     device: str = "cpu",
-    sources: Sources | None = None,
 ) -> Trained:
     """Train a network on patches of scans, or read it if that was done before; see `train_once`.
 
@@ -316,14 +300,12 @@ def train_on_scans(
         Whose weights are the first ones.
     device : str
         "cpu" or "cuda".
-    sources : Sources, optional
-        Of trainings that follow each other.
     """
-    made = sources or Sources()
 
     def source(stage: Stage, of: Sequence[Scan]) -> PatchSource:
-        return made.source(
-            tuple(of),
+        assert stage.pixels is not None  # whole slices are learnt from scenes alone
+        return patch_source(
+            of,
             recipe.labels,
             stage.pixels,
             recipe.min_fraction,

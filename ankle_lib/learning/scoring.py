@@ -1,7 +1,5 @@
 """How good a trained network is: on patches, on whole volumes, and over subjects."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any

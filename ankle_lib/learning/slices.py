@@ -3,8 +3,6 @@
 Slices are sagittal, ``[:, :, k]``. To segment an image see `prediction.predict`, which prepares it.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Sequence
 
@@ -71,7 +69,8 @@ def whole_slices(
     batchnorm_training : bool
         Repeat the error of the 2020 test scripts, which never left the training mode: batch
         normalisation with the mean and variance of the slice at hand, mostly air, instead of the
-        learnt ones. For the post-mortem only; slices, or tiles, then go one by one.
+        learnt ones. For the post-mortem only, and without ``foot``, as then; slices, or tiles,
+        go one by one.
     tile : int, optional
         Side in pixels of overlapping tiles, averaged with Gaussian weights
         (`monai.inferers.sliding_window_inference`), instead of whole slices: the network sees as
@@ -85,15 +84,9 @@ def whole_slices(
     Raises
     ------
     AnkleError
-        If image or foot have a wrong shape, the foot is empty, the image is not finite, ``tile``
-        is below 1, or ``foot`` is combined with ``batchnorm_training``, whose statistics would
-        then differ from those of 2020.
+        If image or foot have a wrong shape, the foot is empty or the image is not finite.
     """
     _check(image, foot)
-    if batchnorm_training and foot is not None:
-        raise AnkleError(
-            "batchnorm_training takes no foot: in 2020 each slice went with all its air"
-        )
     # a copy, for the given network stays as it was
     ready = ready_to_predict(copy.deepcopy(network), device).train(batchnorm_training)
     predict: Predict = ready
@@ -133,8 +126,6 @@ def _check(image: NDArray, foot: NDArray[np.bool_] | None) -> None:
 
 
 def _tiled(network: nn.Module, size: int, at_once: int) -> Predict:
-    if size < 1:
-        raise AnkleError(f"tiles of {size} pixels: choose a size of at least 1")
     # MONAI takes seconds to import, and only tiles need it
     from monai.inferers import sliding_window_inference
 

@@ -4,8 +4,6 @@ Each stays in a folder named after all that decides it. Lightning Fabric takes c
 precision; everything else can be read here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from ankle_lib import cache
 from ankle_lib.files import AnkleError, write_csv
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
-from ankle_lib.learning.losses import compute_loss
+from ankle_lib.learning.losses import LOSSES
 from ankle_lib.learning.networks import (
     SliceNetwork,
     is_fast_in_bfloat16,
@@ -260,18 +258,13 @@ def train(
     Raises
     ------
     AnkleError
-        If network, loss and labels do not go together; if the loss or the score is not finite.
+        If the loss or the score is not finite.
 
     Examples
     --------
     >>> recipe = Recipe((Stage(64, 400),), labels=("talus",))
     >>> steps, epochs = train(recipe.fresh(), recipe, source.draw, folder)
     """
-    if network.head != recipe.head:
-        raise AnkleError(
-            f"the loss {recipe.loss} trains a network with head {recipe.head!r}, this one has "
-            f"{network.head!r}: build it with the other head"
-        )
     fabric = _fabric(device)
     settings, seed = recipe.stages[stage], recipe.seed * 1000 + stage
     state: dict[str, Any] = {"losses": torch.zeros(0), "epochs": [], "optimizer": None}
@@ -302,7 +295,7 @@ def train(
                 image = batch.image.contiguous(memory_format=torch.channels_last)
                 with fabric.autocast():
                     output = model.logits(image).float()
-                loss = compute_loss(recipe.loss, output, batch)
+                loss = LOSSES[recipe.loss](output, batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)
                 optimizer.step()

@@ -1,7 +1,5 @@
 """``data_manifest.yaml``: which cohorts there are, where their files lie, if they are intact."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from ankle_lib.manifest.layouts import inside, scan_folder
 from ankle_lib.manifest.schema import (
     Cohort,
     Geometry,
-    Layout,
     LocalSource,
     PhantomSource,
     Record,
@@ -106,13 +103,7 @@ def save_manifest(path: str | os.PathLike[str], manifest: Manifest) -> Path:
     return write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
 
 
-def manifest_from_folder(
-    folder: str | os.PathLike[str],
-    layout: Layout | None = None,
-    *,
-    name: str | None = None,
-    geometry: Geometry | None = None,
-) -> Manifest:
+def manifest_from_folder(folder: str | os.PathLike[str]) -> Manifest:
     """Make a manifest of one local cohort from a lab's folder, a BIDS tree or the raw layout.
 
     The layouts are those of :mod:`ankle_lib.manifest.layouts`. What was not recognised is listed
@@ -123,13 +114,11 @@ def manifest_from_folder(
     AnkleError
         If the folder does not exist or holds no known layout.
     """
-    scan = scan_folder(folder, layout)
-    root = Path(folder).resolve()
+    scan, root = scan_folder(folder), Path(folder).resolve()
     cohort = Cohort(
-        name=name or re.sub(r"[^A-Za-z0-9]+", "-", root.name).strip("-") or "cohort",
+        name=re.sub(r"[^A-Za-z0-9]+", "-", root.name).strip("-") or "cohort",
         licence="unknown",
         source=LocalSource(type="local", root=root.as_posix(), layout=scan.layout),
-        geometry=geometry or Geometry(),
         subjects=scan.subjects,
         notes=scan.notes(),
     )

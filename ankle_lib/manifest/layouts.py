@@ -17,8 +17,6 @@ flipped before neither, and among these binarised before not. What was chosen ov
 on the subject.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable

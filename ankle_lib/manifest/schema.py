@@ -4,8 +4,6 @@ In a manifest every file is named relative to the root of its cohort, with ``/``
 After :meth:`ankle_lib.manifest.Manifest.cohort` the same records hold absolute paths.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal

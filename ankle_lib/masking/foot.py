@@ -4,8 +4,6 @@
 of unknown intensities: another scanner, other units, an offset.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Soft weights around the bones, and the feet of a whole clean cohort in BIDS names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
-from tqdm.auto import tqdm
 
 from ankle_lib.cache import remembered
 from ankle_lib.files import AnkleError, write_csv
 from ankle_lib.geometry import bounding_box
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.masking.foot import REPORT_THRESHOLD, Histogram, foot_mask, pooled_histogram
+from ankle_lib.masking.foot import REPORT_THRESHOLD, foot_mask
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all
 from ankle_lib.volume import load, save, to_orientation
@@ -107,20 +104,6 @@ def _dilated(
     # A semi-axis of 0 makes any step along it too long.
     steps = voxel / np.maximum(radius, 1e-3 * voxel)
     return ndimage.distance_transform_edt(~mask, sampling=steps) <= 1.0 + 1e-9
-
-
-def cohort_histograms(
-    subjects: Sequence[CleanSubject],
-) -> tuple[Histogram, Histogram]:
-    """Return the histograms of all static scans and of all dynamic frames, one row per image."""
-    static = [subject.static for subject in subjects]
-    frames = [path for subject in subjects for run in subject.sequences.values() for path in run]
-    bars = (
-        tqdm(paths, desc=f"counting {what}", unit="image")
-        for paths, what in ((static, "static scans"), (frames, "frames"))
-    )
-    first, second = (pooled_histogram(load(path).data for path in bar) for bar in bars)
-    return first, second
 
 
 def mask_cohort(

@@ -4,9 +4,7 @@ Nothing is drawn: a try hits each position of a slice equally often, so the expe
 number of tries times the part of the positions that is admissible.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +28,9 @@ from ankle_lib.patches.items import (
 from ankle_lib.patches.rules import (
     DYNAMIC_SEGMENTATION,
     RECONSTRUCTION,
-    REPORT_PATCHES,
     STATIC_SEGMENTATION,
     local_correlation,
 )
-from ankle_lib.presets import BONES
 from ankle_lib.quality.review_sheet import RegisteredFrame
 
 CORRELATION_BINS = 40
@@ -147,35 +143,6 @@ def count_patches(
     return Extraction(
         pd.DataFrame(images, columns=COLUMNS), pd.DataFrame(correlations, columns=columns)
     )
-
-
-def counts_by_group(images: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
-    """Sum the patches of `Extraction.images` over each group, beside the report's numbers.
-
-    Parameters
-    ----------
-    images : DataFrame
-    groups : mapping
-        Group of each subject's code.
-
-    Returns
-    -------
-    DataFrame
-        Columns task, group, bone, n_patches, report_n_patches (NaN where the report has none),
-        n_patches_sd (how much a real extraction scatters about n_patches), n_images, n_slices,
-        n_tries, n_in_region. The report's patches of static scans are one set with three labels,
-        so each bone has all of them.
-    """
-    order = {task: number for number, task in enumerate(dict.fromkeys(images["task"]))}
-    table = images.assign(group=images["subject"].map(groups))
-    table = table.sort_values("task", key=lambda tasks: tasks.map(order), kind="stable")
-    found = table.groupby(["task", "group", "bone"], sort=False)
-    sums = found[["n_patches", "n_slices", "n_tries", "n_in_region"]].sum()
-    sums.insert(1, "n_images", found.size())
-    sums.insert(1, "n_patches_sd", found["variance"].sum() ** 0.5)
-    report = pd.DataFrame(REPORT_PATCHES, index=BONES).unstack().astype(float)
-    sums.insert(1, "report_n_patches", report.reindex(sums.index))
-    return sums.reset_index()
 
 
 def _count_subject(

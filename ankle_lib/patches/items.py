@@ -1,7 +1,5 @@
 """Images to draw patches from, read from earlier chapters' folders and laid out as slices."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -175,11 +173,8 @@ def zscore(data: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     Raises
     ------
     AnkleError
-        If the shapes differ, the mask is empty, or the values inside it are constant or not
-        finite.
+        If the mask is empty, or the values inside it are constant or not finite.
     """
-    if data.shape != mask.shape:
-        raise AnkleError(f"image of shape {data.shape} and mask of shape {mask.shape}: resample")
     inside = data[mask]
     if inside.size == 0:
         raise AnkleError("the mask is empty: there is no intensity to normalise by")

@@ -6,8 +6,6 @@ patches that its extraction keeps can be expected exactly. The report gives size
 patch must show the same anatomy on every grid, so here its size in millimetres is what holds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -185,8 +183,6 @@ class Task:
 
         The multiple of `multiple` nearest to `size_mm`; at least one multiple.
         """
-        if not pixel_mm > 0:
-            raise AnkleError(f"pixels of {pixel_mm} mm: their size must be positive")
         return self.multiple * max(1, round(self.size_mm / pixel_mm / self.multiple))
 
     def rule(self, pixel_mm: float, bone: str = BONES[0]) -> PatchRule:
@@ -235,14 +231,3 @@ DYNAMIC_SEGMENTATION = Task(
 pixels of 0.91 mm."""
 
 TASKS = {task.name: task for task in (STATIC_SEGMENTATION, RECONSTRUCTION, DYNAMIC_SEGMENTATION)}
-
-REPORT_PATCHES = {
-    (STATIC_SEGMENTATION.name, "control"): (44924, 44924, 44924),
-    (STATIC_SEGMENTATION.name, "equinus"): (43398, 43398, 43398),
-    (RECONSTRUCTION.name, "control"): (37704, 15497, 38201),
-    (RECONSTRUCTION.name, "equinus"): (46043, 23633, 42189),
-    (DYNAMIC_SEGMENTATION.name, "control"): (44802, 32617, 37624),
-    (DYNAMIC_SEGMENTATION.name, "equinus"): (29195, 28791, 29224),
-}
-"""How many patches the report extracted, by task and group, of each of `BONES` (sections 6.2.1,
-6.3.1, 6.4.1)."""

@@ -6,8 +6,6 @@ the report's, which tries positions at random and keeps the admissible ones, wit
 storage.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass

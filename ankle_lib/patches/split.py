@@ -4,8 +4,6 @@ Frames, sequences and patches belong to a subject and follow it, so what is deci
 cannot leak from one part into another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal

@@ -5,16 +5,12 @@ drew one against the other and read off the correlation at Dice 0.85 by eye; `fi
 off a curve that can only rise.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
-
-from ankle_lib.files import AnkleError
 
 REPORT_DICE = 0.85
 """Overlap from which the report takes a global registration as acceptable (section 5.2.4)."""
@@ -55,11 +51,11 @@ class Gate:
         return np.asarray(correlation, dtype=np.float64) >= self.correlation_threshold
 
 
-def fit_gate(correlation: ArrayLike, dice: ArrayLike, dice_threshold: float = REPORT_DICE) -> Gate:
-    """Find the correlation that a registration with ``dice_threshold`` has on average.
+def fit_gate(correlation: ArrayLike, dice: ArrayLike) -> Gate:
+    """Find the correlation that a registration with the report's Dice 0.85 has on average.
 
     Correlation is fitted as a rising step curve of Dice (isotonic least squares), as the report's
-    Fig. 5.10 draws it, and read at ``dice_threshold``, linearly between neighbouring points.
+    Fig. 5.10 draws it, and read there, linearly between neighbouring points.
     On simulated data this reading is nearly unbiased however few bad ones there are. The
     threshold that separates good from bad best is drawn towards the rarer kind (by up to 0.07),
     and a straight line is off by as much wherever the relation is curved, as it is near Dice 1.
@@ -68,49 +64,33 @@ def fit_gate(correlation: ArrayLike, dice: ArrayLike, dice_threshold: float = RE
     ----------
     correlation, dice : array, shape (N,)
         One pair per registration. Pairs with NaN in either are left out.
-    dice_threshold : float
-        Between 0 and 1.
 
     Returns
     -------
     Gate
-        With the report's 0.64 if fewer than three lie on either side of
-        ``dice_threshold``, or if the threshold found tells good from bad with a balanced accuracy
-        below 0.7.
-
-    Raises
-    ------
-    AnkleError
-        If the arrays differ in length or ``dice_threshold`` lies outside of 0 and 1.
+        With the report's 0.64 if fewer than three lie on either side of that Dice, or if the
+        threshold found tells good from bad with a balanced accuracy below 0.7.
     """
     x = np.asarray(dice, dtype=np.float64)
     y = np.asarray(correlation, dtype=np.float64)
-    if x.shape != y.shape or x.ndim != 1:
-        raise AnkleError(
-            f"correlation and Dice must come in pairs, found shapes {y.shape} and {x.shape}"
-        )
-    if not 0 < dice_threshold < 1:
-        raise AnkleError(f"Dice threshold {dice_threshold}: choose a number between 0 and 1")
     usable = np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
-    good = x >= dice_threshold
+    good = x >= REPORT_DICE
     n_good, n_bad = int(good.sum()), int((~good).sum())
 
     if min(n_good, n_bad) < MIN_EACH_SIDE:
         threshold = REPORT_CORRELATION
         side = "reach" if n_good < n_bad else "lie below"
-        reason = (
-            f"only {min(n_good, n_bad)} of {len(x)} registrations {side} Dice {dice_threshold:g}"
-        )
+        reason = f"only {min(n_good, n_bad)} of {len(x)} registrations {side} Dice {REPORT_DICE:g}"
     else:
-        threshold = _rising_curve_at(dice_threshold, x, y)
+        threshold = _rising_curve_at(REPORT_DICE, x, y)
         accuracy = _balanced_accuracy(y, good, threshold)
         reason = ""
         if accuracy < MIN_BALANCED_ACCURACY:
             reason = f"correlation {threshold:.2f} tells good from bad in only {accuracy:.0%}"
             threshold = REPORT_CORRELATION
     return Gate(
-        dice_threshold=dice_threshold,
+        dice_threshold=REPORT_DICE,
         correlation_threshold=threshold,
         method="report" if reason else "fit",
         reason=reason,

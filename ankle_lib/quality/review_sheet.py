@@ -7,12 +7,9 @@ is made under a lock, on the file as it is at that moment, and written atomicall
 people (and a running chapter) can change it at once and no row is lost.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,10 +88,10 @@ class ReviewSheet:
         Raises
         ------
         AnkleError
-            If a column is missing, a registration is named twice, a verdict is unknown, or the
-            file is not a review sheet.
+            If the file is not a review sheet.
         """
-        fresh = _checked_rows(rows)
+        note = rows["note"].fillna("") if "note" in rows else ""
+        fresh = _sorted(rows.assign(reviewer=AUTOMATIC, time="", note=note))
         with self._locked():
             old = records_of(parse_sheet(self.path)) if self.path.exists() else []
             before = {key_of(row): row for row in old}
@@ -142,8 +139,7 @@ class ReviewSheet:
         key = (subject, sequence, frame, bone)
         with self._locked():
             table = self.table()
-            rows = table[list(KEY)].itertuples(index=False, name=None)
-            found = np.array([row == key for row in rows], dtype=bool)
+            found = (table[list(KEY)] == list(key)).all(axis=1)
             if not found.any():
                 raise AnkleError(f"{self.path}: has no row {', '.join(map(str, key))}")
             now = float(table.loc[found, "correlation"].iloc[0])
@@ -160,7 +156,7 @@ class ReviewSheet:
         return table
 
     def _write(self, table: pd.DataFrame) -> None:
-        text = format_sheet(table)
+        text = table.to_csv(index=False, lineterminator="\n", float_format="%.4f")
         # an unchanged file keeps its time, by which later chapters know that nothing changed
         if not self.path.exists() or self.path.read_bytes() != text.encode():
             write_text(self.path, text)
@@ -204,18 +200,6 @@ def _merge(automatic: dict[str, Any], before: dict[str, Any] | None) -> dict[str
         said = f"{before['reviewer']} {before['verdict']} ({before['correlation']:.4f})"
         said += f": {before['note']}" if before["note"] else ""
     return {**automatic, "note": "; ".join(filter(None, [automatic["note"], mark + said]))}
-
-
-def _checked_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in (*KEY, "correlation", "verdict") if name not in rows]
-    if missing:
-        raise AnkleError(f"rows for the review sheet lack the column {', '.join(missing)}")
-    note = rows["note"].fillna("") if "note" in rows else ""
-    table = typed(rows.assign(reviewer=AUTOMATIC, time="", note=note))
-    for row in records_of(table):
-        check_verdict(row["verdict"], ", ".join(map(str, key_of(row))))
-    check_unique([key_of(row) for row in records_of(table)], "rows for the review sheet")
-    return _sorted(table)
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
@@ -302,12 +286,6 @@ def read_registered(folder: Path) -> list[RegisteredFrame]:
 # --- the file: how it is written, read and checked ---
 
 
-def format_sheet(table: pd.DataFrame) -> str:
-    """Return the text of the file: commas, Unix line ends, four decimals."""
-    columns = list(COLUMNS)
-    return table.to_csv(columns=columns, index=False, lineterminator="\n", float_format="%.4f")
-
-
 def parse_sheet(path: Path) -> pd.DataFrame:
     """Read the file as it or a spreadsheet wrote it; `AnkleError` if it is no review sheet."""
     try:
@@ -327,8 +305,11 @@ def parse_sheet(path: Path) -> pd.DataFrame:
                 rows.append(_row(place, header, cells, decimal_comma=delimiter != ","))
     except csv.Error as error:
         raise AnkleError(f"{path}, line {reader.line_num}: not a CSV file ({error})") from None
-    check_unique([key_of(row) for row in rows], str(path))
-    return typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+    table = typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+    for row in records_of(table[table.duplicated(list(KEY))]):
+        key = ", ".join(map(str, key_of(row)))
+        raise AnkleError(f"{path}: {key} appears twice: keep one row")
+    return table
 
 
 def _delimiter(path: Path, text: str) -> str:
@@ -376,13 +357,6 @@ def check_verdict(verdict: str, place: str) -> None:
     """Refuse what is none of `VERDICTS`."""
     if verdict not in VERDICTS:
         raise AnkleError(f"{place}: verdict {verdict!r}: choose one of {', '.join(VERDICTS)}")
-
-
-def check_unique(keys: list[tuple[Any, ...]], place: str) -> None:
-    """Refuse two rows for one registration."""
-    for key, count in Counter(keys).items():
-        if count > 1:
-            raise AnkleError(f"{place}: {', '.join(map(str, key))} appears twice: keep one row")
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:

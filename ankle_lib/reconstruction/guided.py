@@ -7,8 +7,6 @@ so the frame gives the coefficients by least squares. What the mapped scan, aver
 not explain of the frame is spread over the slice and added, smoothed so that noise stays out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -137,18 +135,13 @@ def reconstruct_frames(
     Raises
     ------
     AnkleError
-        If there are not as many poses as frames, or as `moved_static` and `guided` say.
+        As `guided` says.
 
     Examples
     --------
     >>> for frame in reconstruct_frames(static, masks, frames, poses):
     ...     print(frame.number, frame.result.consistency.ratio)
     """
-    if len(poses) != frames.n_frames:
-        raise AnkleError(
-            f"poses of {len(poses)} frames for a sequence of {frames.n_frames}: they are of "
-            "another sequence"
-        )
     shape, affine = grid or grid_of_bones(static, masks, poses)
     foot = MovingFoot.prepare(static, masks, device)
     shared = shared or scanning(frames)

@@ -1,10 +1,8 @@
 """The static scan moved with its bones: rigid inside them, one smooth flow between."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, invert, is_rigid
+from ankle_lib.geometry import apply, invert
 from ankle_lib.motion_fields import FLOW_STEPS, flow_back
 from ankle_lib.registration.truth import bone_points
 from ankle_lib.volume import Volume
@@ -70,7 +68,7 @@ class MovingFoot:
         static: Volume,
         masks: Mapping[str, NDArray[np.bool_]],
         device: str | torch.device = "cpu",
-    ) -> MovingFoot:
+    ) -> Self:
         """Compute the distances, and the scan between its voxels by cubic splines.
 
         Parameters
@@ -83,16 +81,8 @@ class MovingFoot:
         Raises
         ------
         AnkleError
-            If there is no mask, or one is empty or of another shape.
+            If a mask is empty.
         """
-        if not masks:
-            raise AnkleError("a foot moves with its bones: give at least one mask")
-        for bone, mask in masks.items():
-            if mask.shape != static.shape:
-                raise AnkleError(
-                    f"the mask of the {bone} has shape {mask.shape}, the static scan "
-                    f"{static.shape}: bring it to the scan's grid"
-                )
         sizes = np.array(static.voxel_size_mm)
         blocks = np.maximum(np.rint(DISTANCE_MM / sizes), 1).astype(int)
         in_block = np.diag([*blocks.astype(float), 1.0])
@@ -176,21 +166,15 @@ def moved_static(
     ----------
     foot : MovingFoot
     poses : mapping of bone to (4, 4) array
-        Static world to frame world, RAS mm; of one bone at least.
+        Static world to frame world, RAS mm, rigid; of one bone with a mask at least.
     shape, affine
         Grid of the result, in the frame's world.
-
-    Raises
-    ------
-    AnkleError
-        If a pose is not rigid, of a bone without mask, or there is none.
 
     Examples
     --------
     >>> foot = MovingFoot.prepare(static, {"talus": talus, "tibia": tibia})
     >>> moved_static(foot, {"talus": pose, "tibia": np.eye(4)}, static.shape, static.affine)
     """
-    _check(foot, poses)
     grid = np.asarray(affine, dtype=np.float64)
     device = foot.image.device
     sizes = np.linalg.norm(grid[:3, :3], axis=0)
@@ -211,16 +195,6 @@ def moved_static(
         for bone, distance in distances.items():
             distance[slab] = foot.distance(bone, home).cpu().numpy()
     return MovedScan(Volume(volume, grid), covered, distances, smallest, _rigidity(foot, poses))
-
-
-def _check(foot: MovingFoot, poses: Poses) -> None:
-    if not poses:
-        raise AnkleError("a frame without any pose cannot be reconstructed: leave it out")
-    for bone, pose in poses.items():
-        if bone not in foot.distances:
-            raise AnkleError(f"a pose of the {bone}, but masks of {', '.join(foot.distances)} only")
-        if not is_rigid(pose):
-            raise AnkleError(f"the pose of the {bone} is not rigid: {np.asarray(pose).tolist()}")
 
 
 def _lattice(foot: MovingFoot, poses: Poses, points: Tensor) -> tuple[Tensor, float]:

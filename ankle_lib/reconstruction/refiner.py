@@ -1,15 +1,12 @@
 """The network that makes frames sharp: trained on sharp scenes, applied to whole volumes."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
@@ -23,7 +20,7 @@ from ankle_lib.learning.slices import plane_box
 from ankle_lib.learning.training import Trained, train_once
 from ankle_lib.presets import ReconstructionSizes
 from ankle_lib.reconstruction.moving_foot import MovedScan
-from ankle_lib.reconstruction.scene_scores import BASELINES, Answer, score_scenes
+from ankle_lib.reconstruction.scene_scores import Answer
 from ankle_lib.reconstruction.sharp_scenes import (
     AROUND_BONE_MM,
     CHANNELS,
@@ -33,7 +30,6 @@ from ankle_lib.reconstruction.sharp_scenes import (
     channels_of,
     on_grid,
     scales_in,
-    whole_size,
 )
 from ankle_lib.volume import Volume
 
@@ -45,8 +41,6 @@ MARGIN = 16
 
 IMAGE, RESIDUAL = ("intensity",), ("residual",)
 """What a network gives: the sharp image, or what is to be added to the interpolated frame."""
-
-FRAME_ALONE = "frame alone"
 
 
 class _Input(NetworkInput):
@@ -125,17 +119,12 @@ def refine(
     Raises
     ------
     AnkleError
-        If shapes differ, the region is empty or a value is not finite.
+        If the region is empty or a value is not finite.
 
     Examples
     --------
     >>> refine(refiner, scene.measured, scene.moved_static, scene.region)
     """
-    if not measured_on_grid.shape == moved_static.shape == region.shape:
-        raise AnkleError(
-            f"frame, static scan and region have shapes {measured_on_grid.shape}, "
-            f"{moved_static.shape} and {region.shape}: bring them to one grid"
-        )
     scales = scales_in(region, measured_on_grid, moved_static)
     mean, sd = scales["measured"]
     result = measured_on_grid.astype(np.float32)
@@ -248,55 +237,3 @@ def read_refiner(path: Path, device: str = "cpu") -> Refiner:
     checkpoint, wanted = load_with_input(path, _Input, "the network of chapter 06")
     network = ready_to_predict(checkpoint.network, device)
     return Refiner(network, tuple(wanted.names), wanted.residual, tuple(wanted.voxel_mm))
-
-
-# --- what works: trainings that differ in one thing ---
-
-
-def trial_recipes(sizes: ReconstructionSizes, scenes: Sequence[Scene]) -> dict[str, Recipe]:
-    """Return the recipes of all trials, equally long; whole slices show as many pixels.
-
-    Each differs from ``both`` in one thing. ``scenes`` are those to train on.
-    """
-    usual = refine_recipe(sizes, sizes.trial_steps)
-    (stage,) = usual.stages
-    height, width = whole_size(scenes[:1])
-    batch = max(1, round(stage.batch_size * sizes.pixels**2 / (height * width)))
-    whole = replace(stage, pixels=None, batch_size=batch)
-    return {
-        FRAME_ALONE: replace(usual, channels=CHANNELS[:1]),
-        "static scan alone": replace(usual, channels=CHANNELS[1:]),
-        "both": usual,
-        "both, not residual": replace(usual, labels=IMAGE),
-        "both, L1 without gradients": replace(usual, loss="l1"),
-        "both, whole slices": replace(usual, stages=(whole,)),
-    }
-
-
-def compare_trials(
-    training: Sequence[Scene],
-    validation: Sequence[Scene],
-    sizes: ReconstructionSizes,
-    folder: Path,
-    device: str = "cpu",
-) -> tuple[pd.DataFrame, dict[str, Trained]]:
-    """Train all trials and score them, beside what is simpler, on the validation scenes.
-
-    Returns
-    -------
-    table : DataFrame
-        Columns of `score_scenes`, and steps, samples_per_s (empty for what is not trained).
-    networks : dict
-        By the trial's name.
-    """
-    networks = {
-        name: train_refiner(recipe, training, folder, device)
-        for name, recipe in trial_recipes(sizes, training).items()
-    }
-    step = sizes.slice_step
-    answers = {name: refined_by(refiner_of(one), step) for name, one in networks.items()}
-    table = score_scenes(validation, BASELINES | answers, step=step)
-    methods = table["method"]
-    steps = methods.map(dict.fromkeys(networks, sizes.trial_steps))
-    rates = methods.map({name: one.samples_per_s for name, one in networks.items()})
-    return table.assign(steps=steps, samples_per_s=rates), networks

@@ -5,11 +5,8 @@ Both are linear and act on different axes, so they commute: the output is one co
 enlarged. Of a patch of 32 × 32 pixels it can choose 8 × 8 = 64 numbers, the others follow.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ankle_lib import cache
-from ankle_lib.files import AnkleError
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
 from ankle_lib.learning.losses import report_weight
 from ankle_lib.learning.networks import SliceNetwork, ready_to_predict
@@ -29,7 +25,7 @@ from ankle_lib.learning.training import WEIGHTS, Trained, train_once
 from ankle_lib.metrics import ImageScores, image_scores
 from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES
-from ankle_lib.reconstruction.report_pairs import LOWEST_R, PARTS, Pairs, places_of
+from ankle_lib.reconstruction.report_pairs import LOWEST_R, PARTS, Pairs
 
 PATCH_RANGE = 6.0
 """Data range of patches: their bone's mean plus and minus 3 standard deviations."""
@@ -55,11 +51,6 @@ def report_recipe(steps: int, **changes: Any) -> Recipe:
     settings: dict[str, Any] = {"network": "resnet-basic", "loss": "weighted-l1"} | changes
     stage = Stage(None, steps, batch_size=16, learning_rate=1e-3)
     return Recipe((stage,), labels=("intensity",), **settings)
-
-
-def enlargement_of(recipe: Recipe) -> int:
-    """Return by how much a network enlarges in its last step; 1 if it does not end so."""
-    return 2 ** ((recipe.depth or 3) - 1) if recipe.network.startswith("resnet") else 1
 
 
 def train_on_pairs(pairs: Pairs, recipe: Recipe) -> Trained:
@@ -169,11 +160,8 @@ def best_reachable(targets: Tensor, factor: int = REPORT_FACTOR) -> Tensor:
     -------
     (n, 1, h, h) float32 tensor
     """
-    n, channels, height, width = targets.shape
-    if channels != 1 or height != width:
-        raise AnkleError(f"targets of shape {tuple(targets.shape)}: give (n, 1, h, h)")
-    basis = torch.from_numpy(reachable_basis(height, factor)).to(targets.device)
-    flat = targets.reshape(n, -1).double()
+    basis = torch.from_numpy(reachable_basis(targets.shape[-1], factor)).to(targets.device)
+    flat = targets.flatten(1).double()
     return ((flat @ basis) @ basis.T).reshape(targets.shape).float()
 
 
@@ -203,30 +191,6 @@ def outside_reach(outputs: Tensor, factor: int = REPORT_FACTOR) -> float:
 def report_g(correlation: ArrayLike) -> NDArray[np.float64]:
     """Return the report's g(r) = 1 / (1 + exp(-10 (r - 0.5))) (its Fig. 6.15)."""
     return report_weight(torch.from_numpy(np.array(correlation, dtype=np.float64))).numpy()
-
-
-def flatness(correlation: ArrayLike) -> dict[str, float]:
-    """Return how flat the report's g is over pairs.
-
-    Returns
-    -------
-    dict
-        ``g_low``, ``g_median``, ``g_high``: 5th, 50th and 95th percentile; ``g_least``;
-        ``as_good_as``: which part of the pairs, weighted alike, would have the same variance,
-        (Σg)² / (n Σg²). 1 is flat.
-    """
-    g = report_g(correlation)
-    found = dict(zip(("g_low", "g_median", "g_high"), np.percentile(g, [5, 50, 95]), strict=True))
-    return {"g_least": g.min(), **found, "as_good_as": g.sum() ** 2 / (g.size * (g**2).sum())}
-
-
-def flat_weights(pairs: Pairs) -> pd.DataFrame:
-    """Return how flat g is over the training pairs of each bone, see `flatness`."""
-    rows = []
-    for bone in BONES:
-        r = pairs.scored["train", bone].correlation.cpu().numpy()
-        rows.append({"bone": bone, "r_least": float(r.min()), **flatness(r)})
-    return pd.DataFrame(rows)
 
 
 def learnt_g(correlation: ArrayLike, slope: float) -> NDArray[np.float64]:
@@ -275,28 +239,3 @@ def learn_weight(pairs: Pairs, recipe: Recipe) -> tuple[SliceNetwork, float]:
         save_checkpoint(place / WEIGHTS, network, labels=recipe.labels, training=found)
     checkpoint = load_checkpoint(place / WEIGHTS)
     return ready_to_predict(checkpoint.network, pairs.device), checkpoint.training["slope"]
-
-
-def weights_and_truth(pairs: Pairs, slope: float, registered: Path) -> pd.DataFrame:
-    """Set both weights beside the true misregistration, which only a simulation knows.
-
-    Parameters
-    ----------
-    pairs : Pairs
-    slope : float
-        Of `learnt_g`.
-    registered : Path
-        Folder of chapter 03, whose ``registration.csv`` holds ``tre_mm``.
-
-    Returns
-    -------
-    DataFrame
-        Columns subject, sequence, frame, bone, correlation, report_g, learnt_g, tre_mm; one row
-        per pair. ``tre_mm`` is empty for real scans.
-    """
-    table = pd.concat([places_of(pairs.scored["train", b]) for b in BONES], ignore_index=True)
-    errors = pd.read_csv(registered / "tables" / "registration.csv")
-    keys = ["subject", "sequence", "frame", "bone"]
-    table = table.merge(errors[[*keys, "tre_mm"]], on=keys, how="left")
-    r = table["correlation"].to_numpy()
-    return table.assign(report_g=report_g(r), learnt_g=learnt_g(r, slope))

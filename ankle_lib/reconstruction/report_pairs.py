@@ -4,8 +4,6 @@ Low resolution: a frame. High resolution: the static scan moved with one bone an
 frame's grid, in 2020 in the middle of each slice, in chapter 03 averaged through it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """How good a reconstruction is: against the sharp truth about each bone, beside simpler ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -14,10 +12,7 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Box, bounding_box
 from ankle_lib.metrics import ImageScores, image_scores, intensity_range, over_subjects
 from ankle_lib.parallel import run_all
-from ankle_lib.reconstruction.guided import with_the_measured
 from ankle_lib.reconstruction.sharp_scenes import Scene, on_grid
-from ankle_lib.reconstruction.thick_slices import consistency, scanning
-from ankle_lib.volume import Volume
 
 Answer = Callable[[Scene], NDArray]
 """Returns a scene's reconstruction on its sharp grid, in the frame's units."""
@@ -58,16 +53,6 @@ BASELINES: dict[str, Answer] = {
 }
 """What a network must beat: interpolations of the frame, and registration alone, whose gain and
 offset are fitted to the truth."""
-
-
-def made_consistent(answer: Answer) -> Answer:
-    """Return an answer that is brought into agreement with the frame, see `with_the_measured`."""
-
-    def consistent(scene: Scene) -> NDArray:
-        sharp = Volume(answer(scene), scene.affine)
-        return with_the_measured(sharp, scene.frame, scene.scanning).volume.data
-
-    return consistent
 
 
 def score_scenes(
@@ -195,22 +180,3 @@ def _with_all(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """Repeat the rows of each group as those of the bone ``all``, after its bones."""
     groups = [rows for _, rows in table.groupby(by, sort=False)]
     return pd.concat(part for rows in groups for part in (rows, rows.assign(bone="all")))
-
-
-def consistencies(scenes: Iterable[Scene], answers: Mapping[str, Answer]) -> pd.DataFrame:
-    """Average reconstructions over the slices again: is anything invented, or left out?
-
-    Returns
-    -------
-    DataFrame
-        Columns subject, scene, method, ratio: root mean square of what differs from the frame, in
-        units of its noise. 1 is noise alone.
-    """
-    rows = []
-    for scene in scenes:
-        shared = scene.scanning or scanning(scene.frame)
-        for method, answer in answers.items():
-            sharp = Volume(answer(scene), scene.affine)
-            found = consistency(sharp, scene.frame, shared, covered=scene.covered)
-            rows.append((scene.subject, scene.name, method, found.ratio))
-    return pd.DataFrame(rows, columns=["subject", "scene", "method", "ratio"])

@@ -5,15 +5,13 @@ cohort in ``results/<preset>-<cohort>/<chapter>/``, so cohorts never mix. A simu
 written to ``cohort/`` beside its chapters.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -65,7 +63,7 @@ class Place:
     @classmethod
     def find(
         cls, preset: str, results: Path, cohort: str, device: str, root: Path | None = None
-    ) -> Place:
+    ) -> Self:
         """Look everything up; a relative ``results`` lies in the repository."""
         root = root or find_root()
         declared = load_manifest(root / MANIFEST).cohort(cohort)

@@ -5,8 +5,6 @@ are matched by what their columns of text say. A text that changed is therefore 
 and another one that has come.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """The chapters in order, each executed by papermill, skipped if up to date: `run`."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import time
@@ -136,8 +134,7 @@ def _run_chapter(
         records.prepare_folder(folder, now, afresh=force)
         began = time.perf_counter()
         try:
-            with records.gpu_memory(place.device) as gpu_mb:
-                executed = _execute(notebook, parameters, folder, place.root)
+            executed = _execute(notebook, parameters, folder, place.root)
         except execution.NotebookError as error:
             failed = folder / records.FAILED_NOTEBOOK
             raise AnkleError(f"{name} failed: {error}; see {failed}") from None
@@ -155,7 +152,6 @@ def _run_chapter(
             "wall_s": round(run.wall_s, 2),
             "peak_rss_mb": round(executed.peak_rss_mb, 1),
             "peak_gpu_mb": round(executed.peak_gpu_mb, 1),
-            "peak_gpu_used_mb": max(gpu_mb, default=0.0),
             "failed_claims": run.failed_claims,
         }
         records.finish(folder, record, now, executed.inputs, executed.modules)

@@ -5,8 +5,6 @@ error hides in a widget's callback or a cell calls ``sys.exit(0)``, wait for eve
 has lost a request, and know nothing of memory.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import logging
@@ -270,6 +268,6 @@ def _kernel_environment(further: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-def _one_line(error: dict[str, str], longest: int = 300) -> str:
+def _one_line(error: dict[str, str]) -> str:
     line = " ".join(f"{error['type']}: {error['text']}".split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return line if len(line) <= 300 else line[:299] + "…"

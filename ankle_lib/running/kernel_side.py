@@ -6,8 +6,6 @@ only log; a thread only prints. `start` listens at these four doors, `errors` te
 heard. The module uses the standard library alone, so that a kernel starts fast.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import logging

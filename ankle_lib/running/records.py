@@ -14,18 +14,15 @@ a verdict does not make that chapter run again; it is an output like any other, 
 that read it do.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +46,10 @@ KEPT = ("qc_sheet.csv", ".qc_sheet.csv.lock")
 """Files at the top of a chapter's folder that outlive every run: the review sheet with people's
 verdicts, and its lock, which a reviewer may hold while the chapter runs."""
 
-_NVIDIA_SMI = "nvidia-smi"
-"""The driver's own tool."""
 _STARTED = ".started.json"
 _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
 _REMADE = ("tables", "figures", NOTEBOOK, FAILED_NOTEBOOK)
-_PACKAGES = ("ankle-lib", "numpy", "scipy", "pandas", "nibabel", "matplotlib", "papermill", "torch")
+_PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "matplotlib", "papermill", "torch")
 
 State = dict[str, Any]
 """``fingerprint`` of notebook, parameters and cohort, and digests of the ``code`` of every module
@@ -127,19 +122,19 @@ def state_of(
 def up_to_date(folder: Path, now: State) -> bool:
     """Whether ``folder`` holds a finished chapter that was made from what there is now."""
     record = _read(folder / RUN_RECORD)
-    if record.get("fingerprint") != now["fingerprint"] or not isinstance(
-        record.get("outputs"), list
-    ):
-        return False
-    for part in ("code", "inputs"):
-        then = record.get(part)
-        if not isinstance(then, dict) or any(now[part].get(name) != then[name] for name in then):
+    try:
+        if record["fingerprint"] != now["fingerprint"]:
             return False
-    digests = record.get("digests") or {}
-    return all(
-        (folder / name).exists() and _unchanged(folder / name, digests.get(name))
-        for name in record["outputs"]
-    )
+        for part in ("code", "inputs"):
+            if record[part] != {name: now[part].get(name) for name in record[part]}:
+                return False
+        digests = record.get("digests") or {}
+        return all(
+            (folder / name).exists() and _unchanged(folder / name, digests.get(name))
+            for name in record["outputs"]
+        )
+    except (KeyError, TypeError):  # broken
+        return False
 
 
 def prepare_folder(folder: Path, now: State, *, afresh: bool = False) -> None:
@@ -213,11 +208,7 @@ def versions(root: Path) -> dict[str, Any]:
     ``commit`` ends in ``-dirty`` if the working tree differs from it; it is None without git.
     """
     found = {"python": platform.python_version(), "ankle-lib": ankle_lib.__version__}
-    for package in _PACKAGES:
-        try:
-            found.setdefault(package, importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found |= {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {"versions": found, "commit": _commit(root)}
 
 
@@ -228,7 +219,13 @@ def gpu(device: str) -> dict[str, Any] | None:
     import torch  # not at the top: takes seconds, and chapters on a CPU may do without
 
     # asked of the driver: torch would take some of the GPU's memory to answer
-    name, driver, memory = _nvidia_smi("name,driver_version,memory.total")
+    query = "--query-gpu=name,driver_version,memory.total"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    told: list[str | None] = [None] * 3  # where there is no such tool
+    with suppress(OSError, subprocess.CalledProcessError, IndexError):
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        told = [part.strip() for part in lines.splitlines()[0].split(",")]
+    name, driver, memory = told
     return {
         "name": name,
         "driver": driver,
@@ -236,37 +233,6 @@ def gpu(device: str) -> dict[str, Any] | None:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
-
-
-def _nvidia_smi(query: str) -> list[str | None]:
-    """Return what the driver says of the first GPU; None for each where there is no such tool."""
-    command = [_NVIDIA_SMI, f"--query-gpu={query}", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return [part.strip() for part in told.splitlines()[0].split(",")]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        return [None] * (query.count(",") + 1)
-
-
-@contextmanager
-def gpu_memory(device: str) -> Iterator[list[float]]:
-    """Yield a list that holds, afterwards, the memory of the GPU in use each second, in MiB.
-
-    Whoever used it: the kernel, networks that are trained side by side, other people.
-    """
-    used: list[float] = []
-    if device == "cpu" or not shutil.which(_NVIDIA_SMI):
-        yield used
-        return
-    command = [_NVIDIA_SMI, "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop=1"]
-    with tempfile.TemporaryFile("w+") as told, subprocess.Popen(command, stdout=told) as watch:
-        try:
-            yield used
-        finally:
-            watch.terminate()
-            watch.wait()
-            told.seek(0)
-            used += [float(line) for line in told if line.strip().isdigit()]
 
 
 def notebook_code(notebook: Path) -> list[str]:

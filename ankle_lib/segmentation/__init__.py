@@ -1,1 +1,1 @@
-"""Chapter 05: the report's experiments on static scans, why they failed, and what does not."""
+"""Chapter 05: what the experiments on static scans share, why they failed, and what does not."""

@@ -4,8 +4,6 @@ In order, each remedy on top of those before it (*additive*), and each missing f
 (*leave one out*). A remedy that only helps together with others shows in one of the two.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from dataclasses import dataclass
@@ -185,24 +183,16 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     for title in TITLES.values():
         effect = _difference(table, (additive[-1], "dice"), (f"without {title}", "dice"))
         rows.append((f"{title} is needed in the end", f"all against all but {title}", *effect))
-    in_evaluation_mode = f"+ {TITLES['evaluation_mode']}"
-    turned = f"+ {TITLES['augmentation']}"
+    evaluated, turned = (f"+ {TITLES[name]}" for name in ("evaluation_mode", "augmentation"))
+    before, in_tiles = additive[additive.index(turned) - 1], f"{AS_CODED}, in tiles"
     pairs = (
         ("patch Dice is higher than volume Dice", (AS_CODED, "patch_dice"), (AS_CODED, "dice")),
-        (
-            "in tiles it is worse without evaluation mode",
-            (AS_CODED, "dice"),
-            (f"{AS_CODED}, in tiles", "dice"),
-        ),
-        (
-            "turning the foot breaks the network",
-            (in_evaluation_mode, "dice"),
-            (in_evaluation_mode, "rotated_dice"),
-        ),
+        ("in tiles it is worse without evaluation mode", (AS_CODED, "dice"), (in_tiles, "dice")),
+        ("turning the foot breaks the network", (evaluated, "dice"), (evaluated, "rotated_dice")),
         (
             "turned patches in training repair that",
             (turned, "rotated_dice"),
-            (additive[additive.index(turned) - 1], "rotated_dice"),
+            (before, "rotated_dice"),
         ),
     )
     for hypothesis, high, low in pairs:

@@ -3,11 +3,9 @@
 The answer is one network for the three bones, for whole slices and feet turned by any angle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import (
     Scan,
-    Sources,
     coarser,
+    draw_patches,
     every,
     factor_for,
     final_recipe,
@@ -69,7 +67,6 @@ class Study:
     sizes: SegmentationSizes
     folder: Path
     device: str = "cpu"
-    sources: Sources = field(default_factory=Sources, repr=False)
 
     @property
     def pixels(self) -> int:
@@ -112,7 +109,6 @@ class Study:
             self.folder,
             validation=validation,
             device=self.device,
-            sources=self.sources,
         )
 
     def patch_scores(
@@ -143,8 +139,7 @@ class Study:
     def _patches(self, bones: Sequence[str], scans: Iterable[Scan]) -> dict[str, Batch]:
         n = self.sizes.n_patches
         return {
-            scan.code: self.sources.drawn(scan, bones, self.pixels, n, 0, self.device)
-            for scan in scans
+            scan.code: draw_patches(scan, bones, self.pixels, n, 0, self.device) for scan in scans
         }
 
     def volume_scores(

@@ -1,7 +1,5 @@
 """Where the patches of a slice come from, which are rejected, and why."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable
 from dataclasses import replace
@@ -95,6 +93,7 @@ class PatchExplorer(View):
         if self._share.size == 0:
             return
         item, rule, k = self.item, self.rule, self.slice.value
+        target = item.target
         enough, alike = self._judged()
         kept = enough & alike
         image, region = item.image[:, :, k].T, item.region[:, :, k].T
@@ -111,11 +110,10 @@ class PatchExplorer(View):
         )
         text = self.judge(*self._place) if self._place else "click on the picture for one patch"
         self.verdict.value = html.escape(text)
-        target = [] if item.target is None else [item.target[:, :, k]]
         self.message.say(
             "" if region.any() else "The region is empty in this slice: every patch is rejected.",
-            not_finite([image], "slice"),
-            not_finite(target, "target", "compared as 0"),
+            not_finite(image, "slice"),
+            "" if target is None else not_finite(target[:, :, k], "target", "compared as 0"),
         )
 
     def _judged(self) -> tuple[Mask, Mask]:

@@ -4,8 +4,6 @@ A picture is made anew for each change, by NumPy and Pillow. That takes millisec
 matplotlib figure takes a tenth of a second (``benchmarks/widgets.py``).
 """
 
-from __future__ import annotations
-
 import html
 import io
 from collections.abc import Callable, Sequence
@@ -27,15 +25,6 @@ from ankle_lib.geometry import bounding_box
 from ankle_lib.volume import Volume
 
 Pixels = NDArray[np.uint8]
-
-GREY: Pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-"""Colours of intensities from black to white, shape (256, 3)."""
-
-SIGNED: Pixels = np.concatenate([
-    np.linspace((86, 180, 233), (0, 0, 0), 128),
-    np.linspace((0, 0, 0), (230, 159, 0), 128),
-]).astype(np.uint8)  # fmt: skip
-"""Colours of differences: blue below 0, black, orange above; shape (256, 3)."""
 
 LETTER_COLOUR = "#F0E442"
 FONT_PX = 14
@@ -169,12 +158,11 @@ class Panel(ipywidgets.VBox):
         layers: Sequence[Layer] = (),
         marks: Sequence[Mark] = (),
         *,
-        palette: Pixels = GREY,
         longest_mm: float | None = None,
     ) -> None:
         """Show a slice; the arguments are those of `paint` and `fit_size`."""
         size = fit_size(shown, self._side_px, longest_mm)
-        pixels = annotate(paint(shown, size, limits, layers, palette), shown, marks)
+        pixels = annotate(paint(shown, size, limits, layers), shown, marks)
         with self.canvas.hold_sync():  # one message to the browser
             self.canvas.size_px = list(size)
             self.canvas.picture = encode(pixels)
@@ -250,7 +238,6 @@ def paint(
     size_px: tuple[int, int],
     limits: tuple[float, float],
     layers: Sequence[Layer] = (),
-    palette: Pixels = GREY,
 ) -> Pixels:
     """Return a slice as pixels.
 
@@ -261,10 +248,9 @@ def paint(
     size_px : (int, int)
         Width and height.
     limits : (float, float)
-        Intensities at both ends of the palette; values that are not finite are like the first.
+        Intensities shown as black and white; values that are not finite are like the first.
     layers : sequence of Layer
         On the slice's grid; later ones lie above.
-    palette : (256, 3) uint8 array
 
     Returns
     -------
@@ -275,7 +261,7 @@ def paint(
     scaled = (np.asarray(shown.image, dtype=np.float32) - low) * (255 / (high - low))
     scaled = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
     grey = np.clip(scaled, 0, 255).astype(np.uint8)
-    pixels = palette[_resized(grey, size_px)]
+    pixels = np.repeat(_resized(grey, size_px)[..., None], 3, axis=2)
     for layer in layers:
         inside = _resized((layer.mask > 0).astype(np.uint8) * 255, size_px) > 127
         if not inside.any():

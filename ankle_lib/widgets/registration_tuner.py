@@ -1,7 +1,5 @@
 """A registration by hand: where it starts, how alike the images are there, and where it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +24,9 @@ from ankle_lib.widgets.view import (
     check_values,
     colours_of,
     empty_ones,
-    image_3d,
     masks_on,
     not_finite,
+    oriented,
     slider,
 )
 
@@ -237,10 +235,8 @@ class RegistrationTuner(View):
         self._sliders = (*self.turns.values(), *self.shifts.values())
         choices = [("show the start", "start"), ("show the end", "end")]
         self.side = ipywidgets.ToggleButtons(options=choices, style={"button_width": "120px"})
-        self.runner, self.resetter = (
-            button("Register from here", self.run),
-            button("Reset", self.reset),
-        )
+        self.runner = button("Register from here", self.run)
+        self.resetter = button("Reset", self.reset)
         self.similarity, self.table = ipywidgets.HTML(), ipywidgets.HTML()
         self.panels = {name: Panel(name, SIDE_PX) for name in ("frame", "static scan, moved")}
         self._limits = [brightness_limits(image.data) for image in (self._sequence, self._static)]
@@ -315,12 +311,11 @@ def _check(
             "both."
         )
     check_values(sequence, "sequence")
-    turned = image_3d(static, "static scan")
+    turned = oriented(static, "static scan")
     given = {"sequence": sequence.data, "static scan": static.data}
     given |= {f"weights of {bone}": np.asarray(soft) for bone, soft in weights.items()}
-    sentences = [not_finite([data], name, NEEDED) for name, data in given.items()]
-    there = masks_on(turned, masks, sentences, NEEDED)
-    sentences += empty_ones({name: mask[0] for name, mask in there.items() if mask[0] is not None})
+    sentences = [not_finite(data, name, NEEDED) for name, data in given.items()]
+    sentences += empty_ones(masks_on(turned, masks, sentences, NEEDED))
     for sentence in filter(None, sentences):
         raise AnkleError(sentence)
 

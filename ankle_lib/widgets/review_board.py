@@ -1,7 +1,5 @@
 """The board on which a person judges registrations, one after the other."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,9 +25,9 @@ from ankle_lib.widgets.view import (
     View,
     button,
     colours_of,
-    image_3d,
     inside,
     not_finite,
+    oriented,
     slider,
 )
 
@@ -322,19 +320,19 @@ class ReviewBoard(View):
         self._shown = None
         try:
             given = self._look(*self._key)
-            frame = image_3d(given[0], "frame")
-            mask = image_3d(given[1], "mask", frame, "the frame")
+            frame = oriented(given[0], "frame")
+            mask = oriented(given[1], "mask", like=frame)
         except (AnkleError, OSError) as error:
             self.message.say(str(error))
             return
-        odd = not_finite([mask.data], "moved mask", OUTSIDE)
+        odd = not_finite(mask.data, "moved mask", OUTSIDE)
         mask = replace(mask, data=inside(mask.data))
         self._shown, self._limits = (frame, mask), brightness_limits(frame.data)
         self.slice.max = frame.shape[2] - 1
         empty = "The moved mask is empty: the bone lies outside of this frame."
         if mask.data.any():
             self.slice.value, empty = middle_slice(mask.data), ""
-        self.message.say(not_finite([frame.data], "frame"), odd, empty)
+        self.message.say(not_finite(frame.data, "frame"), odd, empty)
 
     # --- the rows of the sheet ---
 

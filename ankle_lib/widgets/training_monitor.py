@@ -1,12 +1,10 @@
 """How a training goes, while it goes: its tables are read again and again."""
 
-from __future__ import annotations
-
 import io
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets
 import numpy as np
@@ -57,7 +55,7 @@ class TrainingMonitor(View):
         self.show_rows(self.image, ipywidgets.HBox([self.again, self.status]))
         self._start(Path(folder), 0)
 
-    def __enter__(self) -> TrainingMonitor:
+    def __enter__(self) -> Self:
         from IPython.display import display  # where there is a notebook, it appears at once
 
         self._start(self._folder, max(map(_written, self._tables()), default=0))

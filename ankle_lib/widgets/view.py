@@ -3,10 +3,8 @@
 What they are given is brought to one orientation, or turned down with a sentence.
 """
 
-from __future__ import annotations
-
 import html
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +17,6 @@ from ankle_lib.files import AnkleError
 from ankle_lib.geometry import corner_distance_mm, same_grid
 from ankle_lib.volume import Volume, to_orientation
 
-Frames = Volume | Sequence[Volume | None]
-"""A 4D image, or one 3D image per frame; None where there is none."""
 Mask = NDArray[np.bool_]
 
 SHOWN_BLACK = "shown black"
@@ -145,120 +141,75 @@ def legend(colours: Mapping[str, str]) -> ipywidgets.HTML:
 # --- what views are given ---
 
 
-def image_3d(
-    volume: Volume, name: str = "image", like: Volume | None = None, other: str = "the image"
+def oriented(
+    volume: Volume, name: str = "image", n_axes: int = 3, like: Volume | None = None
 ) -> Volume:
-    """Return a 3D image with axes P, S, R.
+    """Return an image with axes P, S, R.
 
     Parameters
     ----------
     volume : Volume
-    name, other : str
-        Of the image and of ``like``, for the sentence.
+    name : str
+        For the sentence.
+    n_axes : int
+        3, or 4 for a series.
     like : Volume, optional
-        Axes P, S, R; the image must lie on its grid.
+        Axes P, S, R; the image must lie on its grid, with as many frames.
 
     Raises
     ------
     AnkleError
-        If it has frames, or lies on another grid, or as in `check_values`.
+        If it has other axes or frames, or lies on another grid, or as in `check_values`.
     """
     check_values(volume, name)
-    if volume.data.ndim != 3:
-        raise AnkleError(
-            f"The {name} has shape {volume.data.shape}: one 3D image is wanted; give one frame, "
-            "or look at all of them in a SequencePlayer."
-        )
+    if volume.data.ndim != n_axes:
+        wanted = "one 3D image is wanted; give one frame, or look at all in a SequencePlayer"
+        if n_axes == 4:
+            wanted = "a 4D series of frames is wanted; look at one image in a VolumeViewer"
+        raise AnkleError(f"The {name} has shape {volume.data.shape}: {wanted}.")
     turned = to_orientation(volume)
     if like is not None and not same_grid(turned.grid, like.grid):
         apart_mm = corner_distance_mm(like.shape, turned.affine, like.affine)
         apart = f", up to {apart_mm:.3g} mm away" if turned.shape == like.shape else ""
         raise AnkleError(
-            f"The {name} {turned.shape} is on another grid than {other} {like.shape}{apart}: "
+            f"The {name} {turned.shape} is on another grid than its image {like.shape}{apart}: "
             "resample it."
         )
+    if like is not None and turned.n_frames != like.n_frames:
+        raise AnkleError(f"The {name} has {turned.n_frames} frames, the image {like.n_frames}.")
     return turned
 
 
-def series(frames: Frames, name: str, like: Volume | None = None) -> list[Volume | None]:
-    """Return one 3D image with axes P, S, R for each frame.
+def masks_on(
+    like: Volume, masks: Mapping[str, Volume], notes: list[str], missing: str = OUTSIDE
+) -> dict[str, Mask]:
+    """Return those masks that belong to an image, by name, and note what the others are.
 
     Parameters
     ----------
-    frames : Frames
-    name : str
-        For the sentence.
-    like : Volume, optional
-        4D, axes P, S, R; the frames must be as many, and lie on its grid.
-
-    Raises
-    ------
-    AnkleError
-        If there is no series, it does not belong to ``like``, or as in `image_3d`.
-    """
-    if isinstance(frames, list | tuple):
-        images = list(frames)
-    else:
-        check_values(frames, name)
-        assert isinstance(frames, Volume)
-        if frames.data.ndim != 4:
-            raise AnkleError(
-                f"The {name} has shape {frames.data.shape}: a 4D series of frames is wanted; look "
-                "at one image in a VolumeViewer."
-            )
-        images = [frames.frame(n) for n in range(frames.n_frames)]
-    if like is not None and len(images) != like.n_frames:
-        raise AnkleError(f"The {name} has {len(images)} frames, the sequence {like.n_frames}.")
-    return [
-        None if image is None else image_3d(image, f"{name} in frame {n}", like, "the sequence")
-        for n, image in enumerate(images)
-    ]
-
-
-def belonging(
-    given: Frames, name: str, like: Volume, notes: list[str], missing: str = SHOWN_BLACK
-) -> list[Volume | None]:
-    """Return one image for each frame of ``like``: nothing, and a note, if it does not belong.
-
-    Parameters
-    ----------
-    given : Frames
-    name : str
     like : Volume
-        Axes P, S, R; 3D (one frame) or 4D.
+        Axes P, S, R; 3D or 4D.
+    masks : mapping of name to Volume
+        With as many axes.
     notes : list of str
         Gets the sentences.
     missing : str
         What becomes of values that are not finite.
     """
-    try:
-        if like.data.ndim == 4:
-            found = series(given, name, like)
-        else:
-            found = [image_3d(given, name, like)]  # type: ignore[arg-type]  # it is checked there
-    except AnkleError as error:
-        notes.append(f"Not shown: {error}")
-        return []
-    arrays = [image.data for image in found if image is not None]
-    notes.append(not_finite(arrays, name, missing))
-    return found
-
-
-def masks_on(
-    like: Volume, masks: Mapping[str, Frames], notes: list[str], missing: str = OUTSIDE
-) -> dict[str, list[Mask | None]]:
-    """Return those masks that belong to an image, by name and frame; see `belonging`."""
     if not isinstance(masks, Mapping):
         what = type(masks).__name__
         notes.append(f"Not shown: masks are given by name, as in {{'talus': mask}}, not as {what}.")
         return {}
-    found = {name: belonging(mask, f"mask of {name}", like, notes, missing)
-             for name, mask in masks.items()}  # fmt: skip
-    return {
-        name: [None if mask is None else inside(mask.data) for mask in frames]
-        for name, frames in found.items()
-        if frames
-    }
+    found = {}
+    for name, mask in masks.items():
+        try:
+            data = oriented(mask, f"mask of {name}", like.data.ndim, like).data
+        except AnkleError as error:
+            notes.append(f"Not shown: {error}")
+            continue
+        notes.append(not_finite(data, f"mask of {name}", missing))
+        found[name] = inside(data)
+    return found
 
 
 def inside(mask: NDArray[Any]) -> Mask:
@@ -292,18 +243,15 @@ def check_values(volume: Any, name: str) -> None:
                          "wanted.")  # fmt: skip
 
 
-def not_finite(
-    images: Iterable[NDArray[Any]], name: str = "image", missing: str = SHOWN_BLACK
-) -> str:
-    """Return a sentence if images hold NaN or infinite values, else an empty one.
+def not_finite(image: NDArray[Any], name: str = "image", missing: str = SHOWN_BLACK) -> str:
+    """Return a sentence if an image holds NaN or infinite values, else an empty one.
 
     Parameters
     ----------
-    images : iterable of array
+    image : array
     name, missing : str
-        What they are, and what becomes of these voxels, for the sentence.
+        What it is, and what becomes of these voxels, for the sentence.
     """
-    count = sum(image.size - int(np.count_nonzero(np.isfinite(image))) for image in images)
-    if not count:
-        return ""
-    return f"In the {name}, voxels are not numbers but NaN or infinite: {missing} ({count})."
+    count = image.size - np.count_nonzero(np.isfinite(image))
+    where = f"In the {name}, voxels are not numbers but NaN or infinite"
+    return f"{where}: {missing} ({count})." if count else ""

@@ -29,9 +29,12 @@ masks = {name: Volume(mask.data > 0, mask.affine) for name, mask in ankle.masks.
 from ankle_lib.registration.moving import moved_mask
 shape, affine = ankle.sequence.shape, ankle.sequence.affine
 moved = {
-    name: [moved_mask(mask, np.eye(4), shape, affine)] * 3 for name, mask in masks.items()
+    name: Volume(
+        np.stack([moved_mask(mask, np.eye(4), shape, affine).data] * 3, axis=3), affine
+    )
+    for name, mask in masks.items()
 }
-player = SequencePlayer(ankle.sequence, ankle.sequence, moved)
+player = SequencePlayer(ankle.sequence, moved)
 player""",
 ]
 
@@ -108,7 +111,7 @@ def test_slide_play_and_point(person: Person, tmp_path: Path) -> None:
                  slider.innerText.includes('frame') && slider.innerText.includes('2'))"""
         )
         pictures.last.hover()
-        page.get_by_text(re.compile(r"frame \d: \d")).wait_for()
+        page.get_by_text(re.compile(r"value \d")).wait_for()
 
         # the viewer: a slider, the read-out, and a click that moves the other planes
         sagittal = person.find(

@@ -113,12 +113,6 @@ def test_the_contest(
     assert over_time["dice"].min() > 0.6
     assert over_time.loc[(slice(None), ["tibia", "calcaneus"]), "tre_mm"].median() < 1.0
     assert np.isnan(held.poses[NETWORK]["E01", "active_run-01"]["talus"][1]).all()
-    summary = contest.method_scores(held)
-    assert list(summary.columns[:6]) == [
-        *("method", "subject", "bone", "dice", "hd95_mm", "assd_mm"),
-    ]
-    row = summary.set_index(["method", "bone"]).loc[(NETWORK, "talus")]
-    assert (row["frames"], row["lost"]) == (4, 1)
     again = hold()
     assert calls == [0, 1, 2, 3]  # remembered
     pd.testing.assert_frame_equal(again.scores, held.scores)

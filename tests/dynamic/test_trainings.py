@@ -87,21 +87,6 @@ def test_the_final_network_learns_from_all_kinds_of_scans(study: DynamicStudy, a
     assert [one.steps for one in shorter.stages] == [one.steps // 3 for one in recipe.stages]
 
 
-def test_designs_start_from_scratch_or_from_the_static_network(
-    study: DynamicStudy, asked: list, answers: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        trainings, "train_side_by_side", lambda jobs, **_: [training() for training in jobs]
-    )
-    table = trainings.compare_designs(study)
-    assert [start is None for _, _, start in asked] == [True] * 4 + [False]
-    assert [recipe.labels for recipe, _, _ in asked] == [*((b,) for b in BONES), BONES, BONES]
-    # the talus of frame 0 was not accepted; with every second frame nobody else is left
-    assert [len(scans) for _, scans, _ in asked] == [1, 0, 1, 1, 1]
-    assert list(table)[:3] == ["design", "trained_steps", "bone"]
-    assert table.groupby("design")["trained_steps"].first()[trainings.PER_BONE] == 6
-
-
 def test_scores_are_means_over_a_subjects_frames_and_remembered(
     study: DynamicStudy, answers: list, tmp_path: Path
 ) -> None:
@@ -115,20 +100,3 @@ def test_scores_are_means_over_a_subjects_frames_and_remembered(
     assert len(answers) == len(scans)
     trainings.scan_dice([network], scans[:1], 2.0)
     assert len(answers) == len(scans) + 1
-
-
-def test_labels_are_counted(study: DynamicStudy) -> None:
-    counts = trainings.count_labels(study).set_index("part")
-    assert counts.loc["train", ["frames", "with_all_bones", "with_some", "talus"]].tolist() == [
-        *(2, 1, 1, 1),
-    ]
-
-
-def test_frames_taken_another_way_are_scored_by_what_made_them(
-    study: DynamicStudy, answers: list, tmp_path: Path
-) -> None:
-    assert trainings.other_images(study) == {}  # no truth: a real cohort
-    images = {"as simulated": study.test, "first": study.test[:1]}
-    table = trainings.robustness(study, {"one": trained(tmp_path / "one")}, images)
-    assert table.groupby("images")["n"].first().to_dict() == {"as simulated": 2, "first": 1}
-    assert (table["dice_mean"] == 1).all()

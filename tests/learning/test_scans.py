@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import pickle
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,8 @@ import torch
 
 from ankle_lib.learning.scans import (
     ROTATIONS_DEG,
-    Sources,
     coarser,
+    draw_patches,
     every,
     one_slice,
     patch_source,
@@ -131,19 +130,11 @@ def test_a_source_per_bone_has_that_bone_alone() -> None:
     assert float(light.min()) > 2.5
 
 
-def test_patches_are_forgotten_with_who_made_them() -> None:
-    scan, sources = toy_scan("T01"), Sources()
-    batch = sources.drawn(scan, ("talus",), 16, 4)
-    assert sources.drawn(scan, ("talus",), 16, 4) is batch
-    source = weakref.ref(sources.source((scan,), ("talus",), 16))
-    assert source() is not None
-    kept = weakref.ref(scan)
-    copy = pickle.loads(pickle.dumps(sources))
-    assert copy.source.cache_info().currsize == 0
-    del scan, sources, batch, copy
-    gc.collect()
-    assert source() is None
-    assert kept() is None
+def test_patches_to_score_on_are_drawn_once() -> None:
+    scan = toy_scan("T01")
+    batch = draw_patches(scan, ("talus",), 16, 4)
+    assert draw_patches(scan, ("talus",), 16, 4) is batch
+    assert draw_patches(toy_scan("T01"), ("talus",), 16, 4) is not batch
 
 
 def test_a_training_holds_no_scan_when_it_has_ended(tmp_path: Path) -> None:

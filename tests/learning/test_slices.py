@@ -163,13 +163,6 @@ def test_batch_normalisation_as_in_2020(network: SliceNetwork, image: NDArray) -
     np.testing.assert_array_equal(alone[..., 0], as_coded[..., 2])
 
 
-def test_as_in_2020_takes_no_shortcuts(network: SliceNetwork, image: NDArray) -> None:
-    foot = np.ones(SHAPE, bool)
-    for tile in (None, 16):
-        with pytest.raises(AnkleError, match="takes no foot"):
-            whole_slices(network, image, foot=foot, batchnorm_training=True, tile=tile)
-
-
 # --- only where the foot is ----------------------------------------------------------------------
 
 
@@ -255,11 +248,6 @@ def test_tiles_as_in_2020_have_their_own_statistics(network: SliceNetwork, image
     found = whole_slices(network, image[:16, :16], tile=16, batchnorm_training=True)
     expected = slice_by_slice(network.train(), image[:16, :16])
     np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def test_impossible_tiles(network: SliceNetwork, image: NDArray) -> None:
-    with pytest.raises(AnkleError, match="choose a size"):
-        whole_slices(network, image, tile=0)
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -324,9 +324,10 @@ def test_a_manifest_made_from_a_folder_can_be_saved_anywhere(tmp_path: Path) -> 
     scans = tmp_path / "my scans (2024)"
     save(scans / "raw/T01/T01_static_3DT1.nii.gz", np.ones((2, 2, 2)), STATIC)
     save(scans / "raw/T01/localizer.nii.gz", np.ones((2, 2, 2)), STATIC)
-    manifest = manifest_from_folder(scans, geometry=GEOMETRY)
+    manifest = manifest_from_folder(scans)
     path = save_manifest(tmp_path / "elsewhere/manifest.yaml", manifest)
     cohort = load_manifest(path).cohort("my-scans-2024")
+    cohort = cohort.model_copy(update={"geometry": GEOMETRY})
     assert cohort.root == scans.resolve()
     assert cohort.notes == ["not recognised: raw/T01/localizer.nii.gz"]
     lacking = ["no mask of calcaneus and talus and tibia", "no sequence"]

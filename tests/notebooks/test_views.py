@@ -34,7 +34,7 @@ mask[50:90, 60:120, 4:8] = True
 image, talus = Volume(noise[..., 0], affine), Volume(mask, affine)
 series = Volume(noise, affine)
 viewer = VolumeViewer(image, {"talus": talus})
-player = SequencePlayer(series, series, {"talus": [talus] * 3})
+player = SequencePlayer(series, {"talus": Volume(np.stack([mask] * 3, axis=3), affine)})
 large = SequencePlayer(series)
 display(viewer, player, large)"""
 
@@ -80,7 +80,7 @@ def test_views_work_headless_and_leave_little(tmp_path: Path) -> None:
     execute_notebook(notebook, tmp_path / "done.ipynb", dict(VALUES))
     executed = nbformat.read(tmp_path / "done.ipynb", as_version=4)
     state = json.dumps(executed.metadata["widgets"])
-    assert state.count('"picture"') >= 8  # the pictures are there, for whoever opens the notebook
+    assert state.count('"picture"') >= 5  # the pictures are there, for whoever opens the notebook
     assert len(state) / 2**20 < MOST_STATE_MB
 
 

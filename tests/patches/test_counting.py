@@ -10,7 +10,7 @@ import torch
 
 from ankle_lib.files import AnkleError
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.patches.counting import count_cohort, count_patches, counts_by_group
+from ankle_lib.patches.counting import count_cohort, count_patches
 from ankle_lib.patches.items import Item, as_slices, pixel_mm
 from ankle_lib.patches.rules import PatchRule
 from ankle_lib.patches.source import PatchSource
@@ -87,29 +87,10 @@ def test_counting_and_drawing_use_the_same_patches() -> None:
     assert source.n_bytes == 2 * 2 * 4 * height * width + 4 * source.n_positions
 
 
-def test_groups_are_summed_beside_the_report() -> None:
-    items = [pair("T01"), pair("T02", seed=1), pair("E01", "tibia", 2)]
-    groups = {"T01": "control", "T02": "control", "E01": "equinus"}
-    images = count_patches("reconstruction", items, RULE).images
-    table = counts_by_group(images, groups)
-    assert table[["group", "bone"]].to_numpy().tolist() == [
-        ["control", "talus"],
-        ["equinus", "tibia"],
-    ]
-    assert table["n_patches"].sum() == pytest.approx(images["n_patches"].sum())
-    assert table["n_images"].tolist() == [2, 1]
-    assert table["n_slices"].tolist() == [6, 3]
-    assert table["report_n_patches"].tolist() == [15497, 42189]
-    assert table["n_patches_sd"][0] == pytest.approx(images["variance"][:2].sum() ** 0.5)
-    other = counts_by_group(images.assign(task="other"), groups)
-    assert other["report_n_patches"].isna().all()
-
-
 def test_no_image_gives_an_empty_table() -> None:
     extraction = count_patches("pairs", [], RULE)
     assert extraction.images.empty
     assert extraction.correlations.empty
-    assert counts_by_group(extraction.images, {}).empty
 
 
 # --- a cohort on disk ----------------------------------------------------------------------------

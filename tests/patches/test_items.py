@@ -39,8 +39,6 @@ def test_zscore_refuses_what_it_cannot_scale() -> None:
         zscore(data, ~mask)
     with pytest.raises(AnkleError, match="not finite"):
         zscore(np.where(np.arange(27).reshape(3, 3, 3) == 5, np.nan, 1.0), mask)
-    with pytest.raises(AnkleError, match=r"\(3, 3, 3\) and mask of shape \(3, 3\)"):
-        zscore(data, mask[0])
 
 
 @dataclass(frozen=True)

@@ -153,21 +153,6 @@ def test_an_update_may_bring_notes(sheet: ReviewSheet) -> None:
     assert list(sheet.table()) == list(COLUMNS)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.drop(columns="bone"), "lack the column bone"),
-        (lambda t: pd.concat([t, t]), "T01, active_run-01, 0, talus appears twice"),
-        (lambda t: t.assign(verdict="good"), "verdict 'good': choose one of accepted, rejected"),
-    ],
-)
-def test_bad_rows_leave_the_sheet_as_it_was(sheet: ReviewSheet, change, message: str) -> None:
-    before = sheet.path.read_bytes()
-    with pytest.raises(AnkleError, match=message):
-        sheet.update(change(rows({FIRST: 0.9})))
-    assert sheet.path.read_bytes() == before
-
-
 def test_bad_verdicts_of_people(sheet: ReviewSheet, tmp_path: Path) -> None:
     with pytest.raises(AnkleError, match="verdict 'fine': choose one of accepted, rejected"):
         sheet.judge(*FIRST, "fine", "Ada")

@@ -117,8 +117,6 @@ def test_frames_come_one_by_one_on_the_part_around_the_bones(scene: Motion) -> N
     tissue = plain[0].result.measured & (plain[0].result.volume.data > 300)
     change = (refined[0].result.volume.data - plain[0].result.volume.data)[tissue]
     assert abs(np.median(change)) < 20
-    with pytest.raises(AnkleError, match="poses of 1 frames for a sequence of 2"):
-        next(reconstruct_frames(scene.static, scene.masks, scene.frames, poses[:1]))
     away = [{bone: rigid((0, 0, 0), (500, 0, 0)) for bone in scene.masks}]
     with pytest.raises(AnkleError, match="out of the static scan's field of view"):
         grid_of_bones(scene.static, scene.masks, away)

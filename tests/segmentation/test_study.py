@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.foot.segment import segment_file
+from ankle_lib.learning import scans
 from ankle_lib.learning.checkpoints import load_checkpoint
 from ankle_lib.learning.prediction import read_segmenter, save_segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
@@ -21,7 +22,7 @@ from ankle_lib.learning.scans import ROTATIONS_DEG, draw_patches, final_recipe, 
 from ankle_lib.learning.scoring import patch_scores
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES, PRESETS
-from ankle_lib.segmentation.postmortem import AUGMENTATION
+from ankle_lib.segmentation.postmortem import AUGMENTATION, Remedies, recipes
 from ankle_lib.segmentation.study import (
     Study,
     read_study,
@@ -53,14 +54,14 @@ def test_trainings_see_the_training_part_alone(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[str]] = {}
-    source = study.sources.source
+    source = scans.patch_source
 
-    def noted(scans: Any, *arguments: Any) -> Any:
-        part = "validation" if {scan.code for scan in scans} == {"T03"} else "train"
-        seen.setdefault(part, set()).update(scan.code for scan in scans)
-        return source(scans, *arguments)
+    def noted(some: Any, *arguments: Any) -> Any:
+        part = "validation" if {scan.code for scan in some} == {"T03"} else "train"
+        seen.setdefault(part, set()).update(scan.code for scan in some)
+        return source(some, *arguments)
 
-    monkeypatch.setattr(study.sources, "source", noted)
+    monkeypatch.setattr(scans, "patch_source", noted)
     study.fit(small_recipe(keep_best=True, n_validation=2, labels=("talus",)))
     assert seen == {"train": {"T01", "T02"}, "validation": {"T03"}}
 
@@ -217,3 +218,11 @@ def test_distances_of_several_scans_are_measured_at_once(
     monkeypatch.setattr("ankle_lib.segmentation.study.bone_scores", bone_scores)
     table = volume_scores(trained_reader(tmp_path), study.scans[:2])
     assert table["subject"].tolist() == ["T01", "T02"]
+
+
+def test_no_network_is_trained_twice(study: Study) -> None:
+    usual = study.fit(study.report_recipe("unet", "calcaneus"))
+    of_default_depth = study.report_recipe("unet", "calcaneus", depth=4)
+    for same in (of_default_depth, recipes(study, Remedies())[0]):
+        assert study.fit(same).folder == usual.folder
+    assert len(list(study.folder.iterdir())) == 1

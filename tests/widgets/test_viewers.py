@@ -8,7 +8,7 @@ import pytest
 from ankle_lib.figures.images import PLANES, slice_of
 from ankle_lib.geometry import apply
 from ankle_lib.volume import Volume, to_orientation
-from ankle_lib.widgets.viewers import SequencePlayer, VolumeViewer, matched_difference, voxel_at
+from ankle_lib.widgets.viewers import SequencePlayer, VolumeViewer, voxel_at
 from tests.widgets.drawn import (
     AFFINE,
     MASK,
@@ -141,11 +141,8 @@ def test_files_that_were_not_read_are_a_sentence() -> None:
         assert len(view.children) == 1
     viewer = VolumeViewer(image(), {"talus": path})  # type: ignore[dict-item]
     assert viewer.message.sentences == (f"Not shown: The mask of talus {of_path}",)
-    player = SequencePlayer(film, path, {"talus": [path] * 4})  # type: ignore[arg-type, list-item]
-    assert player.message.sentences == (
-        f"Not shown: The moved static scan {of_path}",
-        f"Not shown: The mask of talus in frame 0 {of_path}",
-    )
+    player = SequencePlayer(film, {"talus": path})  # type: ignore[dict-item]
+    assert player.message.sentences == (f"Not shown: The mask of talus {of_path}",)
 
 
 def test_masks_with_values_that_are_not_numbers_are_a_sentence() -> None:
@@ -167,80 +164,61 @@ def test_grids_of_one_shape_are_said_to_lie_apart() -> None:
     elsewhere = AFFINE.copy()
     elsewhere[0, 3] += 5
     viewer = VolumeViewer(image(), {"talus": Volume(MASK.data, elsewhere)})
-    assert "than the image (30, 40, 6), up to 5 mm away: resample it" in viewer.message.value
-    player = SequencePlayer(sequence(), Volume(sequence().data, elsewhere))
-    assert "than the sequence (30, 40, 6), up to 5 mm away" in player.message.value
+    assert "than its image (30, 40, 6), up to 5 mm away: resample it" in viewer.message.value
+    player = SequencePlayer(sequence(), {"talus": Volume(of_frames([MASK] * 4).data, elsewhere)})
+    assert "than its image (30, 40, 6), up to 5 mm away" in player.message.value
 
 
-def test_frames_play_in_all_panels() -> None:
+def of_frames(masks: list[Volume]) -> Volume:
+    return Volume(np.stack([mask.data for mask in masks], axis=3), AFFINE)
+
+
+def test_frames_play() -> None:
     masks = [box_mask(slice(n, n + 10), slice(10, 25), slice(2, 4)) for n in range(4)]
-    moved = Volume(2 * sequence().data + 50, AFFINE)
-    player = SequencePlayer(sequence(), moved, {"talus": masks})
-    assert list(player.panels) == ["frame", "moved static", "difference", "segmentation"]
-    assert player.slice.value == 2
-    before = {name: panel.canvas.picture for name, panel in player.panels.items()}
+    player = SequencePlayer(sequence(), {"talus": of_frames(masks)})
+    (panel,) = player.panels.values()
+    slices = player.sliders["sagittal"]
+    assert slices.value == 2
+    before = panel.canvas.picture
     player.play.value = 3  # as the browser does while it plays
     assert player.frame.value == 3
-    for name, panel in player.panels.items():
-        # frames and moved static differ by gain and offset only
-        assert (panel.canvas.picture == before[name]) == (name == "difference"), name
+    assert panel.canvas.picture != before
     player.frame.value = 1
     assert player.play.value == 1
-    assert count(player.panels["segmentation"], TALUS) > 30
-    player.slice.value = 5
-    assert count(player.panels["segmentation"], TALUS) == 0
+    assert count(panel, TALUS) > 30
+    slices.value = 5
+    assert count(panel, TALUS) == 0
 
 
-def test_the_player_reads_out_every_image() -> None:
-    player = SequencePlayer(sequence(), sequence(), {"talus": [MASK, MASK, None, MASK]})
-    mouse(player.panels["difference"], "move", *place_in((40, 30), 12, 6))
-    value = f"{sequence().data[6, 12, 2, 0]:.4g}"
-    assert f"frame 0: {value} · moved static: {value} · talus" in player.read_out.value
+def test_the_player_reads_out_the_frame() -> None:
+    empty = box_mask(slice(0, 0))
+    player = SequencePlayer(sequence(), {"talus": of_frames([MASK, MASK, empty, MASK])})
+    panel, place = player.panels["sagittal"], place_in((40, 30), 12, 6)
+    mouse(panel, "move", *place)
+    assert f"value {sequence().data[6, 12, 2, 0]:.4g} · talus" in player.read_out.value
     player.frame.value = 2
-    mouse(player.panels["difference"], "move", *place_in((40, 30), 12, 6))
-    assert "talus" not in player.read_out.value
-    mouse(player.panels["frame"], "leave", 0, 0)
+    mouse(panel, "move", *place)
+    assert player.read_out.value.endswith(f"value {sequence().data[6, 12, 2, 2]:.4g}")
+    mouse(panel, "leave", 0, 0)
     assert player.read_out.value == "&nbsp;"
-
-
-def test_a_difference_is_what_gain_and_offset_leave() -> None:
-    frame = image().data[:, :, 2]
-    moved = 3 * frame + 20
-    np.testing.assert_allclose(matched_difference(frame, moved), 0, atol=1e-3)
-    spot = frame.copy()
-    spot[10, 10] += 500
-    found = matched_difference(spot, moved)
-    assert found.argmax() == np.ravel_multi_index((10, 10), frame.shape)
-    assert found.max() == pytest.approx(500, rel=0.05)
-    moved[:, :20] = 0  # where the static scan was not carried
-    assert (matched_difference(frame, moved)[:, :20] == 0).all()
-    assert (matched_difference(frame, np.zeros_like(frame)) == 0).all()
 
 
 def test_bad_sequences_are_a_sentence() -> None:
     flat = SequencePlayer(image())
     assert "(30, 40, 6): a 4D series of frames is wanted" in flat.message.value
     assert len(flat.children) == 1
-    short = SequencePlayer(sequence(), sequence(3), {"talus": [MASK] * 5})
-    assert "moved static scan has 3 frames, the sequence 4" in short.message.value
-    assert "mask of talus has 5 frames" in short.message.value
-    assert list(short.panels) == ["frame"]
+    long = SequencePlayer(sequence(), {"talus": of_frames([MASK] * 5)})
+    assert "mask of talus has 5 frames, the image 4" in long.message.value
+    assert not long.shown
     cut = Volume(sequence().data[:-1], AFFINE)
-    assert "is on another grid" in SequencePlayer(sequence(), cut).message.value
-    missing = SequencePlayer(sequence(), [image(), None, image(), image()])
-    assert missing.message.value == ""
-    missing.frame.value = 1
-    assert "no moved static scan for frame 1" in missing.message.value
-    assert missing.panels["difference"].canvas.picture == b""
-    empty = SequencePlayer(sequence(), None, {"talus": [MASK, box_mask(slice(0, 0)), MASK, MASK]})
+    assert "is on another grid" in SequencePlayer(sequence(), {"talus": cut}).message.value
+    still = SequencePlayer(sequence(), {"talus": MASK})
+    assert "a 4D series of frames is wanted" in still.message.value
+    masks = of_frames([MASK, box_mask(slice(0, 0)), MASK, MASK])
+    empty = SequencePlayer(sequence(), {"talus": masks})
+    assert empty.message.value == ""
     empty.frame.value = 1
     assert "The mask of talus is empty" in empty.message.value
-    gaps = SequencePlayer(
-        sequence(), None, {"talus": [None, MASK, MASK, MASK], "tibia": [None] * 4}
-    )
-    assert gaps.message.sentences == ("There is no mask of talus, tibia for frame 0.",)
-    gaps.frame.value = 1
-    assert gaps.message.sentences == ("There is no mask of tibia for frame 1.",)
     data = sequence().data
     data[0, 0, 0, 1] = np.nan
     said = SequencePlayer(Volume(data, AFFINE)).message.value
@@ -250,32 +228,31 @@ def test_bad_sequences_are_a_sentence() -> None:
 
 
 def test_every_series_says_what_is_not_a_number() -> None:
-    moved = [holed(image(), np.nan), None, holed(image(), np.inf, np.nan), image()]
+    film = of_frames([holed(image(), np.nan), image(), holed(image(), np.inf, np.nan), image()])
     masks = {
-        "talus": [holed(MASK, np.inf), MASK, MASK, holed(MASK, np.nan)],
-        "tibia": [MASK, MASK, MASK, MASK],
+        "talus": of_frames([holed(MASK, np.inf), MASK, MASK, holed(MASK, np.nan)]),
+        "tibia": of_frames([MASK] * 4),
     }
-    player = SequencePlayer(sequence(), moved, masks)
-    of_moved, of_talus = player.message.sentences
+    player = SequencePlayer(film, masks)
+    of_film, of_talus = player.message.sentences
     where = "voxels are not numbers but NaN or infinite"
-    assert of_moved == f"In the moved static scan, {where}: shown black (3)."
+    assert of_film == f"In the sequence, {where}: shown black (3)."
     assert of_talus == f"In the mask of talus, {where}: taken as outside (2)."
-    player.slice.value = 2
-    mouse(player.panels["frame"], "move", *place_in((40, 30), 12, 7))
+    player.sliders["sagittal"].value = 2
+    panel, place = player.panels["sagittal"], place_in((40, 30), 12, 7)
+    mouse(panel, "move", *place)
     assert "talus" not in player.read_out.value
-    assert "moved static: nan · tibia" in player.read_out.value
-    y, x = (int(part * n) for part, n in zip(
-        place_in((40, 30), 12, 7)[::-1], pixels(player.panels["frame"]).shape, strict=False
-    ))  # fmt: skip
-    for name in ("moved static", "difference"):
-        assert pixels(player.panels[name])[y, x].max() < 30, name
+    assert "value nan · tibia" in player.read_out.value
+    for box in player.shown.values():
+        box.value = False
+    y, x = (int(part * n) for part, n in zip(place[::-1], pixels(panel).shape, strict=False))
+    assert pixels(panel)[y, x].max() < 30
     player.frame.value = 3  # it stays, for it is about the whole series
-    assert player.message.sentences == (of_moved, of_talus)
+    assert player.message.sentences == (of_film, of_talus)
     whole = Volume(np.full((*SHAPE, 4), np.nan), AFFINE)
-    player = SequencePlayer(whole, whole, {"talus": whole})
+    player = SequencePlayer(whole, {"talus": whole})
     assert [sentence.split(",")[0] for sentence in player.message.sentences] == [
         "In the sequence",
-        "In the moved static scan",
         "In the mask of talus",
         "The mask of talus is empty: no voxel is above 0.",
     ]
@@ -283,7 +260,7 @@ def test_every_series_says_what_is_not_a_number() -> None:
 
 @pytest.mark.parametrize("masks", [[MASK], (MASK,), MASK, MASK.data])
 def test_masks_without_names_are_a_sentence(masks: object) -> None:
-    for view in (VolumeViewer(image(), masks), SequencePlayer(sequence(), None, masks)):  # type: ignore[arg-type]
+    for view in (VolumeViewer(image(), masks), SequencePlayer(sequence(), masks)):  # type: ignore[arg-type]
         (sentence,) = view.message.sentences
         assert sentence.startswith("Not shown: masks are given by name, as in {'talus': mask}")
         assert view.panels
