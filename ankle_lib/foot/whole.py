@@ -44,6 +44,7 @@ from ankle_lib.presets import BONES
 from ankle_lib.privacy import without_folders
 from ankle_lib.registration.regions import WHOLE
 from ankle_lib.volume import Volume
+from ankle_lib.weights.shipped import named, shipped_network
 
 Array = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ class Examination:
     """By the sequences' names."""
     masks: Mapping[str, Path]
     """Empty: bones are found by the network."""
-    checkpoint: Path | None
+    network: Path | None
     out: Path
     side: str | None
     sharp: bool
@@ -94,7 +95,8 @@ def foot_files(
     masks : mapping of bone to Path, optional
         As in `read_scans`.
     checkpoint : Path, optional
-        Without masks: a network that finds the bones, see `read_segmenter`.
+        Without masks: a network that finds the bones, see `read_segmenter`; by default that of the
+        package.
     side : {"left", "right"}, optional
         By default told by the shape of the bones.
     sharp : bool
@@ -107,27 +109,25 @@ def foot_files(
     Raises
     ------
     AnkleError
-        If a file cannot be used, no bone is found, or neither masks nor a network are given.
+        If a file cannot be used, or a bone is not found, or only where no foot has it.
 
     Examples
     --------
-    >>> foot_files(static, [active, passive], Path("foot"), checkpoint=network)  # doctest: +SKIP
+    >>> foot_files(static, [active, passive], Path("foot"))  # doctest: +SKIP
     """
-    if not masks and checkpoint is None:
-        raise AnkleError("no mask and no network given: give --mask BONE=FILE or --checkpoint FILE")
+    network = None if masks else checkpoint or shipped_network()
     still, *films = (converted(path, out / "nifti") for path in (static, *dynamic))
     names = [path.name.removesuffix(".gz").removesuffix(".nii") for path in films]
     if len(set(names)) < len(names):
         raise AnkleError(f"two sequences are called {', '.join(sorted(names))}: rename the files")
     by_name = dict(zip(names, films, strict=True))
-    given = Examination(still, by_name, masks or {}, checkpoint, out, side, sharp, device)
+    given = Examination(still, by_name, masks or {}, network, out, side, sharp, device)
     lines, notes, problems = [], [], []
     found = dict(given.masks)
-    if not found:
+    if network:
         tell("looking for the bones in the static scan")
-        network = [checkpoint] if checkpoint else []
         work = partial(_segment, given)
-        segmented = _step(given, "labels", work, [still, *network], [out / LABELS])
+        segmented = _step(given, "labels", work, [still, network], [out / LABELS])
         found = dict.fromkeys(BONES, out / LABELS)
         lines += segmented.lines
         notes += segmented.notes
@@ -150,10 +150,9 @@ def foot_files(
         reports.append(_report(given, name, found, registered.notes))
     scans = read_scans(still, [next(iter(given.dynamic.values()))], found)
     bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
-    by = "given masks" if checkpoint is None or given.masks else f"network {checkpoint.name}"
     facts = {
         "static scan": still.name,
-        "bones": by,
+        "bones": f"network {named(network)}" if network else "given masks",
         "side": _side(given, bones) or "unknown",
         "ankle_lib": version("ankle-lib"),
         "Python": platform.python_version(),
@@ -186,9 +185,8 @@ def _step(
 
 
 def _segment(given: Examination) -> Outcome:
-    assert given.checkpoint is not None
     out = given.out / LABELS
-    return segment_file(given.static, given.checkpoint, out, device=given.device, side=given.side)
+    return segment_file(given.static, given.network, out, device=given.device, side=given.side)
 
 
 def _register(given: Examination, name: str, masks: Mapping[str, Path]) -> Outcome:

@@ -11,9 +11,11 @@ import pytest
 from ankle_lib.dynamic.kinematics import ANGLES
 from ankle_lib.files import AnkleError
 from ankle_lib.foot import whole
+from ankle_lib.foot.results import Outcome
 from ankle_lib.foot.whole import foot_files
 from ankle_lib.geometry import rigid
 from ankle_lib.volume import Volume, load, resample, save
+from ankle_lib.weights import shipped
 from tests.toy_ankle import ToyAnkle, toy_ankle
 
 MIDDLE = np.array([5.0, -20.0, 10.0])
@@ -89,9 +91,29 @@ def test_what_is_done_is_not_done_again(
     assert (out / "active" / "transforms.json").exists()
 
 
+def test_without_masks_the_network_of_the_package_is_taken(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tmp_path / "bones.ckpt"
+    monkeypatch.setattr(shipped, "SHIPPED", network)
+    scans = files["static"], [files["movie"]], tmp_path / "out"
+    with pytest.raises(AnkleError, match="the package's network is missing or another file"):
+        foot_files(*scans, tell=lambda line: None)
+    network.write_bytes(b"weights")
+    shipped.write_checksum(network)
+    asked = []
+
+    def segments(image: Path, checkpoint: Path, out: Path, **_: object) -> Outcome:
+        asked.append((image, checkpoint))
+        return Outcome([out], [], [], "no talus found")
+
+    monkeypatch.setattr(whole, "segment_file", segments)
+    with pytest.raises(AnkleError, match="no talus found; give masks with --mask"):
+        foot_files(*scans, tell=lambda line: None)
+    assert asked == [(files["static"], network)]
+
+
 def test_what_cannot_be_done_is_one_line(files: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(AnkleError, match="no mask and no network given: give --mask"):
-        foot_files(files["static"], [files["movie"]], tmp_path / "out")
     with pytest.raises(AnkleError, match="two sequences are called"):
         foot_files(
             files["static"], [files["movie"]] * 2, tmp_path / "out", masks={"talus": files["talus"]}
