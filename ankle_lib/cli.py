@@ -152,6 +152,7 @@ def foot_command(
 
     A network finds the bones, unless masks are given. Writes report.html, labels.nii.gz, and for
     each sequence what `ankle register` writes, angles.csv, helical_axes.csv and joint_gaps.csv.
+    Verdicts that a person writes into its qc_sheet.csv count when the command is given again.
     """
     from ankle_lib.foot.whole import foot_files
     from ankle_lib.running.records import one_writer

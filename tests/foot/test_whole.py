@@ -14,6 +14,7 @@ from ankle_lib.foot import whole
 from ankle_lib.foot.results import Outcome
 from ankle_lib.foot.whole import foot_files
 from ankle_lib.geometry import rigid
+from ankle_lib.quality.review_sheet import ReviewSheet
 from ankle_lib.volume import Volume, load, resample, save
 from ankle_lib.weights import shipped
 from tests.toy_ankle import ToyAnkle, toy_ankle
@@ -89,6 +90,31 @@ def test_what_is_done_is_not_done_again(
             foot_files(files["static"], [files["movie"]], out, **again)
     foot_files(files["static"], [files["movie"]], out, **again)
     assert (out / "active" / "transforms.json").exists()
+
+
+def test_a_verdict_in_the_sheet_counts_in_the_next_run(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = {bone: files[bone] for bone in ("calcaneus", "talus", "tibia")}
+    scans, options = (files["static"], [files["movie"]], tmp_path), {"masks": masks, "sharp": True}
+    foot_files(*scans, **options, tell=lambda line: None)
+    folder, sharp = tmp_path / "active", load(tmp_path / "active" / "sharp.nii.gz").data
+    assert "was refused in" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    before = pd.read_csv(folder / "joint_gaps.csv")
+    sheet = ReviewSheet(folder / "qc_sheet.csv")
+    assert set(sheet.table()["verdict"]) == {"accepted"}
+    for bone in masks:
+        sheet.judge("static.nii.gz", "active", 2, bone, "rejected", "Ada")
+    monkeypatch.setattr(whole, "register_files", None)  # not done again
+    foot_files(*scans, **options, tell=lambda line: None)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the talus was refused in frame 2: its angles there follow its other frames" in page
+    gaps = pd.read_csv(folder / "joint_gaps.csv")
+    assert set(before["frame"]) - set(gaps.dropna()["frame"]) == {2}
+    again = load(folder / "sharp.nii.gz").data
+    assert not again[..., 2].any()
+    assert sharp[..., 2].any()
+    assert list(sheet.table()["reviewer"]).count("Ada") == 3
 
 
 def test_without_masks_the_network_of_the_package_is_taken(
