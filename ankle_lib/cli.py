@@ -140,7 +140,7 @@ def foot_command(
     out: Annotated[Path, typer.Option(help="Folder for the results; a stopped run goes on.")],
     mask: Annotated[list[str] | None, MASK] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Without masks: a network of chapter 05, which finds bones.")
+        Path | None, typer.Option(help="A network to find bones with; default: the package's own.")
     ] = None,
     side: Annotated[str, typer.Option(help="auto (by the bones' shape), left or right.")] = "auto",
     sharp: Annotated[
@@ -150,8 +150,9 @@ def foot_command(
 ) -> None:
     """From raw scans of one foot to its moving bones, joint angles and a page about them.
 
-    Takes masks, or a network that finds the bones. Writes report.html, labels.nii.gz, and for each
-    sequence what `ankle register` writes, angles.csv, helical_axes.csv and joint_gaps.csv.
+    A network finds the bones, unless masks are given. Writes report.html, labels.nii.gz, and for
+    each sequence what `ankle register` writes, angles.csv, helical_axes.csv and joint_gaps.csv.
+    Verdicts that a person writes into its qc_sheet.csv count when the command is given again.
     """
     from ankle_lib.foot.whole import foot_files
     from ankle_lib.running.records import one_writer
@@ -228,9 +229,8 @@ def segment_command(
     ],
     out: Annotated[Path, typer.Option(metavar="SEG", help="Labels to write, .nii.gz or .nii.")],
     checkpoint: Annotated[
-        Path,
-        typer.Option(help="A trained network of chapter 05; for slices beyond 3 mm of chapter 07."),
-    ],
+        Path | None, typer.Option(help="A network of chapter 05 or 07; default: the package's own.")
+    ] = None,
     device: DeviceOption = "auto",
     side: Annotated[
         str, typer.Option(help="auto, or left or right: bones of the other side are noted.")
@@ -323,7 +323,7 @@ def train_command(
 ) -> None:
     """Train a network for thin and thick slices of any contrast, on simulated and random feet.
 
-    A run that was stopped goes on where it was.
+    So the network of the package was made. A run that was stopped goes on where it was.
     """
     from ankle_lib.running.records import one_writer
     from ankle_lib.weights.making import FULL, SMALL, make_network

@@ -304,6 +304,7 @@ def test_segment_needs_no_cohort(command: Any, tmp_path: Path) -> None:
     import numpy as np
 
     from ankle_lib.volume import load
+    from ankle_lib.weights.shipped import named
 
     out = tmp_path / "new" / "seg.nii.gz"
     arguments = (*own_static_scan(tmp_path), "--out", out, "--side", "right")
@@ -316,6 +317,7 @@ def test_segment_needs_no_cohort(command: Any, tmp_path: Path) -> None:
         f"talus: {volumes[1]:.1f} cm3",
         f"tibia: {volumes[2]:.1f} cm3",
         "a left foot, by the shape of its bones",
+        f"network: {named(tmp_path / 'final.ckpt')}",
         "note: the bones are those of a left foot, not of a right one: is the image mirrored?",
         str(out),
         str(out.with_name("seg_labels.txt")),
@@ -328,6 +330,25 @@ def test_segment_needs_no_cohort(command: Any, tmp_path: Path) -> None:
     before = out.read_bytes()
     assert command("segment", *arguments)[0] == 0  # its own result is replaced
     assert out.read_bytes() == before
+
+
+def test_segment_takes_the_network_of_the_package(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ankle_lib.volume import load
+    from ankle_lib.weights import shipped
+
+    scan, _, checkpoint, *_ = own_static_scan(tmp_path)
+    monkeypatch.setattr(shipped, "SHIPPED", Path(checkpoint))
+    shipped.write_checksum(Path(checkpoint))
+    status, shown, errors = command("segment", scan, "--out", tmp_path / "seg.nii")
+    assert (status, errors) == (0, "")
+    assert "network: final.ckpt (of the package, sha256 " in shown
+    assert load(tmp_path / "seg.nii").data.max() == 3
+    shipped.checksum_file(Path(checkpoint)).write_text("0000  final.ckpt\n")
+    status, shown, errors = command("segment", scan, "--out", tmp_path / "other.nii")
+    assert (status, shown) == (1, "")
+    assert "final.ckpt: the package's network is missing or another file" in errors
 
 
 def test_segment_says_so_when_a_bone_is_missing(command: Any, tmp_path: Path) -> None:

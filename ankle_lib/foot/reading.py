@@ -146,7 +146,9 @@ def read_image(path: Path, thickest_mm: float = THIN_MM, notes: list[str] | None
             "slices"
         )
     if slice_mm > thickest_mm:
-        instead = "use a network of chapter 07" if thickest_mm <= THIN_MM else "give thinner ones"
+        instead = "give thinner ones"
+        if thickest_mm <= THIN_MM:
+            instead = "use the package's network or one of chapter 07"
         raise AnkleError(
             f"{path}: sagittal slices of {slice_mm:.3g} mm, the network was trained for at most "
             f"{thickest_mm:g} mm: {instead}"

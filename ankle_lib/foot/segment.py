@@ -14,19 +14,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ankle_lib.cleaning.laterality import side_from_bones, wrong_way_up
 from ankle_lib.figures.scan_pictures import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
+from ankle_lib.foot.possible import (
+    FORBIDDEN,
+    IMPOSSIBLE,
+    IN_PIECES,
+    PIECE_REMOVED,
+    against_anatomy,
+)
 from ankle_lib.foot.reading import read_image
 from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
 from ankle_lib.geometry import in_words
-from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
+from ankle_lib.learning.prediction import Prediction, Segmenter, predict, read_segmenter
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, canonical_voxel_size, save, to_orientation
+from ankle_lib.weights.shipped import named, shipped_network
 
 COARSE = 2.0
 """Pixels so many times larger than the network's make its outlines rough."""
@@ -50,6 +57,7 @@ supine for prone, head first for feet first, or both."""
 
 MISSING, UNSURE = "not found", "low confidence"
 IMPLAUSIBLE, ODD = "implausible volume", "unusual volume"
+LOOK = ": look at the picture"
 
 MARK = "# written by `ankle segment`"
 
@@ -73,7 +81,7 @@ class Segmentation:
 
 def segment_file(
     image: Path,
-    checkpoint: Path,
+    checkpoint: Path | None,
     out: Path,
     *,
     device: str = "cpu",
@@ -85,8 +93,9 @@ def segment_file(
     ----------
     image : Path
         A static scan (3D) or a series of frames (4D).
-    checkpoint : Path
-        A network that says what it wants to see, see `read_segmenter`.
+    checkpoint : Path or None
+        A network that says what it wants to see, see `read_segmenter`; by default that of the
+        package, see `shipped_network`.
     out : Path
         Labels to write, on the image's own grid; beside them ``_labels.txt`` (names and colours
         for ITK-SNAP: Segmentation > Import Label Descriptions), ``_confidence.csv`` (how far to
@@ -99,22 +108,32 @@ def segment_file(
     AnkleError
         If a file cannot be used, there is no bone in it, or ``out`` cannot be written.
     """
+    checkpoint = checkpoint or shipped_network()
     files = label_files(out, image, checkpoint)
     segmenter = read_segmenter(checkpoint)
     notes: list[str] = []
     scan = read_image(image, segmenter.thickest_mm, notes)
     found = segment_scan(scan, segmenter, device=device, side=side)
-    write_labels(files, found, labelled_scan(scan, found.labels, found.table, found.names))
+    picture = labelled_scan(scan, found.labels, found.table, found.names)
+    write_labels(files, found, picture, network=named(checkpoint))
     lines = _in_words(found.table)
     lines += [f"a {found.side} foot, by the shape of its bones"] if found.side else []
+    lines.append(f"network: {named(checkpoint)}")
+    problems = _problems(found)
+    problem = f"{image}: {'; '.join(problems)}: see {files[-1]}" if problems else ""
+    return Outcome(files, lines, [*filter(None, notes), *found.notes], problem)
+
+
+def _problems(found: Segmentation) -> list[str]:
+    """Return what makes it no result: bones that are missing, or as no foot has them."""
     missing = found.table[found.table["volume_cm3"] == 0]
-    problem = ""
+    problems = []
     if len(missing):
         bones = " and no ".join(bone for bone in BONES if bone in set(missing["bone"]))
         frames = f" in {frames_in_words(sorted(set(missing['frame'])))}"
-        where = frames if scan.n_frames > 1 else ""
-        problem = f"{image}: no {bones} found{where}: see {files[-1]}"
-    return Outcome(files, lines, [*filter(None, notes), *found.notes], problem)
+        problems.append(f"no {bones} found{frames if found.labels.n_frames > 1 else ''}")
+    wrong = [note for note in found.notes if any(problem in note for problem in FORBIDDEN)]
+    return problems + [note.removesuffix(LOOK) for note in wrong]
 
 
 def label_files(out: Path, *inputs: Path) -> list[Path]:
@@ -123,18 +142,23 @@ def label_files(out: Path, *inputs: Path) -> list[Path]:
     return beside(out, names, inputs, sign=MARK, thing="labels", command="ankle segment")
 
 
-def write_labels(files: Sequence[Path], found: Segmentation, figure: Figure) -> None:
+def write_labels(
+    files: Sequence[Path], found: Segmentation, figure: Figure, *, network: str = "unknown"
+) -> None:
     """Write labels, their description, the table and the picture; all of them or none."""
     with written(files) as (labels, description, table, picture):
         made = found.labels
         save(labels, made.data, made.affine, time_step_s=made.time_step_s)
-        description.write_text(label_description(found.names), encoding="utf-8")
+        text = label_description(found.names, network)
+        description.write_text(text, encoding="utf-8")
         found.table.to_csv(table, index=False, float_format="%.6g")
         figure.savefig(picture, dpi=FIGURE_DPI, bbox_inches="tight")
 
 
-def label_description(names: Mapping[int, str]) -> str:
+def label_description(names: Mapping[int, str], network: str = "unknown") -> str:
     """Return the label description that ITK-SNAP reads, with label 0 as clear.
+
+    Comments say what wrote it, and with which network.
 
     Fields are the label, red, green, blue, whether it is opaque, visible and has a mesh, and its
     name.
@@ -145,7 +169,7 @@ def label_description(names: Mapping[int, str]) -> str:
         f'{n:5d} {red:5d} {green:4d} {blue:4d} {shown:8d} {shown:2d} {shown:2d}    "{name}"'
         for n, (red, green, blue), shown, name in rows
     ]
-    return "\n".join([MARK, *lines, ""])
+    return "\n".join([MARK, f"# network: {network}", *lines, ""])
 
 
 def segment_scan(
@@ -184,16 +208,22 @@ def segment_scan(
     for number in tqdm(range(scan.n_frames), desc="frames", unit="frame", disable=hidden):
         image = to_orientation(scan.frame(number))
         confidence: Mapping[str, float] = {}
+        wrong: Mapping[str, list[str]] = {}
         problem = ""
         try:
             known = HALF_TURNS if turn is None else [turn]
-            turn, found, confidence = _predict(image, segmenter, known, device)
-            labels[..., number] = to_orientation(Volume(found, image.affine), codes).data
+            turn, found = _predict(image, segmenter, known, device)
+            confidence = found.confidence
+            made = Volume(np.flip(found.labels, turn), image.affine)
+            wrong = against_anatomy(made, found.apart)
+            labels[..., number] = to_orientation(made, codes).data
         except AnkleError as error:
             problem = str(error)
         sizes = np.bincount(labels[..., number].ravel(order="K"), minlength=len(BONES) + 1)
-        volumes = {bone: float(sizes[label]) * voxel_cm3 for label, bone in names.items()}
-        rows += [(number, b, confidence.get(b, 0.0), volumes[b], problem) for b in segmenter.bones]
+        for label, bone in names.items():
+            note = problem or "; ".join(wrong.get(bone, []))
+            volume = float(sizes[label]) * voxel_cm3
+            rows.append((number, bone, confidence.get(bone, 0.0), volume, note))
     table = pd.DataFrame(rows, columns=["frame", "bone", "confidence", "volume_cm3", "note"])
     if not table["volume_cm3"].any():
         if scan.n_frames == 1 and problem:
@@ -224,19 +254,19 @@ def segment_scan(
 
 def _predict(
     image: Volume, segmenter: Segmenter, turns: Sequence[tuple[int, ...]], device: str
-) -> tuple[tuple[int, ...], NDArray[np.uint8], Mapping[str, float]]:
+) -> tuple[tuple[int, ...], Prediction]:
     """Segment an image (axes P, S, R) as it is, or turned by half a circle if only that helps.
 
-    Returns the axes that were reversed, the labels, and the confidence of each bone. The first
-    way stays unless a bone is doubtful in it and none is in another.
+    Returns the axes that were reversed, and what was found with them reversed. The first way stays
+    unless a bone is doubtful in it and none is in another.
     """
-    best: tuple[tuple[int, ...], NDArray[np.uint8], Mapping[str, float]] | None = None
+    best: tuple[tuple[int, ...], Prediction] | None = None
     for turn in turns:
         data = np.flip(image.data, turn)
         found = predict(data, image.voxel_size_mm, segmenter, device=device)
         sure = min(found.confidence.values()) >= LOW_CONFIDENCE
         if best is None or sure:
-            best = turn, np.flip(found.labels, turn), found.confidence
+            best = turn, found
         if sure:
             break
     assert best is not None
@@ -268,14 +298,14 @@ def noted(table: pd.DataFrame) -> pd.DataFrame:
     ----------
     table : DataFrame
         Columns frame (from 0), bone, confidence (0 to 1), volume_cm3, and note: why nothing was
-        looked for, if so.
+        looked for, or what no foot has (see `against_anatomy`), if so.
 
     Returns
     -------
     DataFrame
         With the notes empty, or: the bone was not found, its confidence is below 0.85, its volume
-        is that of nobody (implausible), or differs by more than 20 % from its median over the
-        frames (unusual).
+        is hardly anybody's (implausible), or differs by more than 20 % from its median over the
+        frames (unusual); or what no foot has.
     """
     found = table[table["volume_cm3"] > 0].groupby("bone")["volume_cm3"]
     usual = found.median().where(found.size() >= FEWEST_FRAMES)
@@ -287,11 +317,12 @@ def noted(table: pd.DataFrame) -> pd.DataFrame:
         low, high = EXPECTED_CM3[row.bone]
         problems = {
             UNSURE: row.confidence < LOW_CONFIDENCE,
-            IMPLAUSIBLE: not low <= row.volume_cm3 <= high,
+            IMPLAUSIBLE: not low <= row.volume_cm3 <= high and IMPOSSIBLE not in row.note,
             # not where there is no median
             ODD: abs(row.volume_cm3 / usual[row.bone] - 1) > FAR_FROM_MEDIAN,
         }
-        notes.append("; ".join(problem for problem, there in problems.items() if there))
+        odd = [problem for problem, there in problems.items() if there]
+        notes.append("; ".join(filter(None, [*odd, row.note])))
     return table.assign(note=notes)
 
 
@@ -312,11 +343,11 @@ def notes_of(table: pd.DataFrame) -> list[str]:
                 f"the {bone} has {volume:.3g} cm3, expected {low:g} to {high:g} in children and "
                 "adults: look at the overlay"
             )
-        for problem in (MISSING, UNSURE, ODD):
+        for problem in (MISSING, UNSURE, ODD, PIECE_REMOVED, IN_PIECES, *FORBIDDEN):
             frames = list(rows.loc[rows["note"].str.contains(problem), "frame"])
             if frames:
                 where = f" in {frames_in_words(frames)}" if n_frames > 1 else ""
-                notes.append(f"the {bone}: {problem}{where}: look at the picture")
+                notes.append(f"the {bone}: {problem}{where}{LOOK}")
     return notes
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -35,15 +35,17 @@ from ankle_lib.foot.dicom import converted
 from ankle_lib.foot.page import SequenceReport, foot_page
 from ankle_lib.foot.reading import read_scans
 from ankle_lib.foot.reconstruct import reconstruct_file
-from ankle_lib.foot.register import register_files
+from ankle_lib.foot.register import register_files, verdicts
 from ankle_lib.foot.results import Outcome, frames_in_words
 from ankle_lib.foot.segment import segment_file
 from ankle_lib.geometry import weighted_centre
-from ankle_lib.pose_files import FramePose, read_transforms
+from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.presets import BONES
 from ankle_lib.privacy import without_folders
+from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet
 from ankle_lib.registration.regions import WHOLE
 from ankle_lib.volume import Volume
+from ankle_lib.weights.shipped import named, shipped_network
 
 Array = NDArray[np.float64]
 
@@ -60,7 +62,7 @@ class Examination:
     """By the sequences' names."""
     masks: Mapping[str, Path]
     """Empty: bones are found by the network."""
-    checkpoint: Path | None
+    network: Path | None
     out: Path
     side: str | None
     sharp: bool
@@ -90,11 +92,13 @@ def foot_files(
     out : Path
         Folder: ``labels.nii.gz``, ``report.html`` and for each sequence a folder with what
         `ankle register` writes, ``angles.csv``, ``helical_axes.csv``, ``joint_gaps.csv`` and,
-        with ``sharp``, ``sharp.nii.gz``.
+        with ``sharp``, ``sharp.nii.gz``. ``qc_sheet.csv`` there has a verdict for each frame and
+        bone; what a person writes into it (see `ReviewSheet`) counts in the next run.
     masks : mapping of bone to Path, optional
         As in `read_scans`.
     checkpoint : Path, optional
-        Without masks: a network that finds the bones, see `read_segmenter`.
+        Without masks: a network that finds the bones, see `read_segmenter`; by default that of the
+        package.
     side : {"left", "right"}, optional
         By default told by the shape of the bones.
     sharp : bool
@@ -107,27 +111,25 @@ def foot_files(
     Raises
     ------
     AnkleError
-        If a file cannot be used, no bone is found, or neither masks nor a network are given.
+        If a file cannot be used, or a bone is not found, or only where no foot has it.
 
     Examples
     --------
-    >>> foot_files(static, [active, passive], Path("foot"), checkpoint=network)  # doctest: +SKIP
+    >>> foot_files(static, [active, passive], Path("foot"))  # doctest: +SKIP
     """
-    if not masks and checkpoint is None:
-        raise AnkleError("no mask and no network given: give --mask BONE=FILE or --checkpoint FILE")
+    network = None if masks else checkpoint or shipped_network()
     still, *films = (converted(path, out / "nifti") for path in (static, *dynamic))
     names = [path.name.removesuffix(".gz").removesuffix(".nii") for path in films]
     if len(set(names)) < len(names):
         raise AnkleError(f"two sequences are called {', '.join(sorted(names))}: rename the files")
     by_name = dict(zip(names, films, strict=True))
-    given = Examination(still, by_name, masks or {}, checkpoint, out, side, sharp, device)
+    given = Examination(still, by_name, masks or {}, network, out, side, sharp, device)
     lines, notes, problems = [], [], []
     found = dict(given.masks)
-    if not found:
+    if network:
         tell("looking for the bones in the static scan")
-        network = [checkpoint] if checkpoint else []
         work = partial(_segment, given)
-        segmented = _step(given, "labels", work, [still, *network], [out / LABELS])
+        segmented = _step(given, "labels", work, [still, network], [out / LABELS])
         found = dict.fromkeys(BONES, out / LABELS)
         lines += segmented.lines
         notes += segmented.notes
@@ -141,19 +143,21 @@ def foot_files(
                            [out / name / "transforms.json"])  # fmt: skip
         lines += [f"{name}: {line}" for line in registered.lines]
         problems += [registered.problem] if registered.problem else []
+        poses = _reviewed(given, name)
         if sharp and not registered.problem:
             tell(f"{name}: making the frames sharp")
-            made = _step(given, f"{name}-sharp", partial(_sharpen, given, name, found), inputs,
+            believed = write_transforms(out / STEPS / f"{name}-transforms.json", poses)
+            work = partial(_sharpen, given, name, found, believed)
+            made = _step(given, f"{name}-sharp", work, [*inputs, believed],
                          [out / name / "sharp.nii.gz"])  # fmt: skip
             lines += [f"{name}: {line}" for line in made.lines]
         tell(f"{name}: joints")
-        reports.append(_report(given, name, found, registered.notes))
+        reports.append(_report(given, name, found, poses, registered.notes))
     scans = read_scans(still, [next(iter(given.dynamic.values()))], found)
     bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
-    by = "given masks" if checkpoint is None or given.masks else f"network {checkpoint.name}"
     facts = {
         "static scan": still.name,
-        "bones": by,
+        "bones": f"network {named(network)}" if network else "given masks",
         "side": _side(given, bones) or "unknown",
         "ankle_lib": version("ankle-lib"),
         "Python": platform.python_version(),
@@ -186,9 +190,8 @@ def _step(
 
 
 def _segment(given: Examination) -> Outcome:
-    assert given.checkpoint is not None
     out = given.out / LABELS
-    return segment_file(given.static, given.checkpoint, out, device=given.device, side=given.side)
+    return segment_file(given.static, given.network, out, device=given.device, side=given.side)
 
 
 def _register(given: Examination, name: str, masks: Mapping[str, Path]) -> Outcome:
@@ -197,12 +200,22 @@ def _register(given: Examination, name: str, masks: Mapping[str, Path]) -> Outco
     )
 
 
-def _sharpen(given: Examination, name: str, masks: Mapping[str, Path]) -> Outcome:
+def _reviewed(given: Examination, name: str) -> list[FramePose]:
+    """Return the poses of a sequence's bones, believed or not as its review sheet says."""
     folder = given.out / name
+    found = [pose for pose in read_transforms(folder / "transforms.json") if pose.bone != WHOLE]
+    rows = verdicts(found).assign(subject=given.static.name, sequence=name)
+    sheet = ReviewSheet(folder / SHEET_NAME).update(rows)
+    own = sheet[sheet["subject"] == given.static.name]
+    judged = own.set_index(["frame", "bone"])["verdict"]
+    return [replace(p, accepted=judged[p.frame, p.bone] == "accepted") for p in found]
+
+
+def _sharpen(given: Examination, name: str, masks: Mapping[str, Path], transforms: Path) -> Outcome:
+    out = given.out / name / "sharp.nii.gz"
     return reconstruct_file(
-        given.dynamic[name], given.static, masks, folder / "transforms.json",
-        folder / "sharp.nii.gz", device=given.device,
-    )  # fmt: skip
+        given.dynamic[name], given.static, masks, transforms, out, device=given.device
+    )
 
 
 def _side(given: Examination, bones: Mapping[str, Volume]) -> str | None:
@@ -213,13 +226,16 @@ def _side(given: Examination, bones: Mapping[str, Volume]) -> str | None:
 
 
 def _report(
-    given: Examination, name: str, masks: Mapping[str, Path], notes: Sequence[str]
+    given: Examination,
+    name: str,
+    masks: Mapping[str, Path],
+    found: Sequence[FramePose],
+    notes: Sequence[str],
 ) -> SequenceReport:
     """Measure the joints of a sequence, write the tables, and return what the page tells."""
     folder = given.out / name
     scans = read_scans(given.static, [given.dynamic[name]], masks)
     bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
-    found = [pose for pose in read_transforms(folder / "transforms.json") if pose.bone != WHOLE]
     told = [note for note in notes if str(given.out / LABELS) not in note]  # its own labels
     by_bone = {bone: _of_bone(found, bone, scans.frames.n_frames) for bone in bones}
     for bone, (_, known) in by_bone.items():

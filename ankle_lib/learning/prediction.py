@@ -113,6 +113,8 @@ class Prediction:
     """For each bone the Dice that its labels would have on average if the network's probabilities
     were right: 2 Σ p (inside the label) / (Σ p (everywhere) + voxels of the label). 0 without a
     label. It knows nothing of errors that the network makes with conviction."""
+    apart: dict[str, float]
+    """For each bone what was removed because it hangs apart, over what was kept (`tidy_labels`)."""
 
     def mask(self, bone: str) -> NDArray[np.bool_]:
         """Return where the bone is, (I, J, K)."""
@@ -169,18 +171,20 @@ def predict(
     )
     raw, strongest, sums = _labels(maps, image.shape)
     tidy = tidy_labels(raw)
-    confidence = {}
+    confidence, apart = {}, {}
     for number, (bone, total) in enumerate(zip(segmenter.bones, sums, strict=True), start=1):
         n_voxels = np.count_nonzero(tidy == number)
         # a filled hole counts as improbable
         inside = strongest[(tidy == number) & (raw == number)].sum(dtype=np.float64)
         confidence[bone] = float(2 * inside / (total + n_voxels)) if n_voxels else 0.0
+        n_removed = int(np.count_nonzero((raw == number) & (tidy != number)))
+        apart[bone] = n_removed / max(int(n_voxels), 1)
     grid = np.eye(4)  # both cover the same extent
     for axis, n in enumerate((rows, columns)):
         size = image.shape[axis] / n
         grid[axis, axis], grid[axis, 3] = size, (size - 1) / 2
     numbers = np.array([0, *(BONES.index(bone) + 1 for bone in segmenter.bones)], dtype=np.uint8)
-    return Prediction(numbers[tidy], maps, segmenter.bones, grid, confidence)
+    return Prediction(numbers[tidy], maps, segmenter.bones, grid, confidence, apart)
 
 
 def labels_from(
@@ -310,7 +314,7 @@ def read_segmenter(path: Path) -> Segmenter:
     AnkleError
         If it is no checkpoint, does not segment bones, or wants another input.
     """
-    use = "the final network of chapter 05 or of chapter 07"
+    use = "the package's network, or the final one of chapter 05 or 07"
     checkpoint, wanted = load_with_input(path, _Input, use)
     if checkpoint.network.head != "probability":
         raise AnkleError(

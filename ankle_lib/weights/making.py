@@ -14,6 +14,7 @@ from ankle_lib.learning.recipes import Recipe
 from ankle_lib.learning.scans import Scan, final_recipe, train_on_scans
 from ankle_lib.parallel import run_all
 from ankle_lib.weights.feet import random_foot
+from ankle_lib.weights.shipped import write_checksum
 
 NOISY = 0.35
 """For frames of other scanners, see `patches.Augmentation`."""
@@ -53,7 +54,7 @@ def make_network(out: Path, folder: Path, sizes: NetworkSizes = FULL, *, seed: i
     Parameters
     ----------
     out : Path
-        The checkpoint to write, with weights of half precision.
+        The checkpoint to write, with weights of half precision; its checksum goes beside it.
     folder : Path
         Where the training is kept.
     sizes : NetworkSizes
@@ -64,7 +65,9 @@ def make_network(out: Path, folder: Path, sizes: NetworkSizes = FULL, *, seed: i
     scans = scans_to_learn(sizes, seed)
     trained = train_on_scans(recipe_of(sizes, seed), scans, folder, device=device)
     who = [f"feet of seed {seed}"]
-    return save_segmenter(out, trained, sizes.pixel_mm, who, thickest_mm=THICKEST_MM, half=True)
+    save_segmenter(out, trained, sizes.pixel_mm, who, thickest_mm=THICKEST_MM, half=True)
+    write_checksum(out)
+    return out
 
 
 def recipe_of(sizes: NetworkSizes, seed: int = 0) -> Recipe:

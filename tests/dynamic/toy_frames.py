@@ -43,7 +43,7 @@ def perfect(frame: Frame) -> Prediction:
     labels = np.zeros(maps.shape[1:], dtype=np.uint8)
     for number, bone in enumerate(BONES, 1):
         labels[frame.truth[bone]] = number
-    return Prediction(labels, maps, BONES, np.eye(4), dict.fromkeys(BONES, 1.0))
+    return Prediction(labels, maps, BONES, np.eye(4), dict.fromkeys(BONES, 1.0), {})
 
 
 def courses(ankle: Motion) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -27,6 +28,7 @@ from ankle_lib.foot.segment import (
     Segmentation,
     label_description,
     label_files,
+    segment_file,
     segment_scan,
     write_labels,
 )
@@ -355,7 +357,7 @@ def small(shape: tuple[int, ...] = (30, 30, 30)) -> np.ndarray:
         (small(), (2, 2, 3.5), "beyond 3 mm a voxel mixes bone with what lies beside it"),
         (small(), (2, 3.5, 2), "beyond 3 mm"),
         (small(), (3.5, 2, 2), "sagittal slices of 3.5 mm, the network was trained for at most 3"),
-        (small((30, 30, 30, 4)), (3.5, 2, 2), "use a network of chapter 07"),
+        (small((30, 30, 30, 4)), (3.5, 2, 2), "use the package's network or one of chapter 07"),
         (np.where(small((30, 30, 30, 2)) > 800, np.nan, 1), (2, 2, 2), "voxels are NaN"),
         (small(), (0.2, 0.2, 0.2), "is the header in another unit than mm?"),
     ],
@@ -378,6 +380,21 @@ def test_a_scan_keeps_the_orientation_of_its_file(tmp_path: Path, scan: Volume) 
     read = read_image(save(tmp_path / "scan.nii.gz", turned.data, turned.affine))
     assert read.axis_codes == ("L", "S", "A")
     np.testing.assert_array_equal(read.data, turned.data)
+
+
+def test_bones_taken_for_each_other_are_no_result(
+    tmp_path: Path, scan: Volume, network: SliceNetwork
+) -> None:
+    path = save(tmp_path / "scan.nii.gz", scan.data, scan.affine)
+    wrong = ("talus", "calcaneus", "tibia")
+    checkpoint = written(network, tmp_path / "net.ckpt", {"input": INPUT}, wrong)
+    told = segment_file(path, checkpoint, tmp_path / "seg.nii.gz")
+    assert told.problem == (
+        f"{path}: the talus: taken for the calcaneus, and that for it: see {told.files[-1]}"
+    )
+    table = pd.read_csv(told.files[2], keep_default_na=False).set_index("bone")
+    assert "taken for the calcaneus" in table.loc["talus", "note"]
+    assert load(told.files[0]).data.max() == 3  # to look at
 
 
 def test_outputs_lie_beside_each_other(tmp_path: Path) -> None:

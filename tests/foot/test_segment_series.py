@@ -226,6 +226,29 @@ def test_confidence_is_the_dice_that_the_probabilities_expect(
     }
 
 
+def test_bones_in_two_pieces_are_marked_and_small_pieces_told(
+    series: Volume, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probability = np.zeros((3, *SHAPE), dtype=np.float32)
+    probability[0, 30:40, 30:40, 3:7] = 1
+    probability[0, 50:55, 50:60, 4] = 1  # 50 of 400 voxels
+    probability[1, 10:20, 40:50, 5] = 1
+    probability[1, 10:20, 60:66, 5] = 1  # 60 of 100
+    probability[2, 30:60, 10:20, 2:8] = 1
+    probability[2, 0, 0, 0] = 1  # a speck
+    monkeypatch.setattr(prediction, "whole_slices", lambda *_, **__: probability)
+    frame = series.frame(0)
+    made = predict(frame.data, frame.voxel_size_mm, segmenter)
+    assert made.apart == {"calcaneus": 0.125, "talus": 0.6, "tibia": pytest.approx(1 / 1800)}
+    result = segment_scan(frame, segmenter)
+    assert np.bincount(result.labels.data.ravel()).tolist()[1:] == [400, 100, 1800]
+    notes = result.table.set_index("bone")["note"]
+    assert "a piece apart removed" in notes["calcaneus"]
+    assert "in two pieces" in notes["talus"]
+    assert "piece" not in notes["tibia"]
+    assert "the talus: in two pieces: look at the picture" in result.notes
+
+
 def listed(
     *volumes: float, confidence: float = 0.9, note: str = "", bone: str = "talus"
 ) -> pd.DataFrame:
@@ -275,8 +298,8 @@ def test_thick_slices_need_a_network_for_them(
     with pytest.raises(
         AnkleError,
         match=re.escape(
-            f"{path}: sagittal slices of 8 mm, the network was trained for at most 3 mm: use a "
-            "network of chapter 07"
+            f"{path}: sagittal slices of 8 mm, the network was trained for at most 3 mm: use the "
+            "package's network or one of chapter 07"
         ),
     ):
         read_image(path, old.thickest_mm)
@@ -408,7 +431,9 @@ def test_the_command_segments_a_series(
         )
     assert lines[3] == "a left foot, by the shape of its bones"
     names = ["seg.nii.gz", "seg_labels.txt", "seg_confidence.csv", "seg_overlay.png"]
-    assert lines[4:] == [str(tmp_path / name) for name in names]
+    assert re.fullmatch(r"network: final\.ckpt \(sha256 [0-9a-f]{12}\)", lines[4])
+    assert lines[4][9:] in (tmp_path / "seg_labels.txt").read_text(encoding="utf-8")
+    assert lines[5:] == [str(tmp_path / name) for name in names]
 
     status, shown, errors = run(empty, out)
     assert status == 1  # not all that was asked for; what was found is written all the same

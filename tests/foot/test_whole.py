@@ -11,9 +11,12 @@ import pytest
 from ankle_lib.dynamic.kinematics import ANGLES
 from ankle_lib.files import AnkleError
 from ankle_lib.foot import whole
+from ankle_lib.foot.results import Outcome
 from ankle_lib.foot.whole import foot_files
 from ankle_lib.geometry import rigid
+from ankle_lib.quality.review_sheet import ReviewSheet
 from ankle_lib.volume import Volume, load, resample, save
+from ankle_lib.weights import shipped
 from tests.toy_ankle import ToyAnkle, toy_ankle
 
 MIDDLE = np.array([5.0, -20.0, 10.0])
@@ -89,9 +92,54 @@ def test_what_is_done_is_not_done_again(
     assert (out / "active" / "transforms.json").exists()
 
 
+def test_a_verdict_in_the_sheet_counts_in_the_next_run(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = {bone: files[bone] for bone in ("calcaneus", "talus", "tibia")}
+    scans, options = (files["static"], [files["movie"]], tmp_path), {"masks": masks, "sharp": True}
+    foot_files(*scans, **options, tell=lambda line: None)
+    folder, sharp = tmp_path / "active", load(tmp_path / "active" / "sharp.nii.gz").data
+    assert "was refused in" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    before = pd.read_csv(folder / "joint_gaps.csv")
+    sheet = ReviewSheet(folder / "qc_sheet.csv")
+    assert set(sheet.table()["verdict"]) == {"accepted"}
+    for bone in masks:
+        sheet.judge("static.nii.gz", "active", 2, bone, "rejected", "Ada")
+    monkeypatch.setattr(whole, "register_files", None)  # not done again
+    foot_files(*scans, **options, tell=lambda line: None)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the talus was refused in frame 2: its angles there follow its other frames" in page
+    gaps = pd.read_csv(folder / "joint_gaps.csv")
+    assert set(before["frame"]) - set(gaps.dropna()["frame"]) == {2}
+    again = load(folder / "sharp.nii.gz").data
+    assert not again[..., 2].any()
+    assert sharp[..., 2].any()
+    assert list(sheet.table()["reviewer"]).count("Ada") == 3
+
+
+def test_without_masks_the_network_of_the_package_is_taken(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tmp_path / "bones.ckpt"
+    monkeypatch.setattr(shipped, "SHIPPED", network)
+    scans = files["static"], [files["movie"]], tmp_path / "out"
+    with pytest.raises(AnkleError, match="the package's network is missing or another file"):
+        foot_files(*scans, tell=lambda line: None)
+    network.write_bytes(b"weights")
+    shipped.write_checksum(network)
+    asked = []
+
+    def segments(image: Path, checkpoint: Path, out: Path, **_: object) -> Outcome:
+        asked.append((image, checkpoint))
+        return Outcome([out], [], [], "no talus found")
+
+    monkeypatch.setattr(whole, "segment_file", segments)
+    with pytest.raises(AnkleError, match="no talus found; give masks with --mask"):
+        foot_files(*scans, tell=lambda line: None)
+    assert asked == [(files["static"], network)]
+
+
 def test_what_cannot_be_done_is_one_line(files: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(AnkleError, match="no mask and no network given: give --mask"):
-        foot_files(files["static"], [files["movie"]], tmp_path / "out")
     with pytest.raises(AnkleError, match="two sequences are called"):
         foot_files(
             files["static"], [files["movie"]] * 2, tmp_path / "out", masks={"talus": files["talus"]}

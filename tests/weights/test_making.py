@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import torch
 from ankle_lib.learning.prediction import predict, read_segmenter
 from ankle_lib.presets import BONES
 from ankle_lib.weights.making import SMALL, THICKEST_MM, make_network, scans_to_learn
+from ankle_lib.weights.shipped import checksum_file
 
 
 def test_a_network_is_made_once_and_reads_as_one_for_any_scan(tmp_path: Path) -> None:
     made = make_network(tmp_path / "bones.ckpt", tmp_path / "training", SMALL)
     content = made.read_bytes()
+    assert checksum_file(made).read_text() == f"{sha256(content).hexdigest()}  bones.ckpt\n"
     segmenter = read_segmenter(made)
     assert segmenter.bones == BONES
     assert segmenter.thickest_mm == THICKEST_MM
