@@ -43,7 +43,7 @@ class NetworkSizes:
 
 SMALL = NetworkSizes(2.8, 2, 2, ((32, 20, 4, 1e-2),))
 """To try whether everything runs."""
-FULL = NetworkSizes(1.4, 80, 6, ((64, 20_000, 8, 1e-2),))
+FULL = NetworkSizes(1.4, 120, 6, ((64, 24_000, 8, 1e-2), (96, 10_000, 8, 3e-3)))
 """For use."""
 
 
