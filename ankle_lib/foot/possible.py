@@ -24,8 +24,10 @@ IMPOSSIBLE = "impossible volume"
 FORBIDDEN = (MISPLACED, SWAPPED, IMPOSSIBLE)
 """Mistakes for certain; bones in pieces may have one that is right."""
 
-COMPARABLE, WORTH_A_WORD = 0.25, 0.02
-"""What hangs apart, over the bone that was kept: it could be the bone, or is more than specks."""
+COMPARABLE, WORTH_A_WORD = 0.5, 0.1
+"""What hangs apart, over the bone that was kept: it could be the bone, or is more than specks. Of
+256 bones of the phantom and the public template with a Dice above 0.8 none had more apart than the
+first, and 6 than the second."""
 
 
 def against_anatomy(labels: Volume, apart: Mapping[str, float]) -> dict[str, list[str]]:

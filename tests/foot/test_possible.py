@@ -39,7 +39,8 @@ def test_a_foot_has_no_problem(labels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "found"), [(0.01, []), (0.1, [PIECE_REMOVED]), (0.3, [IN_PIECES]), (1, [IN_PIECES])]
+    ("share", "found"),
+    [(0.05, []), (0.1, [PIECE_REMOVED]), (0.4, [PIECE_REMOVED]), (0.5, [IN_PIECES])],
 )
 def test_pieces_that_were_removed_are_told(
     labels: np.ndarray, share: float, found: list[str]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ankle_lib.files import AnkleError
+from ankle_lib.learning.prediction import predict, read_segmenter
+from ankle_lib.metrics import dice
+from ankle_lib.presets import BONES
 from ankle_lib.weights import shipped
+from ankle_lib.weights.making import FULL, THICKEST_MM, scans_to_learn
 from ankle_lib.weights.shipped import checksum_file, named, shipped_network, write_checksum
 
 
@@ -44,3 +49,16 @@ def test_a_missing_or_another_file_is_refused(network: Path, lost: str) -> None:
     message = r"is missing or another file \(sha256 .*\): .* `ankle networks train --out DIR`"
     with pytest.raises(AnkleError, match=message):
         shipped_network()
+
+
+@pytest.mark.slow
+def test_the_network_of_the_package_knows_feet_that_it_did_not_learn_from() -> None:
+    path = shipped_network()
+    assert path.stat().st_size < 6e6
+    segmenter = read_segmenter(path)
+    assert (segmenter.bones, segmenter.thickest_mm) == (BONES, THICKEST_MM)
+    for scan in scans_to_learn(replace(FULL, n_feet=2, n_scans=2), seed=1):
+        item = scan.item
+        found = predict(item.image, scan.voxel_size_mm, segmenter, foot=item.region)
+        scores = [dice(found.mask(bone), item.labels[bone]) for bone in BONES]
+        assert min(scores) > 0.7, (scan.group, scan.voxel_size_mm, scores)
