@@ -24,12 +24,13 @@ import pandas as pd
 import torch
 from registration import FAILED_MM, bad_starts, read_case
 
+from ankle_lib.masking.mask_images import BONE_RADIUS_VOXELS
 from ankle_lib.phantom import anatomy, scanner
 from ankle_lib.phantom.simulate import NOISY, simulate
 from ankle_lib.phantom.tissues import FFE, STATIC_T1, TISSUES, Contrast, Tissue, signal
 from ankle_lib.presets import get_preset
 from ankle_lib.registration.engines import Settings, register
-from ankle_lib.registration.regions import RADIUS_VOXELS, weights_of
+from ankle_lib.registration.regions import weights_of
 from ankle_lib.registration.truth import bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume
 
@@ -101,7 +102,7 @@ def main() -> None:
         masks = {bone: Volume(mask, case.static.affine) for bone, mask in case.masks.items()}
         points = [bone_points(mask, case.static.affine) for mask in case.masks.values()]
         for any_contrast in (False, True):
-            radius = dict.fromkeys(masks, 0.0) if any_contrast else RADIUS_VOXELS
+            radius = dict.fromkeys(masks, 0.0) if any_contrast else BONE_RADIUS_VOXELS
             soft, settings = weights_of(masks, radius), Settings(any_contrast=any_contrast)
             for name, error in STARTS.items():
                 start = bad_starts(case, *error)

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib.geometry import apply, rigid, world_to_voxel
+from ankle_lib.masking.mask_images import BONE_RADIUS_VOXELS
 from ankle_lib.phantom.simulate import simulate
 from ankle_lib.presets import BONES, get_preset
 from ankle_lib.registration.engines import Registration, Settings, register
-from ankle_lib.registration.regions import RADIUS_VOXELS, weights_of
+from ankle_lib.registration.regions import weights_of
 from ankle_lib.registration.truth import AXES, bone_points, rotation_errors_deg, tre_mm
 from ankle_lib.volume import Volume, load, to_orientation
 
@@ -144,7 +145,7 @@ def fit(
 ) -> Registration:
     """Register all frames and bones as an engine does in chapter 03."""
     any_contrast = engine == "torch"
-    radius = dict.fromkeys(case.masks, 0.0) if any_contrast else RADIUS_VOXELS
+    radius = dict.fromkeys(case.masks, 0.0) if any_contrast else BONE_RADIUS_VOXELS
     masks = {bone: Volume(mask, case.static.affine) for bone, mask in case.masks.items()}
     return register(
         case.frames,

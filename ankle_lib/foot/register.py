@@ -19,13 +19,14 @@ from ankle_lib.files import FIGURE_DPI
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.results import Outcome, check_result_folder, frames_in_words, result_folder
 from ankle_lib.masking.foot import find_foot
+from ankle_lib.masking.mask_images import BONE_RADIUS_VOXELS
 from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.privacy import without_folders
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
 from ankle_lib.registration.engines import Settings, register
 from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
-from ankle_lib.registration.regions import RADIUS_VOXELS, WHOLE, weights_of
+from ankle_lib.registration.regions import WHOLE, weights_of
 from ankle_lib.volume import Volume, resample, save
 
 SLICE_SAMPLES = 9
@@ -139,7 +140,9 @@ def register_scans(
     own = engine == "torch"
     settings = Settings(any_contrast=own)
     bones_on_grid = {bone: Volume(mask, static.affine) for bone, mask in scans.masks.items()}
-    weights = weights_of(bones_on_grid, dict.fromkeys(scans.masks, 0.0) if own else RADIUS_VOXELS)
+    weights = weights_of(
+        bones_on_grid, dict.fromkeys(scans.masks, 0.0) if own else BONE_RADIUS_VOXELS
+    )
     least_of_bones = gate if gate is not None else (-1.0 if own else BONE_CORRELATION)
     n_fits = n_frames * (1 + 2 * len(scans.masks))
     with tqdm(total=n_fits, disable=None, unit="fit") as bar:

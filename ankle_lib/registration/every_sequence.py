@@ -19,6 +19,7 @@ from ankle_lib.cache import remembered
 from ankle_lib.files import write_csv
 from ankle_lib.geometry import arrival, part_of, rigid
 from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.masking.mask_images import BONE_RADIUS_VOXELS
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
@@ -26,7 +27,7 @@ from ankle_lib.quality.gate import Gate
 from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path
 from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
-from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, weights_of
+from ankle_lib.registration.regions import SIGMA_VOXELS, WHOLE, weights_of
 from ankle_lib.registration.truth import (
     AXES,
     TRUE_LABELS,
@@ -61,7 +62,7 @@ class Variant:
     settings: Settings = field(default_factory=Settings)
     """For the bones; the whole foot is registered as if bright stayed bright, as in the report."""
     engine: str = "torch"
-    radius_voxels: Mapping[str, float] = field(default_factory=lambda: dict(RADIUS_VOXELS))
+    radius_voxels: Mapping[str, float] = field(default_factory=lambda: dict(BONE_RADIUS_VOXELS))
     sigma_voxels: float = SIGMA_VOXELS
     start_error: tuple[float, float] | None = None
     """Bones start from poses that are off the truth by so many degrees about a random axis and so

@@ -16,21 +16,15 @@ from numpy.typing import NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, apply, arrival, bounding_box, part_of, weighted_centre
-from ankle_lib.masking.mask_images import bone_weights, in_mm
+from ankle_lib.masking.mask_images import BONE_RADIUS_VOXELS, bone_weights, in_mm
 from ankle_lib.volume import Volume, resample
 
 WHOLE = "whole"
 """The region of the foot as a whole, in tables and file names."""
 
-RADIUS_VOXELS = {"calcaneus": -3, "talus": -2, "tibia": -3}
-"""Radius by which each bone is dilated before it is blurred, where bright is taken to stay bright, in
-voxels of the report's static grid (`mask_images.in_mm`); negative values erode. Inside the bone no
-weight is misled by what slides along it; not below -3, since on real scans the dark cortex is what
-one sees of a bone. Chapter 03 measures what it matters on the controls of the phantom. The report
-chose 1, 2 and 2 by eye (section 5.2.4)."""
-
 SIGMA_VOXELS = 1.0
-"""Standard deviation of the blur, in the same voxels; the report's is 2."""
+"""Standard deviation of the blur of a bone's weights, in voxels of the report's static grid
+(`mask_images.in_mm`); the report's is 2."""
 
 SUPPORT = 0.02
 """Weights below this do not count."""
@@ -91,7 +85,7 @@ class Region:
 
 def weights_of(
     masks: Mapping[str, Volume],
-    radius_voxels: Mapping[str, float] = RADIUS_VOXELS,
+    radius_voxels: Mapping[str, float] = BONE_RADIUS_VOXELS,
     sigma_voxels: float = SIGMA_VOXELS,
 ) -> dict[str, NDArray[np.float32]]:
     """Return soft weights of bones, on the grid of their masks, as a registration takes them.
