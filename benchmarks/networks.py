@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
 from ankle_lib.learning.random_scans import draw_contrast, take
 from ankle_lib.metrics import mask_scores, over_subjects
-from ankle_lib.phantom.faults import FAULTS
+from ankle_lib.phantom.faults import FAULTS, IMAGE_FAULTS
 from ankle_lib.phantom.simulate import simulate
 from ankle_lib.phantom.subjects import SEQUENCES, SUBJECTS
 from ankle_lib.presets import BONES, get_preset
@@ -59,7 +59,7 @@ def main() -> None:
     for name, seed in COHORTS.items():
         sizes = dataclasses.replace(get_preset(options.preset), subjects=codes)
         folder = options.cohorts / f"{options.preset}-{seed}"
-        with mock.patch.dict(FAULTS, clear=True):
+        with mock.patch.dict(FAULTS, clear=True), mock.patch.dict(IMAGE_FAULTS, clear=True):
             simulate(sizes, folder, seed=seed)
         show(name, score(cases_of(folder, codes, options.frames), segmenter))
     for folder in sorted(options.contrasts.iterdir()) if options.contrasts else []:
