@@ -46,10 +46,8 @@ registration is believed; otherwise the pose stays where the network's mask is."
 TRUST_IN_MASKS = 0.25
 """Weight, over time, of a pose that only the network's mask supports."""
 
-FROM_NETWORK = Settings(
-    resolutions=Settings().resolutions[1:], start_angles_deg=(0.0,), retry=False
-)
-"""The search starts close, so neither coarse images nor other starts are needed."""
+FROM_NETWORK = Settings(any_contrast=True, start_angles_deg=(0.0,), retry=False)
+"""The search starts close, so no other starts are needed."""
 
 OF_MASKS = Settings(
     resolutions=(
@@ -308,7 +306,7 @@ def _gated(
         return poses, trust
     fixed, static, masks = sequence_images(subject, frames[0].sequence)
     chosen = Volume(fixed.data[..., seen], fixed.affine)
-    weights = weights_of({bone: masks[bone] for bone in poses})
+    weights = weights_of({bone: masks[bone] for bone in poses}, dict.fromkeys(poses, 0.0))
     start = np.stack([of_masks[bone][seen] for bone in poses], axis=1)
     fits = register(chosen, static, weights, start=start, settings=FROM_NETWORK, device=device)
     for row, n in enumerate(seen):
