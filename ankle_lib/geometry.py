@@ -6,8 +6,6 @@ of the static scan to world points of a frame ("static to frame"): the static sc
 image of a registration and the frame the *fixed* one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -7,8 +7,6 @@ the mean is taken point by point in the log domain (Arsigny et al., J. Math. Ima
 doi:10.1007/s10851-008-0135-9).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

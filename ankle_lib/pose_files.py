@@ -1,7 +1,5 @@
 """Poses in files: ``transforms.json``, FLIRT's ``.mat`` and ITK's ``.tfm``."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

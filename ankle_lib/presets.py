@@ -3,8 +3,6 @@
 Each size is declared with its values at smoke, laptop and paper, side by side.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 

@@ -5,8 +5,6 @@ axes point to the right, anterior and superior (RAS). Reading is strict on purpo
 header and content do not agree gives an :class:`~ankle_lib.files.AnkleError`, never a guess.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import os
@@ -128,7 +126,7 @@ class Volume:
         """Where each axis of the array points to, e.g. ``("P", "S", "R")``."""
         return cast(tuple[str, str, str], tuple(orientations.aff2axcodes(self.affine)))
 
-    def frame(self, index: int) -> Volume:
+    def frame(self, index: int) -> "Volume":
         """Return frame ``index`` (from 0) as a 3D volume on the same grid; a view, not a copy."""
         if not 0 <= index < self.n_frames:
             raise AnkleError(f"there is no frame {index}: the image has {self.n_frames}")

@@ -1,7 +1,5 @@
 """Clean a subject: whether it is usable, why not, and every correction; and a whole cohort."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import asdict, dataclass, field
 from functools import partial

@@ -4,8 +4,6 @@ Frames have an image, accepted labels and, of a phantom, true ones; bones are ca
 are, or off by a known error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -90,19 +88,19 @@ class Frame:
         """Return the scan with other labels."""
         return replace(self.scan, item=replace(self.scan.item, labels=labels))
 
-    def with_image(self, image: Volume) -> Frame:
+    def with_image(self, image: Volume) -> "Frame":
         """Return the frame with another image of it, normalised inside the same foot."""
         item = self.scan.item
         item = replace(item, image=zscore(to_orientation(image).data, item.region))
         return replace(self, scan=replace(self.scan, item=item))
 
-    def below(self, row: int) -> Frame:
+    def below(self, row: int) -> "Frame":
         """Return the first so many rows of the frame, which are its lowest."""
         lower = with_arrays(self.scan, lambda image: image[:, :row], lambda mask: mask[:, :row])
         truth = {bone: mask[:, :row] for bone, mask in self.truth.items()}
         return replace(self, scan=lower, truth=truth)
 
-    def with_pixels(self, pixel_mm: float) -> Frame:
+    def with_pixels(self, pixel_mm: float) -> "Frame":
         """Return the frame with pixels of about this size to learn from; see `coarser`."""
         factor = factor_for(self.scan, pixel_mm)
         if factor == 1:
@@ -199,7 +197,7 @@ class StaticBones:
         return {bone: bone_points(m.data, m.affine) for bone, m in self.small.items()}
 
     @classmethod
-    def read(cls, subject: CleanSubject) -> StaticBones:
+    def read(cls, subject: CleanSubject) -> "StaticBones":
         """Read the masks of a clean subject."""
         return cls({bone: to_orientation(load(path)) for bone, path in subject.masks.items()})
 

@@ -3,8 +3,6 @@
 A network may be sure of it all the same, so its confidence does not tell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

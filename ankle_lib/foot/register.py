@@ -4,8 +4,6 @@ First the foot as a whole, then each bone from there. Everything is written on t
 frames as they are in their files; high-resolution images lie in the frames' world too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

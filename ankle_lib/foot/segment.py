@@ -4,8 +4,6 @@ Labels go back onto the file's own grid. What was found is told with how far to 
 bone's confidence and volume in every frame, and what of it is odd.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

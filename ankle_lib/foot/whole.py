@@ -4,8 +4,6 @@ Each step leaves its files in the result's folder and is not done again while th
 nothing that decides them has changed, so a run that was stopped goes on.
 """
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

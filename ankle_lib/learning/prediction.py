@@ -6,8 +6,6 @@ intensities normalised inside the foot. Slices stay where they are. Its probabil
 the pixels of the image, and become labels there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +66,7 @@ class Segmenter:
     """The thickest sagittal slices that it was trained for."""
 
     @classmethod
-    def of(cls, *trained: Trained, pixel_mm: float) -> Segmenter:
+    def of(cls, *trained: Trained, pixel_mm: float) -> "Segmenter":
         """Return trained networks as one: a network for all bones, or one for each of them.
 
         Parameters

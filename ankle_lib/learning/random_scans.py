@@ -8,8 +8,6 @@ mean over its slice. The bones move rigidly; what lies between them follows. Wha
 voxel by voxel, is told from its static scan.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

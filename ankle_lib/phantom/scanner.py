@@ -5,8 +5,6 @@ signal across 8 mm slices and is measured line by line in k-space while the foot
 the middle of k-space is measured, the rest is filled with zeros, which correlates the noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The embedded cohort on disk: raw files as a scanner and a reader leave them, and the truth."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Who the simulated children are: ages, sizes, joint axes, ranges of motion, sequences."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ where the scanner has filled the rest with zeros: the spectrum of the frame itse
 Is anything invented? A sharp volume, averaged over the slices again, must give the frame.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -201,7 +199,7 @@ class ThickSlices:
         frame: Volume,
         scanning: Scanning,
         device: str | torch.device = "cpu",
-    ) -> ThickSlices:
+    ) -> "ThickSlices":
         """Set up the two grids.
 
         Raises

@@ -1,7 +1,5 @@
 """One call for every registration: whole feet and single bones, by any of the engines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

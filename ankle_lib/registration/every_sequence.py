@@ -3,8 +3,6 @@
 A sequence is one task: it runs in a process of its own, or on a cluster (see `parallel.run_all`).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -305,7 +303,7 @@ def _registrations(
     fixed: Volume,
     static: Volume,
     masks: Mapping[str, Volume],
-    truth: _Truth | None,
+    truth: "_Truth | None",
     points: Mapping[str, NDArray[np.float64]],
 ) -> Iterator[Registration]:
     """Yield the registration of the whole foot and that of its bones, or the latter alone."""

@@ -5,8 +5,6 @@ same, weighted by its blurred mask, from the pose of the whole, without a search
 part of this package nor needed by the rest of it: https://fsl.fmrib.ox.ac.uk/fsl.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Masks carried by a pose (`volume.resample` carries images), and fine grids around bones."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -4,8 +4,6 @@ Both images are made coarser by averaging whole voxels, so that nothing is shift
 voxel: the affine of a level follows the middles of its blocks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -50,7 +48,7 @@ class FixedFrames:
         """Volume of a voxel."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
-    def coarser(self, spacing_mm: float) -> FixedFrames:
+    def coarser(self, spacing_mm: float) -> "FixedFrames":
         """Average blocks of voxels within the slices to about ``spacing_mm``."""
         sizes = np.linalg.norm(self.affine[:3, :2], axis=0)
         blocks = _blocks(sizes, spacing_mm, self.frames.shape[1:3])
@@ -81,7 +79,7 @@ class MovingRegion:
         """Volume of a voxel."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
-    def coarser(self, spacing_mm: tuple[float, float]) -> MovingRegion:
+    def coarser(self, spacing_mm: tuple[float, float]) -> "MovingRegion":
         """Average blocks of voxels to about these spacings: thin axes, thickest axis."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         wanted = np.full(3, spacing_mm[0])
@@ -91,7 +89,7 @@ class MovingRegion:
         image, weights = functional.avg_pool3d(both[None], blocks)[0]
         return MovingRegion(image, weights, _block_affine(self.affine, blocks), self.centre)
 
-    def standardised(self) -> MovingRegion:
+    def standardised(self) -> "MovingRegion":
         """Return the region with mean 0 and standard deviation 1 inside the weights."""
         mean, spread = self._mean_and_spread()
         return replace(self, image=(self.image - mean) / spread)
@@ -102,7 +100,7 @@ class MovingRegion:
         return mean, ((self.weights * (self.image - mean) ** 2).sum() / total).sqrt()
 
     @cached_property
-    def layered(self) -> MovingRegion:
+    def layered(self) -> "MovingRegion":
         """The region with its depth, and weights that reach a little beyond its surface."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         inside = (self.weights >= 0.5 * self.weights.max()).cpu().numpy()

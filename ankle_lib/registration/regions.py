@@ -4,8 +4,6 @@ Also the loop of engines that fit one region to one frame at a time. Nothing her
 engine, so that a comparison with it is one of independent programs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,11 +21,11 @@ WHOLE = "whole"
 """The region of the foot as a whole, in tables and file names."""
 
 RADIUS_VOXELS = {"calcaneus": -3, "talus": -2, "tibia": -3}
-"""Radius by which each bone is dilated before it is blurred, where bright is taken to stay bright, in
-voxels of the report's static grid (`mask_images.in_mm`); negative values erode. Inside the bone no
-weight is misled by what slides along it; not below -3, since on real scans the dark cortex is what
-one sees of a bone. Chapter 03 measures what it matters on the controls of the phantom. The report
-chose 1, 2 and 2 by eye (section 5.2.4)."""
+"""Radius by which each bone is dilated before it is blurred, where bright is taken to stay bright,
+in voxels of the report's static grid (`mask_images.in_mm`); negative values erode. Inside the bone
+no weight is misled by what slides along it; not below -3, since on real scans the dark cortex is
+what one sees of a bone. Chapter 03 measures what it matters on the controls of the phantom. The
+report chose 1, 2 and 2 by eye (section 5.2.4)."""
 
 SIGMA_VOXELS = 1.0
 """Standard deviation of the blur, in the same voxels; the report's is 2."""

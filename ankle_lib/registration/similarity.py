@@ -14,8 +14,6 @@ Kaufman's form, Golub and Pereyra 2003), which leaves a linear least-squares pro
 numbers: a rotation vector and a shift about the region's centre.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -70,7 +68,7 @@ class Points(NamedTuple):
     weights: Tensor
     """(N, P) float32, 0 for padding; 1 for points, or their weight where there are layers."""
 
-    def take(self, fits: Tensor) -> Points:
+    def take(self, fits: Tensor) -> "Points":
         """Return the points of some fits."""
         return Points(*(part[fits] for part in self))
 
@@ -89,11 +87,11 @@ class Fit(NamedTuple):
     descent: Tensor
     """(N, 6) minus their gradient."""
 
-    def take(self, fits: Tensor) -> Fit:
+    def take(self, fits: Tensor) -> "Fit":
         """Return some of the fits."""
         return Fit(*(part[fits] for part in self))
 
-    def replaced(self, places: Tensor, some: Fit) -> Fit:
+    def replaced(self, places: Tensor, some: "Fit") -> "Fit":
         """Return all fits, with ``some`` in their ``places`` (indices or bools)."""
         parts = [part.clone() for part in self]
         for part, new in zip(parts, some, strict=True):

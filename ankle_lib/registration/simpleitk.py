@@ -5,8 +5,6 @@ across the slice, so that both images are equally blurred; the weights become a 
 because ITK knows no soft weights. ITK transforms map fixed to moving points in LPS mm.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -3,8 +3,6 @@
 The error of a pose is told on the bone in mm, and in degrees about the anatomical axes.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a network for scans of any contrast: `ankle networks train`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
