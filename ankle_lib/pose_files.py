@@ -97,6 +97,21 @@ def read_transforms(path: str | os.PathLike[str]) -> list[FramePose]:
     return _checked(path, text)
 
 
+def poses_by_bone(
+    poses: Iterable[FramePose], bones: Iterable[str], n_frames: int
+) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
+    """Return the poses (F, 4, 4) of each bone, and 1 where one was accepted, 0 elsewhere (F,).
+
+    A frame without a pose has NaN and 0.
+    """
+    found = {bone: np.full((n_frames, 4, 4), np.nan) for bone in bones}
+    accepted = {bone: np.zeros(n_frames) for bone in found}
+    for one in poses:
+        if one.bone in found:
+            found[one.bone][one.frame], accepted[one.bone][one.frame] = one.matrix, one.accepted
+    return found, accepted
+
+
 def write_flirt(path: str | os.PathLike[str], matrix: ArrayLike, moving: Grid, fixed: Grid) -> Path:
     """Write a pose as FLIRT's ``.mat`` text file."""
     rows = to_flirt(matrix, moving, fixed)

@@ -13,6 +13,9 @@ Value = TypeVar("Value")
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
 
+LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
+"""Their numbers in maps of labels; 0 is none of them."""
+
 
 def _sizes(smoke: Value, laptop: Value, paper: Value) -> Value:
     """Declare an attribute of a dataclass by its value at each preset."""

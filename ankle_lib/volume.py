@@ -321,6 +321,14 @@ def to_orientation(volume: Volume, codes: str = CANONICAL_CODES) -> Volume:
     return replace(volume, data=data, affine=affine)
 
 
+def slices_last(volume: Volume) -> Volume:
+    """Return the image with its third axis across the slices, that of the largest voxel."""
+    across = slice_direction(volume.affine).axis
+    order = [*(axis for axis in range(3) if axis != across), across]
+    data = volume.data.transpose([*order, *range(3, volume.data.ndim)])
+    return replace(volume, data=data, affine=volume.affine[:, [*order, 3]])
+
+
 def left_right_axis(affine: ArrayLike) -> int:
     """Return the axis of the array that is closest to world left-right."""
     orientation = orientations.io_orientation(np.asarray(affine, dtype=np.float64))

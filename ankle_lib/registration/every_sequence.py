@@ -20,14 +20,14 @@ from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
+from ankle_lib.presets import LABELS
 from ankle_lib.quality.gate import Gate
-from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path
+from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path, transforms_path
 from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, weights_of
 from ankle_lib.registration.truth import (
     AXES,
-    TRUE_LABELS,
     TruePoses,
     bone_points,
     read_true_labels,
@@ -136,7 +136,9 @@ def register_cohort(
         for subject in subjects
         for sequence in subject.sequences
     ]
-    return pd.concat(_run(tasks, "registering sequences", n_jobs), ignore_index=True)
+    what = "registering sequences"
+    tables = run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
+    return pd.concat(tables, ignore_index=True)
 
 
 def experiment(
@@ -166,7 +168,8 @@ def experiment(
         for subject in subjects
         for variant in variants.values()
     ]
-    tables = _run(tasks, "comparing sequences", n_jobs)
+    what = "comparing sequences"
+    tables = run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
     names = itertools.cycle(variants)
     return pd.concat([t.assign(variant=next(names)) for t in tables], ignore_index=True)
 
@@ -220,11 +223,6 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
     return table
 
 
-def _run(tasks: Sequence[SequenceTask], what: str, n_jobs: int | None) -> list[pd.DataFrame]:
-    device = tasks[0].device if tasks else "cpu"
-    return run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
-
-
 def register_sequence(task: SequenceTask) -> pd.DataFrame:
     """Return the rows of ``registration.csv`` for one sequence, and write its files.
 
@@ -250,11 +248,6 @@ def sequence_images(
     fixed = Volume(np.stack([frame.data for frame in frames], axis=-1), frames[0].affine)
     masks = {bone: load(path) for bone, path in subject.masks.items()}
     return fixed, load(subject.static), masks
-
-
-def transforms_path(out: Path, subject: str, sequence: str) -> Path:
-    """Return the file with the poses of a sequence."""
-    return out / f"sub-{subject}" / f"sub-{subject}_task-{sequence}_transforms.json"
 
 
 def _work(task: SequenceTask) -> pd.DataFrame:
@@ -308,24 +301,19 @@ def _registrations(
 ) -> Iterator[Registration]:
     """Yield the registration of the whole foot and that of its bones, or the latter alone."""
     variant = task.variant
-    soft = weights_of(masks, variant.radius_voxels, variant.sigma_voxels)
-
-    def fit(
-        weights: Mapping[str, NDArray[np.float32]],
-        settings: Settings,
-        start: NDArray[np.float64] | None = None,
-    ) -> Registration:
-        options = {"engine": variant.engine, "device": task.device}
-        with turn_on(task.device):
-            return register(fixed, static, weights, start=start, settings=settings, **options)
-
+    fit = partial(register, fixed, static, engine=variant.engine, device=task.device)
     if variant.start_error is not None and truth is not None:
-        yield fit(soft, variant.settings, truth.disturbed(points, *variant.start_error))
-        return
-    foot = {WHOLE: load(task.foot_mask).data.astype(np.float32)}
-    whole = fit(foot, replace(variant.settings, any_contrast=False))
-    yield whole
-    yield fit(soft, variant.settings, whole.poses[:, 0])
+        start = truth.disturbed(points, *variant.start_error)
+    else:
+        foot = {WHOLE: load(task.foot_mask).data.astype(np.float32)}
+        with turn_on(task.device):
+            whole = fit(foot, settings=replace(variant.settings, any_contrast=False))
+        yield whole
+        start = whole.poses[:, 0]
+    soft = weights_of(masks, variant.radius_voxels, variant.sigma_voxels)
+    with turn_on(task.device):
+        bones = fit(soft, start=start, settings=variant.settings)
+    yield bones
 
 
 @dataclass(frozen=True)
@@ -347,7 +335,7 @@ class _Truth:
         for bone, mask in carried.items():
             true_pose = self.poses[frame][bone]
             turned = rotation_errors_deg(pose, true_pose)
-            overlap = dice(mask.data, self.labels[..., frame] == TRUE_LABELS[bone])
+            overlap = dice(mask.data, self.labels[..., frame] == LABELS[bone])
             tre = tre_mm(pose, true_pose, points[bone])
             rows.append([overlap, tre, float(np.linalg.norm(turned)), *turned])
         return dict(zip(ERRORS, np.mean(rows, axis=0).tolist(), strict=True))

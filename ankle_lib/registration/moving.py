@@ -4,14 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, apply, arrival, bounding_box, compose, part_of
-from ankle_lib.volume import (
-    CANONICAL_CODES,
-    Volume,
-    canonical_voxel_size,
-    resample,
-    to_orientation,
-)
+from ankle_lib.geometry import Grid, Matrix, apply, arrival, bounding_box, compose, part_of
+from ankle_lib.volume import CANONICAL_CODES, Volume, canonical_voxel_size, resample, to_orientation
 
 MARGIN_MM = 5.0
 """Around the bone on a fine grid: cartilage and the beginning of its neighbours."""
@@ -21,7 +15,7 @@ def moved_mask(
     mask: Volume,
     pose: ArrayLike,
     shape: tuple[int, int, int],
-    affine: ArrayLike,
+    affine: Matrix,
     *,
     slice_samples: int = 5,
 ) -> Volume:
@@ -42,7 +36,7 @@ def moved_mask(
         result[box] = (
             resample(solid, lengths, part, pose=pose, slice_samples=slice_samples).data >= 0.5
         )
-    return Volume(result, np.asarray(affine, dtype=np.float64))
+    return Volume(result, affine)
 
 
 def cut_to_mask(mask: Volume, margin: ArrayLike = 1) -> Volume:

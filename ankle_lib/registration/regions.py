@@ -43,21 +43,24 @@ SMALLEST_SEEN = 20
 """Voxels of a frame in which a region must be seen to be scored."""
 
 
-class Fits(NamedTuple):
+@dataclass(frozen=True)
+class Fits:
     """What every engine returns, for F frames and R regions."""
 
     poses: NDArray[np.float64]
-    """(F, R, 4, 4) static world to frame world, RAS mm."""
+    """(F, R, 4, 4) static world to frame world, RAS mm. A failed fit keeps the best pose found."""
     correlations: NDArray[np.float64]
-    """(F, R) weighted correlation; NaN where the region is not in the frame's field of view."""
+    """(F, R) weighted correlation of the frame and the carried, slice-averaged static scan; NaN
+    where the region is not in the frame's field of view."""
     costs: NDArray[np.float64]
-    """(F, R) part of the weighted variance left after gain, offset and linear shading; or 1."""
+    """(F, R) part of the frame's weighted variance left after gain, offset and shading; or 1."""
     seen: NDArray[np.float64]
     """(F, R) part of the region's weight inside the frame's field of view."""
     above: NDArray[np.float64]
     """(F, R) by how much the correlation beats that of the region elsewhere; NaN if unknown."""
     seconds: NDArray[np.float64]
-    """(F, R) CPU time of the fit, preparation shared out; the score does not count."""
+    """(F, R) of the fit, preparation shared out; the score does not count. CPU time; on a GPU, and
+    of a program of its own as FLIRT is, the time that passed."""
 
 
 class Agreement(NamedTuple):

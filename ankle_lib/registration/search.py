@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ankle_lib.geometry import voxel_mm3, voxel_size
 from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.pyramid import (
     FixedFrames,
@@ -94,7 +95,7 @@ def fit(
     spacings = {one.fixed_mm for one in (*settings.resolutions, settings.finest)}
     pyramid = {spacing: frames.coarser(spacing) for spacing in spacings}
     inverse = torch.as_tensor(np.linalg.inv(start), device=device)
-    margin = frames.thickness_mm / 2 + 2.0
+    margin = voxel_size(frames.affine)[2] / 2 + 2.0
     regions = [cut_region(moving, soft, name, margin) for name, soft in weights.items()]
     carried = [moving_region(region, device) for region in regions]
     if settings.any_contrast:
@@ -139,7 +140,7 @@ def _search(
         Whether levels explain frames by layers.
     """
     resolutions = settings.resolutions
-    if _is_large(moving, settings):
+    if moving.volume_mm3 / 1000 > settings.largest_cm3:
         resolutions = resolutions[:1] * 2
     elif finest is not None:
         resolutions = resolutions[:-1]
@@ -161,14 +162,10 @@ def _level(
     most_points: float,
 ) -> Level:
     frames = pyramid[one.fixed_mm]
-    n_points = int(float(moving.weights.sum()) * moving.voxel_mm3 / frames.voxel_mm3)
+    n_points = int(moving.volume_mm3 / voxel_mm3(frames.affine))
     stride = max(1, round(n_points / most_points))
     samples = one.slice_samples if settings.slice_model else 1
     return Level(frames, moving, samples, one.iterations, n_points // stride, stride)
-
-
-def _is_large(moving: MovingRegion, settings: Settings) -> bool:
-    return float(moving.weights.sum()) * moving.voxel_mm3 / 1000 > settings.largest_cm3
 
 
 def _by_gain(searches: Sequence[Search], inverse: Tensor) -> list[Tensor]:
@@ -293,7 +290,7 @@ def _layered_search(
 ) -> Search:
     """Return the search for a region by its layers, in a scan as it is."""
     one, finest = settings.finest, None
-    if not _is_large(region, settings):
+    if region.volume_mm3 / 1000 <= settings.largest_cm3:
         layers = region.coarser(one.moving_mm).layered
         finest = _level(pyramid, layers, one, settings, settings.finest_points)
     return _search(pyramid, region, settings, finest, layers=True)

@@ -13,11 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, compose, invert
-from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, load, to_orientation
-
-TRUE_LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
-"""Numbers of the bones in the files of the truth."""
 
 TruePoses = list[dict[str, NDArray[np.float64]]]
 """For each frame, bone to (4, 4), static world to frame world, RAS mm."""
@@ -47,7 +43,7 @@ def read_true_poses(truth: Path, subject: str, sequence: str) -> TruePoses:
 
 
 def read_true_labels(truth: Path, subject: str, sequence: str) -> NDArray[np.uint8] | None:
-    """Read the true labels of a sequence (see `truth_files` and `TRUE_LABELS`).
+    """Read the true labels of a sequence (see `truth_files` and `presets.LABELS`).
 
     Returns
     -------
