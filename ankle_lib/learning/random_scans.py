@@ -23,7 +23,7 @@ from torch.nn import functional
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, bounding_box, rigid
 from ankle_lib.learning.scans import Scan, coarser, factor_for
-from ankle_lib.motion_fields import flow_back
+from ankle_lib.motion_fields import finer, flow_back
 from ankle_lib.patches.items import Item, zscore
 from ankle_lib.presets import BONES
 
@@ -371,11 +371,7 @@ def _posed(
     points = np.stack(np.meshgrid(*coarse, indexing="ij"), axis=-1)
     moved = torch.from_numpy(apply(np.linalg.inv(leg), points).astype(np.float32))
     home = flow_back(moved, motions, _distances(tissues), steps=FLOW_STEPS)
-    size = tuple(len(a) for a in axes)
-    full = functional.interpolate(
-        home.permute(3, 0, 1, 2)[None], size=size, mode="trilinear", align_corners=True
-    )
-    return full[0].permute(1, 2, 3, 0)
+    return finer(home, [len(a) for a in axes])
 
 
 def _bone_motions(
