@@ -70,12 +70,7 @@ def register_files(
     }
     with result_folder(out, record) as folder:
         poses, moved = register_scans(
-            scans,
-            folder,
-            engine=engine,
-            device=device,
-            gate=gate,
-            high_resolution=high_resolution,
+            scans, folder, engine=engine, device=device, gate=gate, high_resolution=high_resolution
         )
         frames = [scans.frames.frame(number) for number in range(scans.frames.n_frames)]
         table = verdicts(poses)
@@ -168,7 +163,7 @@ def register_scans(
         cut = {bone: cut_to_mask(mask) for bone, mask in bones_on_grid.items()}
         masks: dict[str, list[Volume | None]] = {bone: [None] * frames.n_frames for bone in cut}
         digits = max(2, len(str(frames.n_frames - 1)))
-        grid = frames.shape, frames.affine
+        grid = frames.grid
 
         def write(pose: FramePose) -> None:
             stem = f"frame-{pose.frame:0{digits}d}_label-{pose.bone}"
