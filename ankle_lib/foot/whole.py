@@ -17,14 +17,7 @@ import pandas as pd
 
 from ankle_lib.cache import remembered
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.dynamic.kinematics import (
-    ANGLES,
-    GAP_COLUMNS,
-    anatomical_frame,
-    angle_table,
-    gap_table,
-    helical_table,
-)
+from ankle_lib.dynamic import kinematics
 from ankle_lib.dynamic.smoothing import smooth_together
 from ankle_lib.files import AnkleError, write_csv, write_text
 from ankle_lib.foot.page import SequenceReport, foot_page
@@ -218,16 +211,16 @@ def _report(
     centres = {bone: weighted_centre(mask.data, mask.affine) for bone, mask in bones.items()}
     smooth = smooth_together(poses, known, centres)
     measured = {bone: one for bone, one in poses.items() if known[bone].any()}
-    angles = pd.DataFrame(columns=["frame", "joint", *ANGLES])
+    angles = pd.DataFrame(columns=["frame", "joint", *kinematics.ANGLES])
     axes, frame = pd.DataFrame(), None
     try:
-        frame = anatomical_frame(bones, _side(given, bones))
+        frame = kinematics.anatomical_frame(bones, _side(given, bones))
     except AnkleError as error:
         told.append(f"no joint angles: {error}")
     if frame is not None and len(measured) == len(BONES):
-        angles, axes = angle_table(smooth, frame), helical_table(smooth, frame)
-    gaps = gap_table(measured, {bone: bones[bone] for bone in measured})
-    gaps = gaps if len(gaps) else pd.DataFrame(columns=list(GAP_COLUMNS))
+        angles = kinematics.angle_table(smooth, frame)
+        axes = kinematics.helical_table(smooth, frame)
+    gaps = kinematics.gap_table(measured, {bone: bones[bone] for bone in measured})
     for file, table in zip(CURVES, (angles, axes, gaps), strict=True):
         write_csv(folder / file, table)
     shown = ["joint", "rotation_deg", "shift_mm", "inclination_deg", "deviation_deg"]

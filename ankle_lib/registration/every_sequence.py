@@ -15,30 +15,17 @@ from numpy.typing import NDArray
 
 from ankle_lib.cache import remembered
 from ankle_lib.files import write_csv
-from ankle_lib.geometry import arrival, part_of, rigid
+from ankle_lib.geometry import arrival, part_of
 from ankle_lib.manifest.layouts import CleanSubject
-from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
-from ankle_lib.presets import LABELS
 from ankle_lib.quality.gate import Gate
 from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path, transforms_path
 from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import RADIUS_VOXELS, SIGMA_VOXELS, WHOLE, weights_of
-from ankle_lib.registration.truth import (
-    AXES,
-    TruePoses,
-    bone_points,
-    read_true_labels,
-    read_true_poses,
-    rotation_errors_deg,
-    tre_mm,
-    truth_files,
-)
+from ankle_lib.registration.truth import ERRORS, SequenceTruth, bone_points, tre_mm, truth_files
 from ankle_lib.volume import Volume, load, resample, save
-
-ERRORS = ("dice", "tre_mm", "rotation_error_deg", *(f"rotation_{axis}_deg" for axis in AXES))
 
 COLUMNS = (
     "subject", "sequence", "frame", "bone", "engine", "correlation", *ERRORS[:3], "accepted",
@@ -254,7 +241,7 @@ def _work(task: SequenceTask) -> pd.DataFrame:
     fixed, static, masks = sequence_images(task.subject, task.sequence)
     small = {bone: cut_to_mask(mask) for bone, mask in masks.items()}
     points = {bone: bone_points(mask.data, mask.affine) for bone, mask in small.items()}
-    truth = _read_truth(task)
+    truth = SequenceTruth.read(task.truth, task.subject.code, task.sequence)
     rows, poses = [], []
     for found in _registrations(task, fixed, static, masks, truth, points):
         for index, region in enumerate(found.regions):
@@ -296,7 +283,7 @@ def _registrations(
     fixed: Volume,
     static: Volume,
     masks: Mapping[str, Volume],
-    truth: "_Truth | None",
+    truth: SequenceTruth | None,
     points: Mapping[str, NDArray[np.float64]],
 ) -> Iterator[Registration]:
     """Yield the registration of the whole foot and that of its bones, or the latter alone."""
@@ -314,53 +301,6 @@ def _registrations(
     with turn_on(task.device):
         bones = fit(soft, start=start, settings=variant.settings)
     yield bones
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """True poses and labels of one sequence."""
-
-    poses: TruePoses
-    labels: NDArray[np.uint8]
-
-    def errors(
-        self,
-        frame: int,
-        pose: NDArray[np.float64],
-        carried: Mapping[str, Volume],
-        points: Mapping[str, NDArray[np.float64]],
-    ) -> dict[str, float]:
-        """Compare one pose and the masks that it carries with the truth; bones are averaged."""
-        rows = []
-        for bone, mask in carried.items():
-            true_pose = self.poses[frame][bone]
-            turned = rotation_errors_deg(pose, true_pose)
-            overlap = dice(mask.data, self.labels[..., frame] == LABELS[bone])
-            tre = tre_mm(pose, true_pose, points[bone])
-            rows.append([overlap, tre, float(np.linalg.norm(turned)), *turned])
-        return dict(zip(ERRORS, np.mean(rows, axis=0).tolist(), strict=True))
-
-    def disturbed(
-        self, points: Mapping[str, NDArray[np.float64]], angle_deg: float, shift_mm: float
-    ) -> NDArray[np.float64]:
-        """Return start poses (F, R, 4, 4) off the truth, the same at every call."""
-        generator = np.random.default_rng(0)
-        starts = np.empty((len(self.poses), len(points), 4, 4))
-        for frame, true_poses in enumerate(self.poses):
-            for index, (bone, places) in enumerate(points.items()):
-                axis, shift = generator.normal(size=(2, 3))
-                axis *= angle_deg / np.linalg.norm(axis)
-                shift *= shift_mm / np.linalg.norm(shift)
-                starts[frame, index] = true_poses[bone] @ rigid(axis, shift, places.mean(axis=0))
-        return starts
-
-
-def _read_truth(task: SequenceTask) -> _Truth | None:
-    if task.truth is None:
-        return None
-    place = (task.truth, task.subject.code, task.sequence)
-    labels = read_true_labels(*place)
-    return None if labels is None else _Truth(read_true_poses(*place), labels)
 
 
 def _write_frame(
