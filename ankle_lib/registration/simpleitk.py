@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.files import AnkleError
 from ankle_lib.geometry import (
     Matrix,
     apply,
@@ -28,14 +28,6 @@ from ankle_lib.geometry import (
 from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import Fits, Region, agreement, cut_region, fit_each
 from ankle_lib.volume import Volume, resample
-
-try:
-    import SimpleITK as sitk
-except ImportError:
-    raise AnkleError(
-        "engine 'simpleitk' needs the package SimpleITK: pip install SimpleITK, or choose engine "
-        "'torch'"
-    ) from None
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
 """From coarse to fine: pixel size within the slices in mm (0: the frame's own), and the length of
