@@ -84,8 +84,6 @@ class Settings:
     """Voxels of a frame, at most about, that take part at ``finest``."""
     largest_cm3: float = 150.0
     """Larger regions, such as a whole foot, are searched at the coarsest level alone."""
-    n_jobs: int = 1
-    """Fits at a time, for engines that do one by one."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ def register(
     elif engine == "flirt":
         from ankle_lib.registration import flirt
 
-        found = flirt.fit(fixed, moving, weights, begin, settings)
+        found = flirt.fit(fixed, moving, weights, begin)
     else:
         raise AnkleError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")
     centres = [weighted_centre(soft, moving.affine) for soft in weights.values()]

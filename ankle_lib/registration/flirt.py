@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, nearest_rigid, slice_direction
 from ankle_lib.pose_files import read_flirt, write_flirt
-from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import WHOLE, Fits, cut_region, fit_each
 from ankle_lib.volume import Volume, save
 
@@ -30,7 +29,6 @@ def fit(
     moving: Volume,
     weights: Mapping[str, NDArray[Any]],
     start: NDArray[np.float64],
-    settings: Settings,
 ) -> Fits:
     """Register every region to every frame; see `register.register`.
 
@@ -42,8 +40,6 @@ def fit(
         Those of the region ``whole`` are not used: the report gave FLIRT the whole image.
     start : (F, R, 4, 4) array
         Static world to frame world, RAS mm. Not used for ``whole``.
-    settings : Settings
-        Only ``n_jobs`` counts.
 
     Raises
     ------
@@ -68,7 +64,7 @@ def fit(
             seconds = _run([program, *options, "-omat", f"{stem}.mat", "-out", stem], folder)
             return _pose(folder / f"{stem}.mat", moving, fixed), seconds
 
-        return fit_each(fixed, regions, fit_one, settings.n_jobs)
+        return fit_each(fixed, regions, fit_one)
 
 
 def _write_images(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -139,9 +138,8 @@ def fit_each(
     fixed: Volume,
     regions: list[Region],
     fit_one: Callable[[int, int], tuple[Matrix, float]],
-    n_jobs: int,
 ) -> Fits:
-    """Fit every region to every frame, in threads, and score the poses found.
+    """Fit every region to every frame, one after the other, and score the poses found.
 
     Parameters
     ----------
@@ -149,20 +147,15 @@ def fit_each(
         F frames.
     regions : list of R Region
     fit_one : callable
-        (frame, index of the region) to (pose, CPU seconds).
-    n_jobs : int
-        Fits at a time.
+        (frame, index of the region) to (pose, seconds).
     """
-
-    def work(frame: int, index: int) -> tuple[Matrix, float, Agreement]:
-        pose, seconds = fit_one(frame, index)
-        return pose, seconds, agreement(fixed.frame(frame), regions[index], pose)
-
     shape = fixed.n_frames, len(regions)
-    done = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(
-        joblib.delayed(work)(*task) for task in np.ndindex(*shape)
-    )
-    poses, seconds, scores = zip(*done, strict=True)
+    places = list(np.ndindex(*shape))
+    poses, seconds = zip(*(fit_one(*place) for place in places), strict=True)
+    scores = [
+        agreement(fixed.frame(frame), regions[index], pose)
+        for (frame, index), pose in zip(places, poses, strict=True)
+    ]
     correlations, costs, seen = np.array(scores).T.reshape(3, *shape)
     matrices = np.array(poses).reshape(*shape, 4, 4)
     unknown = np.full(shape, np.nan)

@@ -65,7 +65,7 @@ def fit(
     start : (F, R, 4, 4) array
         Static world to frame world, RAS mm.
     settings : Settings
-        ``start_angles_deg``, ``retry``, ``largest_cost``, ``slice_model`` and ``n_jobs`` count.
+        ``start_angles_deg``, ``retry``, ``largest_cost`` and ``slice_model`` count.
     """
     thickness_mm = slice_direction(fixed.affine).thickness_mm
     regions = [cut_region(moving, array, name, thickness_mm) for name, array in weights.items()]
@@ -90,7 +90,7 @@ def fit(
         return best, time.thread_time() - begun
 
     with _quiet_thread():
-        return fit_each(fixed, regions, fit_one, settings.n_jobs)
+        return fit_each(fixed, regions, fit_one)
 
 
 @contextmanager
