@@ -14,8 +14,6 @@ all are searched as usual; where that is not enough, again, from what was found 
 that it teaches. At last the layers make the poses fine.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -123,7 +121,7 @@ def _search(
     finest: Level | None = None,
     *,
     layers: bool = False,
-) -> Search:
+) -> "Search":
     """Return the search for a region.
 
     All levels but the last one of all are searched on a part of their voxels. A large region has
@@ -168,7 +166,7 @@ def _level(
     return Level(frames, moving, samples, one.iterations, n_points // stride, stride)
 
 
-def _by_gain(searches: Sequence[Search], inverse: Tensor) -> list[Tensor]:
+def _by_gain(searches: Sequence["Search"], inverse: Tensor) -> list[Tensor]:
     """Find R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
 
     Returns the inverse poses (F, 4, 4) of each region.
@@ -231,7 +229,7 @@ def _by_looks(
     inverse: Tensor,
     body: Tensor,
     settings: Settings,
-) -> tuple[list[Search], list[Tensor]]:
+) -> tuple[list["Search"], list[Tensor]]:
     """Find R regions in all frames without knowing how these show them.
 
     Parameters
@@ -287,7 +285,7 @@ def _by_looks(
 
 def _layered_search(
     pyramid: Mapping[float, FixedFrames], region: MovingRegion, settings: Settings
-) -> Search:
+) -> "Search":
     """Return the search for a region by its layers, in a scan as it is."""
     one, finest = settings.finest, None
     if region.volume_mm3 / 1000 <= settings.largest_cm3:
@@ -296,7 +294,7 @@ def _layered_search(
     return _search(pyramid, region, settings, finest, layers=True)
 
 
-def _look_of(layered: Sequence[Search], found: Sequence[Tensor], trusted: Tensor) -> Look:
+def _look_of(layered: Sequence["Search"], found: Sequence[Tensor], trusted: Tensor) -> Look:
     """Learn the look of all regions from their trusted fits (R, F)."""
     places = []
     for search, poses, chosen in zip(layered, found, trusted, strict=True):
