@@ -1,10 +1,9 @@
 """The ``ankle`` command. Each command is a thin cover over one function of the library."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -408,7 +407,7 @@ def fetch(
         print(path)
 
 
-def _tell(outcome: Outcome) -> None:
+def _tell(outcome: "Outcome") -> None:
     """Print what a command found and wrote; what could not be done is an error."""
     for line in outcome.lines:
         print(line)
@@ -443,27 +442,24 @@ def _masks(assignments: list[str]) -> dict[str, Path]:
 
 
 def _parameters(assignments: list[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` texts; 3 and 1e-3 are numbers, all else is read as YAML."""
+    """Read ``NAME=VALUE`` texts."""
     parameters = {}
     for name, value in _pairs("-p", assignments, "NAME=VALUE, for instance -p radius_mm=2"):
         try:
-            parameters[name] = _number(value)
-            if parameters[name] is None:
-                parameters[name] = yaml.safe_load(value)
+            parameters[name] = _value(value)
         except yaml.YAMLError:
             raise AnkleError(f"-p {name}={value}: the value cannot be read, quote it") from None
     return parameters
 
 
-def _number(text: str) -> int | float | None:
-    """Read a number as Python does: to YAML 1e3 is a text, and 010 is eight."""
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        return number if kind is int or math.isfinite(number) else None
-    return None
+def _value(text: str) -> Any:
+    """Read a number as Python does (to YAML 1e3 is a text, and 010 is eight), all else as YAML."""
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    return yaml.safe_load(text)
 
 
 def _pairs(option: str, assignments: list[str], form: str) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,5 @@
 """The one error type, and writes that leave either the whole file or nothing."""
 
-from __future__ import annotations
-
 import json
 import os
 import uuid

@@ -6,8 +6,7 @@ of the static scan to world points of a frame ("static to frame"): the static sc
 image of a registration and the frame the *fixed* one.
 """
 
-from __future__ import annotations
-
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from ankle_lib.files import AnkleError
 Matrix = NDArray[np.float64]
 Box = tuple[slice, slice, slice]
 """A part of a grid, one slice for each axis."""
-Grid = tuple[tuple[int, int, int], ArrayLike]
+Grid = tuple[tuple[int, int, int], Matrix]
 """Shape and affine of an image."""
 
 VOXEL_SIZE_LIMITS_MM = (0.01, 100.0)
@@ -82,10 +81,7 @@ def invert(matrix: ArrayLike) -> Matrix:
 
 def compose(*matrices: ArrayLike) -> Matrix:
     """Return the product: ``compose(b, a)`` first applies ``a``, then ``b``."""
-    result = np.eye(4)
-    for matrix in matrices:
-        result = result @ np.asarray(matrix, dtype=np.float64)
-    return result
+    return functools.reduce(np.matmul, matrices, np.eye(4))
 
 
 def is_rigid(matrix: ArrayLike, tolerance: float = 1e-4) -> bool:
@@ -180,6 +176,11 @@ def voxel_size(affine: ArrayLike) -> tuple[float, float, float]:
     return float(i), float(j), float(k)
 
 
+def voxel_mm3(affine: ArrayLike) -> float:
+    """Return the volume of a voxel in mm3."""
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=np.float64)[:3, :3])))
+
+
 def in_words(sizes_mm: tuple[float, ...]) -> str:
     """Return voxel sizes as text, e.g. ``0.28 x 0.28 x 0.8 mm``."""
     return " x ".join(f"{size:.3g}" for size in sizes_mm) + " mm"
@@ -255,6 +256,25 @@ def part_of(box: Box, affine: ArrayLike) -> tuple[tuple[int, int, int], Matrix]:
     return (i, j, k), part
 
 
+def block_affine(affine: ArrayLike, blocks: ArrayLike) -> Matrix:
+    """Return the affine of blocks of so many voxels along each axis, a place being its middle."""
+    result = np.array(affine, dtype=np.float64)
+    result[:3, 3] += result[:3, :3] @ ((np.asarray(blocks) - 1) / 2)
+    result[:3, :3] *= np.asarray(blocks)
+    return result
+
+
+def box_around(places: Matrix, margin: ArrayLike, shape: Sequence[int]) -> Box:
+    """Return the part of a grid around (fractional) voxels (N, 3); may be empty.
+
+    ``margin`` is in voxels (along each axis).
+    """
+    low = np.clip(np.floor(places.min(axis=0) - margin), 0, shape)
+    high = np.clip(np.ceil(places.max(axis=0) + margin) + 1, low, shape)
+    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return i, j, k
+
+
 def arrival(carried: Grid, pose: ArrayLike, target: Grid, margin_mm: float = 0.0) -> Box:
     """Return the part of a grid that another one reaches when a pose carries it; may be empty.
 
@@ -270,11 +290,7 @@ def arrival(carried: Grid, pose: ArrayLike, target: Grid, margin_mm: float = 0.0
     shape, affine = target[0], np.asarray(target[1], dtype=np.float64)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(carried[0]) - 1)
     there = apply(compose(np.linalg.inv(affine), pose, carried[1]), corners)
-    margin = margin_mm / np.asarray(voxel_size(affine))
-    low = np.clip(np.floor(there.min(axis=0) - margin).astype(int), 0, shape)
-    high = np.clip(np.ceil(there.max(axis=0) + margin).astype(int) + 1, low, shape)
-    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return i, j, k
+    return box_around(there, margin_mm / np.asarray(voxel_size(affine)), shape)
 
 
 class SliceProfile(NamedTuple):

@@ -7,15 +7,14 @@ the mean is taken point by point in the log domain (Arsigny et al., J. Math. Ima
 doi:10.1007/s10851-008-0135-9).
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import RigidTransform
 from torch import Tensor
+from torch.nn import functional
 
 Distances = Callable[[int, Tensor], Tensor]
 """Maps the number of a bone and points (..., 3) mm where the bones are at s = 0 to the distance
@@ -66,6 +65,14 @@ def flow_back(
         half = points - 0.5 * step * _velocity(points, end, coordinates, twists, distances)
         points = points - step * _velocity(half, middle, coordinates, twists, distances)
     return points
+
+
+def finer(places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Interpolate a lattice of places (A, B, C, 3) to a grid over the same box, (X, Y, Z, 3)."""
+    full = functional.interpolate(
+        places.permute(3, 0, 1, 2)[None], size=tuple(shape), mode="trilinear", align_corners=True
+    )
+    return full[0].permute(1, 2, 3, 0)
 
 
 def jacobian_determinant(mapped: Tensor, spacing_mm: float) -> Tensor:

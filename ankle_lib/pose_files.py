@@ -1,7 +1,5 @@
 """Poses in files: ``transforms.json``, FLIRT's ``.mat`` and ITK's ``.tfm``."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -97,6 +95,21 @@ def read_transforms(path: str | os.PathLike[str]) -> list[FramePose]:
     except OSError as error:
         raise AnkleError(f"{path}: cannot be read ({error.strerror or error})") from None
     return _checked(path, text)
+
+
+def poses_by_bone(
+    poses: Iterable[FramePose], bones: Iterable[str], n_frames: int
+) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
+    """Return the poses (F, 4, 4) of each bone, and 1 where one was accepted, 0 elsewhere (F,).
+
+    A frame without a pose has NaN and 0.
+    """
+    found = {bone: np.full((n_frames, 4, 4), np.nan) for bone in bones}
+    accepted = {bone: np.zeros(n_frames) for bone in found}
+    for one in poses:
+        if one.bone in found:
+            found[one.bone][one.frame], accepted[one.bone][one.frame] = one.matrix, one.accepted
+    return found, accepted
 
 
 def write_flirt(path: str | os.PathLike[str], matrix: ArrayLike, moving: Grid, fixed: Grid) -> Path:

@@ -3,8 +3,6 @@
 Each size is declared with its values at smoke, laptop and paper, side by side.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
@@ -14,6 +12,9 @@ Value = TypeVar("Value")
 
 BONES = ("calcaneus", "talus", "tibia")
 """The bones that a reader segments, in the order of every table."""
+
+LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
+"""Their numbers in maps of labels; 0 is none of them."""
 
 
 def _sizes(smoke: Value, laptop: Value, paper: Value) -> Value:

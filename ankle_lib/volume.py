@@ -5,8 +5,6 @@ axes point to the right, anterior and superior (RAS). Reading is strict on purpo
 header and content do not agree gives an :class:`~ankle_lib.files.AnkleError`, never a guess.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import os
@@ -128,7 +126,7 @@ class Volume:
         """Where each axis of the array points to, e.g. ``("P", "S", "R")``."""
         return cast(tuple[str, str, str], tuple(orientations.aff2axcodes(self.affine)))
 
-    def frame(self, index: int) -> Volume:
+    def frame(self, index: int) -> "Volume":
         """Return frame ``index`` (from 0) as a 3D volume on the same grid; a view, not a copy."""
         if not 0 <= index < self.n_frames:
             raise AnkleError(f"there is no frame {index}: the image has {self.n_frames}")
@@ -321,6 +319,14 @@ def to_orientation(volume: Volume, codes: str = CANONICAL_CODES) -> Volume:
     affine = volume.affine @ orientations.inv_ornt_aff(change, volume.shape)
     data = orientations.apply_orientation(volume.data, change)
     return replace(volume, data=data, affine=affine)
+
+
+def slices_last(volume: Volume) -> Volume:
+    """Return the image with its third axis across the slices, that of the largest voxel."""
+    across = slice_direction(volume.affine).axis
+    order = [*(axis for axis in range(3) if axis != across), across]
+    data = volume.data.transpose([*order, *range(3, volume.data.ndim)])
+    return replace(volume, data=data, affine=volume.affine[:, [*order, 3]])
 
 
 def left_right_axis(affine: ArrayLike) -> int:

@@ -3,8 +3,6 @@
 What is found goes into `Findings`: reasons why the subject cannot be used, corrections, notes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -96,7 +94,7 @@ class Scan:
         fits = header.dtype == np.int16 and header.intercept == 0 and header.slope > 0
         return header.slope if fits and self.volume.data.dtype.kind == "f" else None
 
-    def with_image(self, data: NDArray, affine: NDArray | None = None) -> Scan:
+    def with_image(self, data: NDArray, affine: NDArray | None = None) -> "Scan":
         """Return the same scan with a corrected image, in the same place unless told otherwise."""
         place = self.volume.affine if affine is None else affine
         return replace(self, volume=Volume(data, place))

@@ -1,7 +1,5 @@
 """Clean a subject: whether it is usable, why not, and every correction; and a whole cohort."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -129,14 +127,9 @@ def clean_cohort(cohort: Cohort, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]
         workers="threads",
         desc="cleaning subjects",
     )
-    corrections = pd.DataFrame(
-        [
-            [row["subject"], correction["file"], correction["text"], correction["kind"]]
-            for row in rows
-            for correction in row["corrections"]
-        ],
-        columns=["subject", "file", "correction", "kind"],
-    )
+    changed = [{"subject": row["subject"]} | one for row in rows for one in row["corrections"]]
+    corrections = pd.DataFrame(changed, columns=["subject", "file", "text", "kind"])
+    corrections = corrections.rename(columns={"text": "correction"})
     inclusion = pd.DataFrame(rows).drop(columns="corrections", errors="ignore")
     write_csv(out / "tables" / "inclusion.csv", inclusion)
     write_csv(out / "tables" / "corrections.csv", corrections)

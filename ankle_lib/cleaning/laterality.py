@@ -1,7 +1,5 @@
 """Left or right? The side told by the bones, and whether masks and image are mirror images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

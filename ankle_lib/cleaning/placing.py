@@ -1,7 +1,5 @@
 """All files of a subject in one frame of reference, that of the static scan, by evidence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -23,9 +23,10 @@ from ankle_lib.learning.training import WEIGHTS, Trained
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.metrics import dice, mask_scores
 from ankle_lib.parallel import run_all, turn_on
-from ankle_lib.pose_files import read_transforms
+from ankle_lib.pose_files import poses_by_bone, read_transforms
+from ankle_lib.quality.review_sheet import transforms_path
 from ankle_lib.registration.engines import Resolution, Settings, register
-from ankle_lib.registration.every_sequence import sequence_images, transforms_path
+from ankle_lib.registration.every_sequence import sequence_images
 from ankle_lib.registration.moving import cut_to_mask
 from ankle_lib.registration.regions import weights_of
 from ankle_lib.registration.truth import rotation_errors_deg, tre_mm
@@ -50,10 +51,7 @@ FROM_NETWORK = Settings(any_contrast=True, start_angles_deg=(0.0,), retry=False)
 """The search starts close, so no other starts are needed."""
 
 OF_MASKS = Settings(
-    resolutions=(
-        Resolution(3.6, (2.4, 2.4), 3, 8),
-        Resolution(1.8, (1.2, 1.6), 5, 10),
-    ),
+    resolutions=(Resolution(3.6, (2.4, 2.4), 3, 8), Resolution(1.8, (1.2, 1.6), 5, 10)),
     start_angles_deg=(-20.0, 0.0, 20.0),
     retry=False,
     shading=False,
@@ -146,14 +144,8 @@ def read_poses(registered: Path, subject: CleanSubject, sequence: str) -> tuple[
     subject : CleanSubject
     sequence : str
     """
-    n_frames = len(subject.sequences[sequence])
-    poses = {bone: np.full((n_frames, 4, 4), np.nan) for bone in subject.masks}
-    accepted = {bone: np.zeros(n_frames) for bone in subject.masks}
-    for one in read_transforms(transforms_path(registered, subject.code, sequence)):
-        if one.bone in poses:
-            poses[one.bone][one.frame] = one.matrix
-            accepted[one.bone][one.frame] = one.accepted
-    return poses, accepted
+    found = read_transforms(transforms_path(registered, subject.code, sequence))
+    return poses_by_bone(found, subject.masks, len(subject.sequences[sequence]))
 
 
 def poses_from_masks(

@@ -4,8 +4,6 @@ Frames have an image, accepted labels and, of a phantom, true ones; bones are ca
 are, or off by a known error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,20 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ankle_lib.geometry import Grid, apply, rigid, world_to_voxel
+from ankle_lib.geometry import Grid, apply, block_affine, rigid, world_to_voxel
 from ankle_lib.learning.scans import Scan, coarser, factor_for, with_arrays
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.items import dynamic_item, zscore
+from ankle_lib.presets import LABELS
 from ankle_lib.quality.review_sheet import RegisteredFrame
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
-from ankle_lib.registration.truth import (
-    TRUE_LABELS,
-    bone_points,
-    read_true_labels,
-    read_true_poses,
-    tre_mm,
-)
+from ankle_lib.registration.truth import bone_points, read_true_labels, read_true_poses, tre_mm
 from ankle_lib.volume import Volume, canonical_voxel_size, load, to_orientation
 
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -90,30 +83,29 @@ class Frame:
         """Return the scan with other labels."""
         return replace(self.scan, item=replace(self.scan.item, labels=labels))
 
-    def with_image(self, image: Volume) -> Frame:
+    def with_image(self, image: Volume) -> "Frame":
         """Return the frame with another image of it, normalised inside the same foot."""
         item = self.scan.item
         item = replace(item, image=zscore(to_orientation(image).data, item.region))
         return replace(self, scan=replace(self.scan, item=item))
 
-    def below(self, row: int) -> Frame:
+    def below(self, row: int) -> "Frame":
         """Return the first so many rows of the frame, which are its lowest."""
         lower = with_arrays(self.scan, lambda image: image[:, :row], lambda mask: mask[:, :row])
         truth = {bone: mask[:, :row] for bone, mask in self.truth.items()}
         return replace(self, scan=lower, truth=truth)
 
-    def with_pixels(self, pixel_mm: float) -> Frame:
+    def with_pixels(self, pixel_mm: float) -> "Frame":
         """Return the frame with pixels of about this size to learn from; see `coarser`."""
         factor = factor_for(self.scan, pixel_mm)
         if factor == 1:
             return self
-        blocks = np.diag([factor, factor, 1.0, 1.0])
-        blocks[:2, 3] = (factor - 1) / 2
         scan, truth = (
             coarser(self.labelled(labels), factor, to_learn=True)
             for labels in (self.scan.item.labels, self.truth)
         )
-        return Frame(self.sequence, self.number, scan, self.affine @ blocks, truth.item.labels)
+        affine = block_affine(self.affine, (factor, factor, 1))
+        return Frame(self.sequence, self.number, scan, affine, truth.item.labels)
 
 
 def read_frames(
@@ -151,7 +143,7 @@ def read_frames(
                 scan = Scan(item, subject.group, canonical_voxel_size(affine))
                 true = {}
                 if labels is not None:
-                    true = {bone: labels[..., number] == n for bone, n in TRUE_LABELS.items()}
+                    true = {bone: labels[..., number] == n for bone, n in LABELS.items()}
                 frame = Frame(sequence, number, scan, affine, true)
                 rows = [
                     world_to_voxel(affine, apply(one.pose, ends[one.bone]))[:, 1].min()
@@ -199,7 +191,7 @@ class StaticBones:
         return {bone: bone_points(m.data, m.affine) for bone, m in self.small.items()}
 
     @classmethod
-    def read(cls, subject: CleanSubject) -> StaticBones:
+    def read(cls, subject: CleanSubject) -> "StaticBones":
         """Read the masks of a clean subject."""
         return cls({bone: to_orientation(load(path)) for bone, path in subject.masks.items()})
 

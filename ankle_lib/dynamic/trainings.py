@@ -18,6 +18,7 @@ from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.random_scans import random_scans
 from ankle_lib.learning.recipes import Recipe
 from ankle_lib.learning.scans import (
+    FRAME_NOISE,
     Scan,
     coarser,
     factor_for,
@@ -37,14 +38,8 @@ from ankle_lib.quality.review_sheet import read_registered
 BATCH, RATE = 8, 5e-3
 """Of the experiments' trainings; the rate is the largest of a cycle."""
 
-MORE_NOISE = 0.35
-"""For frames of other scanners, see `patches.Augmentation`."""
-
 STILL_TIMES = 3
 """So often static scans count: there is one of a subject, and dozens of frames and random scans."""
-
-THICKEST_MM = 10.0
-"""Slices that `ankle segment` lets the network see: those of the frames, and some more."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -274,8 +269,7 @@ def train_final(study: DynamicStudy, random: Sequence[Scan]) -> tuple[Trained, T
     pixel_mm = study.sizes.pixel_mm
     still = [coarser(s, factor_for(s, pixel_mm), to_learn=True) for s in study.static_train]
     frames = [frame.scan for frame in study.train if frame.scan.item.labels]
-    recipe = final_recipe(study.sizes.final_stages)
-    recipe = replace(recipe, augmentation=replace(recipe.augmentation, noise=MORE_NOISE))
+    recipe = final_recipe(study.sizes.final_stages, noise=FRAME_NOISE)
     third = tuple(replace(one, steps=max(1, one.steps // 3)) for one in recipe.stages)
     one = study.training(recipe, [*frames, *still * STILL_TIMES, *random])
     specialist = study.training(replace(recipe, stages=third), frames)

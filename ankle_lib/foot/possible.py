@@ -3,8 +3,6 @@
 A network may be sure of it all the same, so its confidence does not tell.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from ankle_lib.cleaning.checks import PLAUSIBLE_CM3
 from ankle_lib.geometry import weighted_centre
 from ankle_lib.learning.prediction import THIN_MM
-from ankle_lib.presets import BONES
+from ankle_lib.presets import BONES, LABELS
 from ankle_lib.volume import Volume, canonical_voxel_size
 
 Mask = NDArray[np.bool_]
@@ -46,7 +44,7 @@ def against_anatomy(labels: Volume, apart: Mapping[str, float]) -> dict[str, lis
         Empty lists where nothing is wrong. A bone that is cut off by the field of view, or is seen
         in slices beyond 3 mm, may be small.
     """
-    masks = {bone: labels.data == label for label, bone in enumerate(BONES, 1)}
+    masks = {bone: labels.data == label for bone, label in LABELS.items()}
     problems: dict[str, list[str]] = {bone: [] for bone in BONES}
     for bone, mask in masks.items():
         if (share := apart.get(bone, 0.0)) >= WORTH_A_WORD:

@@ -1,6 +1,12 @@
-"""Scans of one foot and masks on them: read and checked before any work begins."""
+"""Scans of one foot and masks on them: read and checked before any work begins.
+
+DICOM folders are made NIfTI files before, by the dcm2niix program.
+"""
 
 import itertools
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +18,11 @@ from numpy.typing import NDArray
 from ankle_lib.cleaning.checks import MAX_LABELS, binarise
 from ankle_lib.cleaning.laterality import wrong_way_up
 from ankle_lib.cleaning.placing import turned_against
-from ankle_lib.files import AnkleError
+from ankle_lib.files import PARTIAL_PREFIX, AnkleError
 from ankle_lib.geometry import Grid, apply, in_words, same_grid, world_to_voxel
 from ankle_lib.learning.prediction import THIN_MM
 from ankle_lib.masking.foot import without_padding
-from ankle_lib.presets import BONES
+from ankle_lib.presets import BONES, LABELS
 from ankle_lib.privacy import header_note
 from ankle_lib.volume import (
     Volume,
@@ -65,6 +71,45 @@ class Scans:
     """What a person should know about the files, one sentence each."""
     bad_frames: tuple[int, ...] = ()
     """Frames that show nothing, or no numbers; all their voxels are 0."""
+
+
+def converted(path: Path, folder: Path) -> Path:
+    """Return a NIfTI file as it is; of a DICOM folder the NIfTI file made of it, done once.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a folder with the DICOM files of one series.
+    folder : Path
+        For the NIfTI file, which is named after the DICOM folder.
+
+    Raises
+    ------
+    AnkleError
+        If there is no such file, or the folder holds no series that dcm2niix can read, or several.
+    """
+    if not path.is_dir():
+        return path
+    made = folder / f"{path.resolve().name}.nii.gz"
+    if made.exists() and made.stat().st_mtime > _newest(path):
+        return made
+    import dcm2niix
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder) as temporary:
+        command = [dcm2niix.bin, "-z", "y", "-b", "n", "-f", "%s", "-o", temporary, str(path)]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        files = sorted(Path(temporary).glob("*.nii.gz"))
+        if not files:
+            last = (answer.stdout + answer.stderr).strip().splitlines()
+            reason = last[-1] if last else f"dcm2niix ended with {answer.returncode}"
+            raise AnkleError(f"{path}: no image in this folder ({reason}): give a DICOM series")
+        if len(files) > 1:
+            raise AnkleError(
+                f"{path}: {len(files)} series in this folder: put each into a folder of its own"
+            )
+        shutil.move(files[0], made)
+    return made
 
 
 def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path]) -> Scans:
@@ -201,6 +246,10 @@ def values_in_words(values: NDArray[Any]) -> str:
     return f"{shown}, …" if len(values) > 5 else shown
 
 
+def _newest(folder: Path) -> float:
+    return max((file.stat().st_mtime for file in folder.rglob("*") if file.is_file()), default=0.0)
+
+
 def _static(path: Path, notes: list[str]) -> Volume:
     volume = load(path)
     if volume.n_frames > 1:
@@ -332,7 +381,7 @@ def _inside(
     by_segment = path.with_name(f"{stem}_labels.txt").exists()
     note = ""
     if label is None and ours and (len(labels) > 1 or by_segment):
-        label = BONES.index(bone) + 1
+        label = LABELS[bone]
         note = f"{path}: label {label} is taken for the {bone}, as `ankle segment` numbers bones"
     if label is not None:
         if label not in labels or not are_labels:

@@ -13,7 +13,7 @@ from ankle_lib.figures.scan_pictures import filmstrip
 from ankle_lib.files import FIGURE_DPI, AnkleError
 from ankle_lib.foot.reading import Scans, file_and_label, read_scans
 from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
-from ankle_lib.geometry import Grid
+from ankle_lib.geometry import Grid, block_affine, voxel_size
 from ankle_lib.pose_files import read_transforms
 from ankle_lib.reconstruction.guided import grid_of_bones, reconstruct_frames
 from ankle_lib.reconstruction.moving_foot import Poses
@@ -224,12 +224,8 @@ def reconstruct(
 def _with_voxels(grid: Grid, voxel_mm: tuple[float, ...]) -> Grid:
     """Return a grid over the same box with other voxels, or itself where they are the same."""
     shape, affine = grid
-    place = np.array(affine, dtype=np.float64)
-    sizes = np.linalg.norm(place[:3, :3], axis=0)
-    scale = np.array(voxel_mm) / sizes
+    scale = np.array(voxel_mm) / voxel_size(affine)
     if np.all(np.abs(scale - 1) <= SAME_VOXELS):
         return grid
     i, j, k = (max(2, int(n // s)) for n, s in zip(shape, scale, strict=True))
-    place[:3, 3] += place[:3, :3] @ ((scale - 1) / 2)
-    place[:3, :3] *= scale
-    return (i, j, k), place
+    return (i, j, k), block_affine(affine, scale)

@@ -4,8 +4,6 @@ First the foot as a whole, then each bone from there. Everything is written on t
 frames as they are in their files; high-resolution images lie in the frames' world too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,12 +71,7 @@ def register_files(
     }
     with result_folder(out, record) as folder:
         poses, moved = register_scans(
-            scans,
-            folder,
-            engine=engine,
-            device=device,
-            gate=gate,
-            high_resolution=high_resolution,
+            scans, folder, engine=engine, device=device, gate=gate, high_resolution=high_resolution
         )
         frames = [scans.frames.frame(number) for number in range(scans.frames.n_frames)]
         table = verdicts(poses)
@@ -173,7 +166,7 @@ def register_scans(
         cut = {bone: cut_to_mask(mask) for bone, mask in bones_on_grid.items()}
         masks: dict[str, list[Volume | None]] = {bone: [None] * frames.n_frames for bone in cut}
         digits = max(2, len(str(frames.n_frames - 1)))
-        grid = frames.shape, frames.affine
+        grid = frames.grid
 
         def write(pose: FramePose) -> None:
             stem = f"frame-{pose.frame:0{digits}d}_label-{pose.bone}"

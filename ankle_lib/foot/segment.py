@@ -4,8 +4,6 @@ Labels go back onto the file's own grid. What was found is told with how far to 
 bone's confidence and volume in every frame, and what of it is odd.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +18,12 @@ from ankle_lib.cleaning.laterality import side_from_bones, wrong_way_up
 from ankle_lib.figures.scan_pictures import labelled_scan
 from ankle_lib.figures.style import BONE_COLOURS
 from ankle_lib.files import FIGURE_DPI, AnkleError
-from ankle_lib.foot.possible import (
-    FORBIDDEN,
-    IMPOSSIBLE,
-    IN_PIECES,
-    PIECE_REMOVED,
-    against_anatomy,
-)
+from ankle_lib.foot.possible import FORBIDDEN, IMPOSSIBLE, IN_PIECES, PIECE_REMOVED, against_anatomy
 from ankle_lib.foot.reading import read_image
 from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
 from ankle_lib.geometry import in_words
 from ankle_lib.learning.prediction import Prediction, Segmenter, predict, read_segmenter
-from ankle_lib.presets import BONES
+from ankle_lib.presets import BONES, LABELS
 from ankle_lib.volume import Volume, canonical_voxel_size, save, to_orientation
 from ankle_lib.weights.shipped import named, shipped_network
 
@@ -199,7 +191,7 @@ def segment_scan(
     >>> found.table[found.table["note"] != ""]
     """
     labels = np.zeros((*scan.shape, scan.n_frames), dtype=np.uint8, order="F")
-    names = {label: bone for label, bone in enumerate(BONES, 1) if bone in segmenter.bones}
+    names = {label: bone for bone, label in LABELS.items() if bone in segmenter.bones}
     voxel_cm3 = float(np.prod(scan.voxel_size_mm)) / 1000
     codes = "".join(scan.axis_codes)
     rows: list[tuple[int, str, float, float, str]] = []
@@ -282,7 +274,7 @@ def _told_by_shape(labels: Volume) -> tuple[str | None, str]:
     positions: Counter[str] = Counter()
     for number in range(labels.n_frames):
         frame = labels.frame(number).data
-        masks = {bone: frame == label for label, bone in enumerate(BONES, 1)}
+        masks = {bone: frame == label for bone, label in LABELS.items()}
         if all(mask.any() for mask in masks.values()):
             side = side_from_bones(masks, labels.affine).side
             votes.update([side] if side else [])

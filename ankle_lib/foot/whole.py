@@ -4,8 +4,6 @@ Each step leaves its files in the result's folder and is not done again while th
 nothing that decides them has changed, so a run that was stopped goes on.
 """
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,38 +14,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ankle_lib.cache import remembered
 from ankle_lib.cleaning.laterality import side_from_bones
-from ankle_lib.dynamic.kinematics import (
-    ANGLES,
-    GAP_COLUMNS,
-    AnatomicalFrame,
-    anatomical_frame,
-    angle_table,
-    gap_table,
-    helical_table,
-)
+from ankle_lib.dynamic import kinematics
 from ankle_lib.dynamic.smoothing import smooth_together
 from ankle_lib.files import AnkleError, write_csv, write_text
-from ankle_lib.foot.dicom import converted
 from ankle_lib.foot.page import SequenceReport, foot_page
-from ankle_lib.foot.reading import read_scans
+from ankle_lib.foot.reading import converted, read_scans
 from ankle_lib.foot.reconstruct import reconstruct_file
 from ankle_lib.foot.register import register_files, verdicts
 from ankle_lib.foot.results import Outcome, frames_in_words
 from ankle_lib.foot.segment import segment_file
 from ankle_lib.geometry import weighted_centre
-from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
+from ankle_lib.pose_files import FramePose, poses_by_bone, read_transforms, write_transforms
 from ankle_lib.presets import BONES
 from ankle_lib.privacy import without_folders
 from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet
 from ankle_lib.registration.regions import WHOLE
 from ankle_lib.volume import Volume
 from ankle_lib.weights.shipped import named, shipped_network
-
-Array = NDArray[np.float64]
 
 LABELS, PAGE, STEPS = "labels.nii.gz", "report.html", ".steps"
 CURVES = ("angles.csv", "helical_axes.csv", "joint_gaps.csv")
@@ -60,12 +46,8 @@ class Examination:
     static: Path
     dynamic: Mapping[str, Path]
     """By the sequences' names."""
-    masks: Mapping[str, Path]
-    """Empty: bones are found by the network."""
-    network: Path | None
     out: Path
     side: str | None
-    sharp: bool
     device: str
 
 
@@ -122,13 +104,12 @@ def foot_files(
     names = [path.name.removesuffix(".gz").removesuffix(".nii") for path in films]
     if len(set(names)) < len(names):
         raise AnkleError(f"two sequences are called {', '.join(sorted(names))}: rename the files")
-    by_name = dict(zip(names, films, strict=True))
-    given = Examination(still, by_name, masks or {}, network, out, side, sharp, device)
+    given = Examination(still, dict(zip(names, films, strict=True)), out, side, device)
     lines, notes, problems = [], [], []
-    found = dict(given.masks)
+    found = dict(masks or {})
     if network:
         tell("looking for the bones in the static scan")
-        work = partial(_segment, given)
+        work = partial(segment_file, still, network, out / LABELS, device=device, side=side)
         segmented = _step(given, "labels", work, [still, network], [out / LABELS])
         found = dict.fromkeys(BONES, out / LABELS)
         lines += segmented.lines
@@ -139,17 +120,17 @@ def foot_files(
     for name, film in given.dynamic.items():
         inputs = [still, film, *found.values()]
         tell(f"{name}: following the bones")
-        registered = _step(given, f"{name}-poses", partial(_register, given, name, found), inputs,
-                           [out / name / "transforms.json"])  # fmt: skip
+        work = partial(register_files, still, [film], found, out / name, device=device)
+        registered = _step(given, f"{name}-poses", work, inputs, [out / name / "transforms.json"])
         lines += [f"{name}: {line}" for line in registered.lines]
         problems += [registered.problem] if registered.problem else []
         poses = _reviewed(given, name)
         if sharp and not registered.problem:
             tell(f"{name}: making the frames sharp")
             believed = write_transforms(out / STEPS / f"{name}-transforms.json", poses)
-            work = partial(_sharpen, given, name, found, believed)
-            made = _step(given, f"{name}-sharp", work, [*inputs, believed],
-                         [out / name / "sharp.nii.gz"])  # fmt: skip
+            series = out / name / "sharp.nii.gz"
+            work = partial(reconstruct_file, film, still, found, believed, series, device=device)
+            made = _step(given, f"{name}-sharp", work, [*inputs, believed], [series])
             lines += [f"{name}: {line}" for line in made.lines]
         tell(f"{name}: joints")
         reports.append(_report(given, name, found, poses, registered.notes))
@@ -189,17 +170,6 @@ def _step(
     return Outcome([*outputs], *remembered(record, told, inputs=inputs, settings=settings))
 
 
-def _segment(given: Examination) -> Outcome:
-    out = given.out / LABELS
-    return segment_file(given.static, given.network, out, device=given.device, side=given.side)
-
-
-def _register(given: Examination, name: str, masks: Mapping[str, Path]) -> Outcome:
-    return register_files(
-        given.static, [given.dynamic[name]], masks, given.out / name, device=given.device
-    )
-
-
 def _reviewed(given: Examination, name: str) -> list[FramePose]:
     """Return the poses of a sequence's bones, believed or not as its review sheet says."""
     folder = given.out / name
@@ -209,13 +179,6 @@ def _reviewed(given: Examination, name: str) -> list[FramePose]:
     own = sheet[sheet["subject"] == given.static.name]
     judged = own.set_index(["frame", "bone"])["verdict"]
     return [replace(p, accepted=judged[p.frame, p.bone] == "accepted") for p in found]
-
-
-def _sharpen(given: Examination, name: str, masks: Mapping[str, Path], transforms: Path) -> Outcome:
-    out = given.out / name / "sharp.nii.gz"
-    return reconstruct_file(
-        given.dynamic[name], given.static, masks, transforms, out, device=given.device
-    )
 
 
 def _side(given: Examination, bones: Mapping[str, Volume]) -> str | None:
@@ -237,30 +200,27 @@ def _report(
     scans = read_scans(given.static, [given.dynamic[name]], masks)
     bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
     told = [note for note in notes if str(given.out / LABELS) not in note]  # its own labels
-    by_bone = {bone: _of_bone(found, bone, scans.frames.n_frames) for bone in bones}
-    for bone, (_, known) in by_bone.items():
-        if not known.all():
-            where = frames_in_words(np.flatnonzero(~known).tolist())
+    believed = [pose for pose in found if pose.accepted]
+    poses, known = poses_by_bone(believed, bones, scans.frames.n_frames)
+    for bone, there in known.items():
+        if not there.all():
+            where = frames_in_words(np.flatnonzero(there == 0).tolist())
             told.append(
                 f"the {bone} was refused in {where}: its angles there follow its other frames"
             )
     centres = {bone: weighted_centre(mask.data, mask.affine) for bone, mask in bones.items()}
-    smooth = smooth_together(
-        {bone: poses for bone, (poses, _) in by_bone.items()},
-        {bone: known.astype(float) for bone, (_, known) in by_bone.items()},
-        centres,
-    )
-    measured = {bone: poses for bone, (poses, known) in by_bone.items() if known.any()}
-    angles = pd.DataFrame(columns=["frame", "joint", *ANGLES])
+    smooth = smooth_together(poses, known, centres)
+    measured = {bone: one for bone, one in poses.items() if known[bone].any()}
+    angles = pd.DataFrame(columns=["frame", "joint", *kinematics.ANGLES])
     axes, frame = pd.DataFrame(), None
     try:
-        frame = anatomical_frame(bones, _side(given, bones))
+        frame = kinematics.anatomical_frame(bones, _side(given, bones))
     except AnkleError as error:
         told.append(f"no joint angles: {error}")
     if frame is not None and len(measured) == len(BONES):
-        angles, axes = _angles(smooth, frame)
-    gaps = gap_table(measured, {bone: bones[bone] for bone in measured})
-    gaps = gaps if len(gaps) else pd.DataFrame(columns=list(GAP_COLUMNS))
+        angles = kinematics.angle_table(smooth, frame)
+        axes = kinematics.helical_table(smooth, frame)
+    gaps = kinematics.gap_table(measured, {bone: bones[bone] for bone in measured})
     for file, table in zip(CURVES, (angles, axes, gaps), strict=True):
         write_csv(folder / file, table)
     shown = ["joint", "rotation_deg", "shift_mm", "inclination_deg", "deviation_deg"]
@@ -273,20 +233,3 @@ def _report(
         {"Helical axes, from one end of the cycle to the other": axes[shown]} if len(axes) else {},
         told,
     )
-
-
-def _angles(
-    poses: Mapping[str, Array], frame: AnatomicalFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return angle_table(poses, frame), helical_table(poses, frame)
-
-
-def _of_bone(
-    found: Sequence[FramePose], bone: str, n_frames: int
-) -> tuple[Array, NDArray[np.bool_]]:
-    """Return poses (F, 4, 4), NaN where refused, and which are known (F,)."""
-    poses, known = np.full((n_frames, 4, 4), np.nan), np.zeros(n_frames, dtype=bool)
-    for pose in found:
-        if pose.bone == bone and pose.accepted:
-            poses[pose.frame], known[pose.frame] = pose.matrix, True
-    return poses, known

@@ -6,8 +6,6 @@ intensities normalised inside the foot. Slices stay where they are. Its probabil
 the pixels of the image, and become labels there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +25,16 @@ from ankle_lib.learning.slices import whole_slices
 from ankle_lib.learning.training import Trained
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.patches.items import slices_at, zscore
-from ankle_lib.presets import BONES
+from ankle_lib.presets import BONES, LABELS
 
 SPIKE = 2.0
 """Intensities beyond the foot's by more than its range are faults, and would spoil the z-score."""
 
 THIN_MM = 3.0
 """The talus, 50 x 37 x 28 mm, has nine such slices where it is thinnest: just enough."""
+
+THICKEST_MM = 10.0
+"""Slices that networks for frames are shown: those of the dynamic scans, and some more."""
 
 
 class _Input(NetworkInput):
@@ -68,7 +69,7 @@ class Segmenter:
     """The thickest sagittal slices that it was trained for."""
 
     @classmethod
-    def of(cls, *trained: Trained, pixel_mm: float) -> Segmenter:
+    def of(cls, *trained: Trained, pixel_mm: float) -> "Segmenter":
         """Return trained networks as one: a network for all bones, or one for each of them.
 
         Parameters
@@ -118,7 +119,7 @@ class Prediction:
 
     def mask(self, bone: str) -> NDArray[np.bool_]:
         """Return where the bone is, (I, J, K)."""
-        return self.labels == BONES.index(bone) + 1
+        return self.labels == LABELS[bone]
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """Return where each bone is that the network knows."""
@@ -183,7 +184,7 @@ def predict(
     for axis, n in enumerate((rows, columns)):
         size = image.shape[axis] / n
         grid[axis, axis], grid[axis, 3] = size, (size - 1) / 2
-    numbers = np.array([0, *(BONES.index(bone) + 1 for bone in segmenter.bones)], dtype=np.uint8)
+    numbers = np.array([0, *(LABELS[bone] for bone in segmenter.bones)], dtype=np.uint8)
     return Prediction(numbers[tidy], maps, segmenter.bones, grid, confidence, apart)
 
 

@@ -8,8 +8,6 @@ mean over its slice. The bones move rigidly; what lies between them follows. Wha
 voxel by voxel, is told from its static scan.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +20,9 @@ from scipy.spatial.transform import RigidTransform, Rotation
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, bounding_box, rigid
 from ankle_lib.learning.scans import Scan, coarser, factor_for
-from ankle_lib.motion_fields import flow_back
+from ankle_lib.motion_fields import finer, flow_back
 from ankle_lib.patches.items import Item, zscore
 from ankle_lib.presets import BONES
 
@@ -205,11 +202,6 @@ def random_scans(
     list of Scan
         Normalised inside the foot; a voxel has the label that fills at least half of it.
 
-    Raises
-    ------
-    AnkleError
-        If a bone is missing.
-
     Examples
     --------
     >>> made = random_scans(scan, 10, np.random.default_rng(0), pixel_mm=1.6)
@@ -313,7 +305,7 @@ def _grid(
     bones = np.logical_or.reduce([*tissues.bones.values()])
     axes = []
     box = bounding_box(bones)
-    assert box is not None  # `tissues_of` refuses empty bones
+    assert box is not None  # no bone is empty
     sizes = zip(box, bones.shape, tissues.spacing_mm, voxel_mm, strict=True)
     for part, length, spacing, voxel in sizes:
         low = part.start * spacing * rng.uniform(0, ranges.cut)
@@ -373,11 +365,7 @@ def _posed(
     points = np.stack(np.meshgrid(*coarse, indexing="ij"), axis=-1)
     moved = torch.from_numpy(apply(np.linalg.inv(leg), points).astype(np.float32))
     home = flow_back(moved, motions, _distances(tissues), steps=FLOW_STEPS)
-    size = tuple(len(a) for a in axes)
-    full = functional.interpolate(
-        home.permute(3, 0, 1, 2)[None], size=size, mode="trilinear", align_corners=True
-    )
-    return full[0].permute(1, 2, 3, 0)
+    return finer(home, [len(a) for a in axes])
 
 
 def _bone_motions(
@@ -430,19 +418,8 @@ def tissues_of(scan: Scan) -> Tissues:
     ----------
     scan : Scan
         With all three bones.
-
-    Raises
-    ------
-    AnkleError
-        If a bone is missing or empty.
     """
     spacing, item = scan.voxel_size_mm, scan.item
-    missing = [bone for bone in BONES if not item.labels.get(bone, np.zeros(1, bool)).any()]
-    if missing:
-        raise AnkleError(
-            f"{item}: no mask of the {missing[0]}: to be painted anew it takes the masks of "
-            f"{', '.join(BONES)}"
-        )
     anything = np.logical_or.reduce([item.labels[bone] for bone in BONES])
     foot = _solid(item.region | anything, spacing)
     soft = foot & ~anything
@@ -503,7 +480,7 @@ def bone_depths(bones: Masks, spacing_mm: Sequence[float]) -> dict[str, Image]:
     """
     anything = np.logical_or.reduce([*bones.values()])
     box = bounding_box(anything, np.ceil(MARGIN_MM / np.array(spacing_mm)))
-    assert box is not None  # `tissues_of` refuses empty bones
+    assert box is not None  # no bone is empty
     half = float(np.mean(spacing_mm)) / 2
     depths = {}
     for bone, mask in bones.items():

@@ -39,6 +39,9 @@ FINAL_AUGMENTATION = Augmentation(
 )
 """Any angle; coils, gains and noise beyond those of one scanner."""
 
+FRAME_NOISE = 0.35
+"""For frames of other scanners."""
+
 FINAL_FRACTION = 0.2
 """Part of a patch that must be foot: air is seen, slices without a foot are not."""
 
@@ -305,12 +308,7 @@ def train_on_scans(
     def source(stage: Stage, of: Sequence[Scan]) -> PatchSource:
         assert stage.pixels is not None  # whole slices are learnt from scenes alone
         return patch_source(
-            of,
-            recipe.labels,
-            stage.pixels,
-            recipe.min_fraction,
-            device,
-            recipe.context_mm,
+            of, recipe.labels, stage.pixels, recipe.min_fraction, device, recipe.context_mm
         )
 
     def draws(stage: Stage) -> DrawBatch:
@@ -332,7 +330,11 @@ def train_on_scans(
     )
 
 
-def final_recipe(stages: Sequence[tuple[int, int, int, float]], seed: int = 0) -> Recipe:
+def final_recipe(
+    stages: Sequence[tuple[int, int, int, float]],
+    seed: int = 0,
+    noise: float = FINAL_AUGMENTATION.noise,
+) -> Recipe:
     """Return how a network that is to be used is trained.
 
     Parameters
@@ -340,6 +342,8 @@ def final_recipe(stages: Sequence[tuple[int, int, int, float]], seed: int = 0) -
     stages : sequence of (pixels, steps, batch size, learning rate)
         As in `presets.SegmentationSizes`.
     seed : int
+    noise : float
+        See `Augmentation`.
     """
     return Recipe(
         tuple(
@@ -349,6 +353,6 @@ def final_recipe(stages: Sequence[tuple[int, int, int, float]], seed: int = 0) -
         optimizer="muon",
         context_mm=FINAL_CONTEXT_MM,
         min_fraction=FINAL_FRACTION,
-        augmentation=FINAL_AUGMENTATION,
+        augmentation=replace(FINAL_AUGMENTATION, noise=noise),
         seed=seed,
     )

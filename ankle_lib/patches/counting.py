@@ -82,11 +82,7 @@ def count_cohort(
     dynamic_mm = pixel_mm(frames) if frames else None
     work = partial(_count_subject, masked, accepted, static_mm, dynamic_mm, device)
     of_subjects = run_all(
-        work,
-        subjects,
-        n_jobs=MAX_JOBS,
-        workers="threads",
-        desc="counting patches",
+        work, subjects, n_jobs=MAX_JOBS, workers="threads", desc="counting patches"
     )
     parts = [part for of_subject in of_subjects for part in of_subject]
     images = pd.concat([part.images for part in parts if len(part.images)], ignore_index=True)

@@ -6,8 +6,6 @@ range of motion give way; cortex, marrow, growth plates and cartilage are laid o
 the surface; muscles, tendons, vessels and skin are painted around them.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

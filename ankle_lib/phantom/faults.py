@@ -6,8 +6,6 @@ own list where it gives one. What goes wrong while one image is taken or outline
 leaves it usable: later chapters meet it.
 """
 
-from __future__ import annotations
-
 import gzip
 import struct
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Quantities on regular grids in the reference frame, painted and sampled with torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +34,7 @@ class Field:
     @classmethod
     def empty(
         cls, low: Tensor, high: Tensor, spacing_mm: float, channels: int, device: torch.device
-    ) -> Field:
+    ) -> "Field":
         """Zeros over the box from ``low`` to ``high`` (3,) in mm."""
         shape = [int(n) for n in torch.ceil((high - low) / spacing_mm).long() + 1]
         return cls(torch.zeros(channels, *shape, device=device), low.clone(), spacing_mm)
@@ -120,11 +118,11 @@ class Field:
         )
         return noise[0, 0] * INTERPOLATION_GAIN
 
-    def picked(self, channels: slice) -> Field:
+    def picked(self, channels: slice) -> "Field":
         """Some of the channels, sharing memory."""
         return Field(self.values[channels], self.origin_mm, self.spacing_mm)
 
-    def cropped(self, keep: Tensor) -> Field:
+    def cropped(self, keep: Tensor) -> "Field":
         """The part of the grid that holds all of ``keep`` (X, Y, Z), and a voxel around it."""
         box = bounding_box(keep.cpu().numpy(), 1)
         assert box is not None
@@ -132,7 +130,7 @@ class Field:
         values = self.values[:, *box].contiguous()
         return Field(values, self.origin_mm + self.spacing_mm * start, self.spacing_mm)
 
-    def resampled(self, spacing_mm: float) -> Field:
+    def resampled(self, spacing_mm: float) -> "Field":
         """The same box on another spacing (trilinear)."""
         target = Field.empty(self.origin_mm, self.high, spacing_mm, 0, self.values.device)
         values = self.sample(target.points(), outside="border")

@@ -5,8 +5,6 @@ z superior, in the pose of the mean shapes that :mod:`ankle_lib.phantom.shapes` 
 A pose maps the reference pose to another one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +37,7 @@ class Joints:
 
     def pose(
         self, dorsiflexion_deg: float, eversion_deg: float, tibia: RigidTransform | None = None
-    ) -> Pose:
+    ) -> "Pose":
         """Place the bones: the foot at these angles, the tibia at ``tibia`` (default: at rest)."""
         tibia = RigidTransform.identity() if tibia is None else tibia
         talus = tibia * _turn(

@@ -5,8 +5,6 @@ signal across 8 mm slices and is measured line by line in k-space while the foot
 the middle of k-space is measured, the rest is filled with zeros, which correlates the noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,18 +13,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
 
-from ankle_lib.geometry import Box, arrival
-from ankle_lib.motion_fields import jacobian_determinant
+from ankle_lib.geometry import Box, Grid, arrival
+from ankle_lib.motion_fields import finer, jacobian_determinant
 from ankle_lib.phantom.anatomy import Anatomy
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, flow_to_reference
+from ankle_lib.presets import LABELS
 
-Grid = tuple[tuple[int, int, int], NDArray[np.float64]]
-"""Shape, and affine (4, 4) from voxel to world RAS in mm."""
-
-BONE_LABELS = {"calcaneus": 1, "talus": 2, "tibia": 3}
 FOOT_LABEL = 4
 """Label of everything inside the skin that is none of the three bones."""
 
@@ -135,7 +129,7 @@ def render(
     """
     shape, affine = grid
     device = anatomy.soft.values.device
-    values = torch.zeros(2 + len(BONE_LABELS), *shape, device=device)
+    values = torch.zeros(2 + len(LABELS), *shape, device=device)
     # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
     channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
     planes, smallest = max(2, MAX_VOXELS // (shape[0] * shape[1])), np.inf
@@ -157,10 +151,10 @@ def render(
             coverage, look = bone.look.picked(channels).sample_normalised(coordinates)
             signal[block] = signal[block] * (1 - coverage) + look
             inside[block] = torch.maximum(inside[block], coverage)
-            if name in BONE_LABELS:
+            if name in LABELS:
                 here = signal.shape, part
                 mask = mark(bone.distance, bone.group, pose, placement, here)
-                bones[BONE_LABELS[name] - 1].copy_(mask)
+                bones[LABELS[name] - 1].copy_(mask)
     return Rendering(values[1], values[0], values[2:], smallest)
 
 
@@ -297,7 +291,7 @@ def slice_planes(grid: Grid, samples_per_slice: int) -> Grid:
 def labels(rendering: Rendering) -> NDArray[np.uint8]:
     """True label (X, Y, Z) of each voxel: the one that fills at least half of it."""
     label = FOOT_LABEL * (rendering.inside >= 0.5)
-    for bone, value in zip(rendering.bones, BONE_LABELS.values(), strict=True):
+    for bone, value in zip(rendering.bones, LABELS.values(), strict=True):
         label[bone >= 0.5] = value
     array: NDArray[np.uint8] = label.to(torch.uint8).cpu().numpy()
     return array
@@ -324,10 +318,7 @@ def _soft_coordinates(
     jacobian = jacobian_determinant(home, 1.0) / jacobian_determinant(points, 1.0)
     normalising = anatomy.soft.normalising().to(home)
     coordinates = home @ normalising[:, :3].T + normalising[:, 3]
-    full = functional.interpolate(
-        coordinates.permute(3, 0, 1, 2)[None], size=shape, mode="trilinear", align_corners=True
-    )
-    return full[0].permute(1, 2, 3, 0), float(jacobian.min())
+    return finer(coordinates, shape), float(jacobian.min())
 
 
 def _bone_coordinates(

@@ -22,8 +22,6 @@ d dorsal, in mm from the talar dome. The sole lies ``REFERENCE_DORSIFLEXION_DEG`
 horizontal in the reference frame.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +55,7 @@ class Ellipsoid:
     rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Rotation vector (axis times angle) that turns the ellipsoid's own axes into the frame's."""
 
-    def thicker(self, factor: float) -> Ellipsoid:
+    def thicker(self, factor: float) -> "Ellipsoid":
         """Return the ellipsoid with other radii."""
         x, y, z = self.radii_mm
         return replace(self, radii_mm=(x * factor, y * factor, z * factor))

@@ -1,7 +1,5 @@
 """The embedded cohort on disk: raw files as a scanner and a reader leave them, and the truth."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import os
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from ankle_lib.cache import remembered
 from ankle_lib.files import PARTIAL_PREFIX, write_csv, write_json
+from ankle_lib.geometry import Grid, box_around, part_of
 from ankle_lib.manifest.document import Manifest, save_manifest
 from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Subject
 from ankle_lib.parallel import run_all
@@ -29,7 +28,6 @@ from ankle_lib.phantom.anatomy import build
 from ankle_lib.phantom.faults import FAULTS, IMAGE_FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, cycle
-from ankle_lib.phantom.scanner import Grid
 from ankle_lib.phantom.subjects import (
     SUBJECTS,
     Recipe,
@@ -225,10 +223,7 @@ class _Examination:
         self.draw = np.random.default_rng(recipe.seed + 1)
         self.noise = torch.Generator().manual_seed(recipe.seed + 2)
         self.anatomy = build(
-            recipe.child,
-            ideal_poses(recipe),
-            soft_voxel_mm=preset.anatomy_voxel_mm,
-            device=device,
+            recipe.child, ideal_poses(recipe), soft_voxel_mm=preset.anatomy_voxel_mm, device=device
         )
         self.placement = _placement(recipe, self.draw)
         self.static_pose = recipe.pose(recipe.static_dorsiflexion_deg)
@@ -322,14 +317,10 @@ class _Examination:
         ]
         found = SHARP_SEARCH * torch.stack(marked).any(0).nonzero().cpu().numpy()
         margin = np.ceil(SHARP_MARGIN_MM / np.array(self.preset.static_voxel_mm)).astype(int)
-        low = np.maximum(found.min(axis=0) - margin, 0)
-        i, j, k = (int(n) for n in np.minimum(found.max(axis=0) + margin + 1, shape) - low)
-        around = affine.copy()
-        around[:3, 3] += affine[:3, :3] @ low
-        part = (i, j, k), around
+        part = part_of(box_around(found, margin, shape), affine)
         rendering = scanner.render(self.anatomy, pose, self.placement, part, "dynamic")
-        sharp = scanner.image_sharp(rendering, around, self.frame_grid, coil, gain)
-        save(file, sharp.cpu().numpy(), around, scale=SHARP_STEP)
+        sharp = scanner.image_sharp(rendering, part[1], self.frame_grid, coil, gain)
+        save(file, sharp.cpu().numpy(), part[1], scale=SHARP_STEP)
 
     def _looks(
         self,

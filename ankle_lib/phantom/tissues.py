@@ -7,8 +7,6 @@ two point almost opposite ways, which is why a child's marrow, a mixture of both
 brighter there than muscle, while it is the brightest tissue of the static scan.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -237,6 +237,11 @@ def frame_path(
     return folder / f"sub-{subject}" / name
 
 
+def transforms_path(folder: Path, subject: str, sequence: str) -> Path:
+    """Return the file with the poses of a sequence."""
+    return folder / f"sub-{subject}" / f"sub-{subject}_task-{sequence}_transforms.json"
+
+
 def read_registered(folder: Path) -> list[RegisteredFrame]:
     """Return the accepted registrations of a finished registration chapter.
 
@@ -255,7 +260,7 @@ def read_registered(folder: Path) -> list[RegisteredFrame]:
     """
     sheet, registered = folder / SHEET_NAME, []
     for (subject, sequence), rows in accepted(sheet).groupby(["subject", "sequence"], sort=False):
-        path = folder / f"sub-{subject}" / f"sub-{subject}_task-{sequence}_transforms.json"
+        path = transforms_path(folder, subject, sequence)
         listed = read_transforms(path) if path.exists() else []
         poses = {(pose.frame, pose.bone): pose for pose in listed}
         for row in records_of(rows):

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, apply, part_of, world_to_voxel
+from ankle_lib.geometry import Grid, apply, box_around, part_of, world_to_voxel
 from ankle_lib.reconstruction.moving_foot import MovedScan, MovingFoot, Poses, moved_static
 from ankle_lib.reconstruction.thick_slices import (
     WHOLE,
@@ -195,16 +195,13 @@ def grid_of_bones(
     if not ends:
         raise AnkleError("no bone has both a mask and a pose: there is nothing to reconstruct")
     margin = MARGIN_MM / np.asarray(static.voxel_size_mm)
-    places = np.concatenate(ends)
-    low = np.clip(np.floor(places.min(axis=0) - margin), 0, static.shape).astype(int)
-    high = np.clip(np.ceil(places.max(axis=0) + margin) + 1, low, static.shape).astype(int)
-    if (high - low < 2).any():
+    grid = part_of(box_around(np.concatenate(ends), margin, static.shape), static.affine)
+    if min(grid[0]) < 2:
         raise AnkleError(
             "the poses carry the bones out of the static scan's field of view: are they of "
             "this scan?"
         )
-    i, j, k = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    return part_of((i, j, k), static.affine)
+    return grid
 
 
 def guided(

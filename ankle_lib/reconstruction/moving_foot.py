@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, invert
+from ankle_lib.geometry import apply, block_affine, invert
 from ankle_lib.motion_fields import FLOW_STEPS, flow_back
 from ankle_lib.registration.truth import bone_points
 from ankle_lib.volume import Volume
@@ -85,8 +85,6 @@ class MovingFoot:
         """
         sizes = np.array(static.voxel_size_mm)
         blocks = np.maximum(np.rint(DISTANCE_MM / sizes), 1).astype(int)
-        in_block = np.diag([*blocks.astype(float), 1.0])
-        in_block[:3, 3] = (blocks - 1) / 2
         distances = {
             bone: torch.from_numpy(_signed_distance(mask, blocks, sizes))[None].to(device)
             for bone, mask in masks.items()
@@ -95,7 +93,7 @@ class MovingFoot:
             _doubled(static.data, device)[None],
             static.affine @ np.diag([0.5, 0.5, 0.5, 1.0]),
             distances,
-            static.affine @ in_block,
+            block_affine(static.affine, blocks),
             {bone: bone_points(mask, static.affine) for bone, mask in masks.items()},
         )
 

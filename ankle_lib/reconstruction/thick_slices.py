@@ -5,8 +5,6 @@ where the scanner has filled the rest with zeros: the spectrum of the frame itse
 Is anything invented? A sharp volume, averaged over the slices again, must give the frame.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import arrival, part_of, slice_direction
+from ankle_lib.geometry import arrival, part_of
 from ankle_lib.masking.foot import find_foot
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, slices_last
 
 LEAST_BAND = 0.4
 """Share of k-space along an axis below which no scanner stops measuring."""
@@ -65,7 +63,7 @@ def scanning(frames: Volume) -> Scanning:
     frames : Volume
         3D or 4D, in any orientation; frames of zeros do not count.
     """
-    data, _ = _slices_last(frames)
+    data = slices_last(frames).data
     band = measured_band(data)
     images = data[..., None] if data.ndim == 3 else data
     levels = [noise_sd(one, band) for one in np.moveaxis(images, 3, 0) if one.any()]
@@ -201,7 +199,7 @@ class ThickSlices:
         frame: Volume,
         scanning: Scanning,
         device: str | torch.device = "cpu",
-    ) -> ThickSlices:
+    ) -> "ThickSlices":
         """Set up the two grids.
 
         Raises
@@ -210,11 +208,11 @@ class ThickSlices:
             If the frame does not reach into the sharp grid.
         """
         sharp = np.asarray(affine, dtype=np.float64)
-        data, frame_affine = _slices_last(frame)
-        to_frame = np.linalg.inv(frame_affine) @ sharp
+        slices = slices_last(frame)
+        to_frame = np.linalg.inv(slices.affine) @ sharp
         last = np.array(shape) - 1
-        box = arrival((shape, sharp), np.eye(4), (data.shape, frame_affine))
-        size, place = part_of(box, frame_affine)
+        box = arrival((shape, sharp), np.eye(4), slices.grid)
+        size, place = part_of(box, slices.affine)
         if min(size) < 2:
             raise AnkleError(
                 f"the frame (shape {frame.shape}) and the grid to reconstruct (shape {shape}) "
@@ -236,8 +234,8 @@ class ThickSlices:
         return cls(
             shape,
             scanning,
-            np.ascontiguousarray(data[box], dtype=np.float32),
-            _slices_last(Volume(find_foot(frame.data), frame.affine))[0][box],
+            np.ascontiguousarray(slices.data[box], dtype=np.float32),
+            find_foot(slices.data)[box],
             place,
             torch.from_numpy(where).to(device),
             functional.affine_grid(theta[None], [1, 1, *shape], align_corners=True)[0],
@@ -335,11 +333,3 @@ def consistency(
     """
     slices = ThickSlices.between(sharp.shape, sharp.affine, frame, scanning)
     return slices.judge(torch.from_numpy(np.array(sharp.data, dtype=np.float32)), covered)
-
-
-def _slices_last(frame: Volume) -> tuple[NDArray, NDArray[np.float64]]:
-    """Return an image whose third axis runs across the slices, and its affine."""
-    axis = slice_direction(frame.affine).axis
-    order = [*(n for n in range(3) if n != axis), axis]
-    data = frame.data.transpose([*order, *range(3, frame.data.ndim)])
-    return data, frame.affine[:, [*order, 3]]

@@ -1,7 +1,5 @@
 """One call for every registration: whole feet and single bones, by any of the engines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,32 +84,21 @@ class Settings:
     """Voxels of a frame, at most about, that take part at ``finest``."""
     largest_cm3: float = 150.0
     """Larger regions, such as a whole foot, are searched at the coarsest level alone."""
-    n_jobs: int = 1
-    """Fits at a time, for engines that do one by one."""
 
 
 @dataclass(frozen=True)
-class Registration:
+class Registration(Fits):
     """Poses of R regions in F frames, and how far to trust them."""
 
     regions: tuple[str, ...]
-    poses: NDArray[np.float64]
-    """(F, R, 4, 4) static world to frame world, RAS mm. A failed fit keeps the best pose found."""
-    correlations: NDArray[np.float64]
-    """(F, R) weighted correlation of the frame and the carried, slice-averaged static scan."""
-    costs: NDArray[np.float64]
-    """(F, R) part of the frame's variance that stays unexplained."""
-    seen: NDArray[np.float64]
-    """(F, R) part of the region that lies in the frame's field of view."""
-    above: NDArray[np.float64]
-    """(F, R) by how much the correlation beats that of the region elsewhere; NaN if unknown."""
-    failed: NDArray[np.bool_]
-    """(F, R) fits that must not be used."""
     reasons: NDArray[np.str_]
     """(F, R) why a fit failed; empty where it did not."""
-    seconds: NDArray[np.float64]
-    """(F, R) CPU seconds, on a GPU seconds, the preparation shared out."""
     engine: str
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Fits (F, R) that must not be used."""
+        return self.reasons != ""
 
     def region(self, name: str) -> NDArray[np.float64]:
         """Return the poses (F, 4, 4) of one region."""
@@ -175,18 +162,12 @@ def register(
     elif engine == "flirt":
         from ankle_lib.registration import flirt
 
-        found = flirt.fit(fixed, moving, weights, begin, settings)
+        found = flirt.fit(fixed, moving, weights, begin)
     else:
         raise AnkleError(f"there is no engine {engine!r}: choose one of {', '.join(ENGINES)}")
     centres = [weighted_centre(soft, moving.affine) for soft in weights.values()]
     reasons = _reasons(found, centres, settings)
-    return Registration(
-        regions=tuple(weights),
-        failed=reasons != "",
-        reasons=reasons,
-        engine=engine,
-        **found._asdict(),
-    )
+    return Registration(**vars(found), regions=tuple(weights), reasons=reasons, engine=engine)
 
 
 def _check(fixed: Volume, moving: Volume, weights: Mapping[str, NDArray[Any]]) -> None:

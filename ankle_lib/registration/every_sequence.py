@@ -3,8 +3,6 @@
 A sequence is one task: it runs in a process of its own, or on a cluster (see `parallel.run_all`).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,31 +15,18 @@ from numpy.typing import NDArray
 
 from ankle_lib.cache import remembered
 from ankle_lib.files import write_csv
-from ankle_lib.geometry import arrival, part_of, rigid
+from ankle_lib.geometry import arrival, part_of
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.masking.mask_images import BONE_RADIUS_VOXELS
-from ankle_lib.metrics import dice
 from ankle_lib.parallel import run_all, turn_on
 from ankle_lib.pose_files import FramePose, read_transforms, write_transforms
 from ankle_lib.quality.gate import Gate
-from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path
+from ankle_lib.quality.review_sheet import SHEET_NAME, ReviewSheet, frame_path, transforms_path
 from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.moving import cut_to_mask, moved_mask
 from ankle_lib.registration.regions import SIGMA_VOXELS, WHOLE, weights_of
-from ankle_lib.registration.truth import (
-    AXES,
-    TRUE_LABELS,
-    TruePoses,
-    bone_points,
-    read_true_labels,
-    read_true_poses,
-    rotation_errors_deg,
-    tre_mm,
-    truth_files,
-)
+from ankle_lib.registration.truth import ERRORS, SequenceTruth, bone_points, tre_mm, truth_files
 from ankle_lib.volume import Volume, load, resample, save
-
-ERRORS = ("dice", "tre_mm", "rotation_error_deg", *(f"rotation_{axis}_deg" for axis in AXES))
 
 COLUMNS = (
     "subject", "sequence", "frame", "bone", "engine", "correlation", *ERRORS[:3], "accepted",
@@ -139,7 +124,9 @@ def register_cohort(
         for subject in subjects
         for sequence in subject.sequences
     ]
-    return pd.concat(_run(tasks, "registering sequences", n_jobs), ignore_index=True)
+    what = "registering sequences"
+    tables = run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
+    return pd.concat(tables, ignore_index=True)
 
 
 def experiment(
@@ -169,7 +156,8 @@ def experiment(
         for subject in subjects
         for variant in variants.values()
     ]
-    tables = _run(tasks, "comparing sequences", n_jobs)
+    what = "comparing sequences"
+    tables = run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
     names = itertools.cycle(variants)
     return pd.concat([t.assign(variant=next(names)) for t in tables], ignore_index=True)
 
@@ -223,11 +211,6 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
     return table
 
 
-def _run(tasks: Sequence[SequenceTask], what: str, n_jobs: int | None) -> list[pd.DataFrame]:
-    device = tasks[0].device if tasks else "cpu"
-    return run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
-
-
 def register_sequence(task: SequenceTask) -> pd.DataFrame:
     """Return the rows of ``registration.csv`` for one sequence, and write its files.
 
@@ -255,16 +238,11 @@ def sequence_images(
     return fixed, load(subject.static), masks
 
 
-def transforms_path(out: Path, subject: str, sequence: str) -> Path:
-    """Return the file with the poses of a sequence."""
-    return out / f"sub-{subject}" / f"sub-{subject}_task-{sequence}_transforms.json"
-
-
 def _work(task: SequenceTask) -> pd.DataFrame:
     fixed, static, masks = sequence_images(task.subject, task.sequence)
     small = {bone: cut_to_mask(mask) for bone, mask in masks.items()}
     points = {bone: bone_points(mask.data, mask.affine) for bone, mask in small.items()}
-    truth = _read_truth(task)
+    truth = SequenceTruth.read(task.truth, task.subject.code, task.sequence)
     rows, poses = [], []
     for found in _registrations(task, fixed, static, masks, truth, points):
         for index, region in enumerate(found.regions):
@@ -306,76 +284,24 @@ def _registrations(
     fixed: Volume,
     static: Volume,
     masks: Mapping[str, Volume],
-    truth: _Truth | None,
+    truth: SequenceTruth | None,
     points: Mapping[str, NDArray[np.float64]],
 ) -> Iterator[Registration]:
     """Yield the registration of the whole foot and that of its bones, or the latter alone."""
     variant = task.variant
-    soft = weights_of(masks, variant.radius_voxels, variant.sigma_voxels)
-
-    def fit(
-        weights: Mapping[str, NDArray[np.float32]],
-        settings: Settings,
-        start: NDArray[np.float64] | None = None,
-    ) -> Registration:
-        options = {"engine": variant.engine, "device": task.device}
-        with turn_on(task.device):
-            return register(fixed, static, weights, start=start, settings=settings, **options)
-
+    fit = partial(register, fixed, static, engine=variant.engine, device=task.device)
     if variant.start_error is not None and truth is not None:
-        yield fit(soft, variant.settings, truth.disturbed(points, *variant.start_error))
-        return
-    foot = {WHOLE: load(task.foot_mask).data.astype(np.float32)}
-    whole = fit(foot, replace(variant.settings, any_contrast=False))
-    yield whole
-    yield fit(soft, variant.settings, whole.poses[:, 0])
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """True poses and labels of one sequence."""
-
-    poses: TruePoses
-    labels: NDArray[np.uint8]
-
-    def errors(
-        self,
-        frame: int,
-        pose: NDArray[np.float64],
-        carried: Mapping[str, Volume],
-        points: Mapping[str, NDArray[np.float64]],
-    ) -> dict[str, float]:
-        """Compare one pose and the masks that it carries with the truth; bones are averaged."""
-        rows = []
-        for bone, mask in carried.items():
-            true_pose = self.poses[frame][bone]
-            turned = rotation_errors_deg(pose, true_pose)
-            overlap = dice(mask.data, self.labels[..., frame] == TRUE_LABELS[bone])
-            tre = tre_mm(pose, true_pose, points[bone])
-            rows.append([overlap, tre, float(np.linalg.norm(turned)), *turned])
-        return dict(zip(ERRORS, np.mean(rows, axis=0).tolist(), strict=True))
-
-    def disturbed(
-        self, points: Mapping[str, NDArray[np.float64]], angle_deg: float, shift_mm: float
-    ) -> NDArray[np.float64]:
-        """Return start poses (F, R, 4, 4) off the truth, the same at every call."""
-        generator = np.random.default_rng(0)
-        starts = np.empty((len(self.poses), len(points), 4, 4))
-        for frame, true_poses in enumerate(self.poses):
-            for index, (bone, places) in enumerate(points.items()):
-                axis, shift = generator.normal(size=(2, 3))
-                axis *= angle_deg / np.linalg.norm(axis)
-                shift *= shift_mm / np.linalg.norm(shift)
-                starts[frame, index] = true_poses[bone] @ rigid(axis, shift, places.mean(axis=0))
-        return starts
-
-
-def _read_truth(task: SequenceTask) -> _Truth | None:
-    if task.truth is None:
-        return None
-    place = (task.truth, task.subject.code, task.sequence)
-    labels = read_true_labels(*place)
-    return None if labels is None else _Truth(read_true_poses(*place), labels)
+        start = truth.disturbed(points, *variant.start_error)
+    else:
+        foot = {WHOLE: load(task.foot_mask).data.astype(np.float32)}
+        with turn_on(task.device):
+            whole = fit(foot, settings=replace(variant.settings, any_contrast=False))
+        yield whole
+        start = whole.poses[:, 0]
+    soft = weights_of(masks, variant.radius_voxels, variant.sigma_voxels)
+    with turn_on(task.device):
+        bones = fit(soft, start=start, settings=variant.settings)
+    yield bones
 
 
 def _write_frame(

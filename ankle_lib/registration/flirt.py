@@ -5,12 +5,11 @@ same, weighted by its blurred mask, from the pose of the whole, without a search
 part of this package nor needed by the rest of it: https://fsl.fmrib.ox.ac.uk/fsl.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix, nearest_rigid, slice_direction
 from ankle_lib.pose_files import read_flirt, write_flirt
-from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import WHOLE, Fits, cut_region, fit_each
 from ankle_lib.volume import Volume, save
 
@@ -31,7 +29,6 @@ def fit(
     moving: Volume,
     weights: Mapping[str, NDArray[Any]],
     start: NDArray[np.float64],
-    settings: Settings,
 ) -> Fits:
     """Register every region to every frame; see `register.register`.
 
@@ -43,8 +40,6 @@ def fit(
         Those of the region ``whole`` are not used: the report gave FLIRT the whole image.
     start : (F, R, 4, 4) array
         Static world to frame world, RAS mm. Not used for ``whole``.
-    settings : Settings
-        Only ``n_jobs`` counts.
 
     Raises
     ------
@@ -69,7 +64,7 @@ def fit(
             seconds = _run([program, *options, "-omat", f"{stem}.mat", "-out", stem], folder)
             return _pose(folder / f"{stem}.mat", moving, fixed), seconds
 
-        return fit_each(fixed, regions, fit_one, settings.n_jobs)
+        return fit_each(fixed, regions, fit_one)
 
 
 def _write_images(
@@ -96,31 +91,16 @@ def _flirt() -> str:
 
 
 def _run(command: list[str], folder: Path) -> float:
-    """Run FLIRT in a folder and return its CPU time in seconds."""
+    """Run FLIRT in a folder and return how many seconds it took; it has one thread."""
     environment = {**os.environ, "FSLOUTPUTTYPE": "NIFTI_GZ"}
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=errors, env=environment
-        )
-        try:
-            # wait4 and not wait: it tells the CPU time of this child alone, whatever other threads
-            # are waiting for.
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # control-C: FLIRT would go on for minutes
-            process.kill()
-            process.wait()
-            raise
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            raise AnkleError(f"flirt failed with status {process.returncode}: {_last(errors)}")
-    return usage.ru_utime + usage.ru_stime
-
-
-def _last(errors: Any) -> str:
-    """Return the last line that FLIRT wrote to standard error."""
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    begun = time.perf_counter()
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
+    )
+    if ended.returncode != 0:
+        *_, last = ["it said nothing", *ended.stderr.strip().splitlines()]
+        raise AnkleError(f"flirt failed with status {ended.returncode}: {last.strip()}")
+    return time.perf_counter() - begun
 
 
 def _pose(matrix: Path, moving: Volume, fixed: Volume) -> Matrix:

@@ -1,19 +1,11 @@
 """Masks carried by a pose (`volume.resample` carries images), and fine grids around bones."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import Grid, apply, arrival, bounding_box, compose, part_of
-from ankle_lib.volume import (
-    CANONICAL_CODES,
-    Volume,
-    canonical_voxel_size,
-    resample,
-    to_orientation,
-)
+from ankle_lib.geometry import Grid, Matrix, apply, arrival, bounding_box, compose, part_of
+from ankle_lib.volume import CANONICAL_CODES, Volume, canonical_voxel_size, resample, to_orientation
 
 MARGIN_MM = 5.0
 """Around the bone on a fine grid: cartilage and the beginning of its neighbours."""
@@ -23,7 +15,7 @@ def moved_mask(
     mask: Volume,
     pose: ArrayLike,
     shape: tuple[int, int, int],
-    affine: ArrayLike,
+    affine: Matrix,
     *,
     slice_samples: int = 5,
 ) -> Volume:
@@ -44,7 +36,7 @@ def moved_mask(
         result[box] = (
             resample(solid, lengths, part, pose=pose, slice_samples=slice_samples).data >= 0.5
         )
-    return Volume(result, np.asarray(affine, dtype=np.float64))
+    return Volume(result, affine)
 
 
 def cut_to_mask(mask: Volume, margin: ArrayLike = 1) -> Volume:
@@ -76,27 +68,19 @@ def bone_grid(
     Parameters
     ----------
     mask : (I, J, K) bool array
-        The bone, on the static scan's grid or cut out of it.
+        The bone, on the static scan's grid or cut out of it; not empty.
     mask_affine, frame_affine : array, shape (4, 4)
     pose : array, shape (4, 4)
         Static world to frame world, RAS mm.
     margin_mm : float
         Between the bone and the grid's border.
-
-    Raises
-    ------
-    AnkleError
-        If the mask is empty.
     """
-    voxels = np.argwhere(mask)
-    if len(voxels) == 0:
-        raise AnkleError("a grid around a bone was asked for, but its mask is empty")
     one_voxel = Volume(np.zeros((1, 1, 1), bool), np.asarray(frame_affine, dtype=np.float64))
     steps = to_orientation(one_voxel, CANONICAL_CODES).affine[:3, :3]
     sizes = np.asarray(canonical_voxel_size(mask_affine))
     axes = np.eye(4)
     axes[:3, :3] = steps / np.linalg.norm(steps, axis=0) * sizes
-    places = apply(compose(np.linalg.inv(axes), pose, mask_affine), voxels)
+    places = apply(compose(np.linalg.inv(axes), pose, mask_affine), np.argwhere(mask))
     first = np.floor(places.min(axis=0) - margin_mm / sizes)
     i, j, k = (int(n) for n in np.ceil(places.max(axis=0) + margin_mm / sizes) - first + 1)
     axes[:3, 3] = axes[:3, :3] @ first

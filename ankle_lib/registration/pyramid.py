@@ -4,8 +4,6 @@ Both images are made coarser by averaging whole voxels, so that nothing is shift
 voxel: the affine of a level follows the middles of its blocks.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import slice_direction, weighted_centre
+from ankle_lib.geometry import block_affine, voxel_mm3, weighted_centre
 from ankle_lib.registration.regions import SUPPORT, Region
-from ankle_lib.volume import Volume
+from ankle_lib.volume import Volume, slices_last
 
 REACH_MM, FADE_MM = 4.8, 1.5
 """Layers count up to here outside the surface, where they fade out over so many mm: cartilage and
@@ -41,24 +39,18 @@ class FixedFrames:
     frames: Tensor
     """(F, I, J, K) float32."""
     affine: NDArray[np.float64]
-    thickness_mm: float
     measured: Tensor
     """(F, K) bool; a slice that is 0 everywhere was lost, and says nothing."""
 
-    @property
-    def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])))
-
-    def coarser(self, spacing_mm: float) -> FixedFrames:
+    def coarser(self, spacing_mm: float) -> "FixedFrames":
         """Average blocks of voxels within the slices to about ``spacing_mm``."""
         sizes = np.linalg.norm(self.affine[:3, :2], axis=0)
         blocks = _blocks(sizes, spacing_mm, self.frames.shape[1:3])
         pooled = functional.avg_pool2d(self.frames.movedim(3, 1).flatten(0, 1)[:, None], blocks)
         shape = (*self.frames.shape[:1], self.frames.shape[3], *pooled.shape[2:])
         frames = pooled[:, 0].reshape(shape).movedim(1, 3).contiguous()
-        affine = _block_affine(self.affine, (*blocks, 1))
-        return FixedFrames(frames, affine, self.thickness_mm, self.measured)
+        affine = block_affine(self.affine, (*blocks, 1))
+        return FixedFrames(frames, affine, self.measured)
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,11 @@ class MovingRegion:
     frame is explained by the image alone."""
 
     @property
-    def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])))
+    def volume_mm3(self) -> float:
+        """Of the region: the sum of its weights."""
+        return float(self.weights.sum()) * voxel_mm3(self.affine)
 
-    def coarser(self, spacing_mm: tuple[float, float]) -> MovingRegion:
+    def coarser(self, spacing_mm: tuple[float, float]) -> "MovingRegion":
         """Average blocks of voxels to about these spacings: thin axes, thickest axis."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         wanted = np.full(3, spacing_mm[0])
@@ -89,9 +81,9 @@ class MovingRegion:
         blocks = _blocks(sizes, wanted, self.weights.shape)
         both = torch.stack([self.image, self.weights])
         image, weights = functional.avg_pool3d(both[None], blocks)[0]
-        return MovingRegion(image, weights, _block_affine(self.affine, blocks), self.centre)
+        return MovingRegion(image, weights, block_affine(self.affine, blocks), self.centre)
 
-    def standardised(self) -> MovingRegion:
+    def standardised(self) -> "MovingRegion":
         """Return the region with mean 0 and standard deviation 1 inside the weights."""
         mean, spread = self._mean_and_spread()
         return replace(self, image=(self.image - mean) / spread)
@@ -102,7 +94,7 @@ class MovingRegion:
         return mean, ((self.weights * (self.image - mean) ** 2).sum() / total).sqrt()
 
     @cached_property
-    def layered(self) -> MovingRegion:
+    def layered(self) -> "MovingRegion":
         """The region with its depth, and weights that reach a little beyond its surface."""
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         inside = (self.weights >= 0.5 * self.weights.max()).cpu().numpy()
@@ -149,27 +141,20 @@ class Level:
 
 def fixed_frames(volume: Volume, device: str) -> FixedFrames:
     """Put a 3D or 4D image on the device, slices last."""
-    axis, _, thickness = slice_direction(volume.affine)
-    order = [*(other for other in range(3) if other != axis), axis]
-    data = volume.data.reshape(*volume.shape, -1)
-    frames = torch.as_tensor(np.ascontiguousarray(data, dtype=np.float32), device=device)
-    frames = frames.permute(3, *order).contiguous()
+    slices = slices_last(volume)
+    data = slices.data.astype(np.float32).reshape(*slices.shape, -1)
+    frames = torch.as_tensor(data, device=device).movedim(3, 0).contiguous()
     if not bool(torch.isfinite(frames).all()):
         raise AnkleError("the frames hold NaN or infinite values: repair or leave out such frames")
     measured = (frames != 0).flatten(1, 2).any(1)
-    return FixedFrames(frames, volume.affine[:, [*order, 3]], thickness, measured)
+    return FixedFrames(frames, slices.affine, measured)
 
 
 def moving_region(region: Region, device: str) -> MovingRegion:
     """Put a region of the static scan on the device; refuse one without contrast."""
     image = torch.as_tensor(region.image.data, device=device)
     weights = torch.as_tensor(region.weights.data, device=device)
-    total = weights.sum()
-    sides = [weights.sum(dim=[a for a in range(3) if a != axis]) / total for axis in range(3)]
-    middle = [float((side * torch.arange(len(side), device=device)).sum()) for side in sides]
-    affine = region.image.affine
-    centre = affine[:3, :3] @ middle + affine[:3, 3]
-    result = MovingRegion(image, weights, affine, centre)
+    result = MovingRegion(image, weights, region.image.affine, region.centre)
     if not float(result._mean_and_spread()[1]) > 0:
         raise AnkleError(f"the static scan is constant (or not finite) around the {region.name}")
     return result
@@ -180,7 +165,7 @@ def body_shape(moving: Volume, spacing_mm: float, device: str) -> MovingRegion:
     image = torch.as_tensor(moving.data.astype(np.float32), device=device)
     blocks = _blocks(np.asarray(moving.voxel_size_mm), spacing_mm, moving.shape)
     coarse = functional.avg_pool3d(image[None, None], blocks)[0, 0]
-    affine = _block_affine(moving.affine, blocks)
+    affine = block_affine(moving.affine, blocks)
     body = (coarse > threshold_otsu(coarse.cpu().numpy()) / 2).float()
     centre = weighted_centre(body.cpu().numpy(), affine)
     width = 2 * BODY_MARGIN_VOXELS + 1
@@ -191,11 +176,3 @@ def body_shape(moving: Volume, spacing_mm: float, device: str) -> MovingRegion:
 def _blocks(sizes: NDArray[Any], wanted: Any, shape: Any) -> tuple[int, ...]:
     counts = np.maximum(1, np.rint(np.asarray(wanted) / sizes)).astype(int)
     return tuple(int(min(count, length)) for count, length in zip(counts, shape, strict=True))
-
-
-def _block_affine(affine: NDArray[np.float64], blocks: tuple[int, ...]) -> NDArray[np.float64]:
-    """Affine of blocks of voxels, whose middles are half a block minus half a voxel away."""
-    result = affine.copy()
-    result[:3, :3] = affine[:3, :3] * blocks
-    result[:3, 3] += affine[:3, :3] @ ((np.asarray(blocks) - 1) / 2)
-    return result

@@ -4,13 +4,10 @@ Also the loop of engines that fit one region to one frame at a time. Nothing her
 engine, so that a comparison with it is one of independent programs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,21 +36,24 @@ SMALLEST_SEEN = 20
 """Voxels of a frame in which a region must be seen to be scored."""
 
 
-class Fits(NamedTuple):
+@dataclass(frozen=True)
+class Fits:
     """What every engine returns, for F frames and R regions."""
 
     poses: NDArray[np.float64]
-    """(F, R, 4, 4) static world to frame world, RAS mm."""
+    """(F, R, 4, 4) static world to frame world, RAS mm. A failed fit keeps the best pose found."""
     correlations: NDArray[np.float64]
-    """(F, R) weighted correlation; NaN where the region is not in the frame's field of view."""
+    """(F, R) weighted correlation of the frame and the carried, slice-averaged static scan; NaN
+    where the region is not in the frame's field of view."""
     costs: NDArray[np.float64]
-    """(F, R) part of the weighted variance left after gain, offset and linear shading; or 1."""
+    """(F, R) part of the frame's weighted variance left after gain, offset and shading; or 1."""
     seen: NDArray[np.float64]
     """(F, R) part of the region's weight inside the frame's field of view."""
     above: NDArray[np.float64]
     """(F, R) by how much the correlation beats that of the region elsewhere; NaN if unknown."""
     seconds: NDArray[np.float64]
-    """(F, R) CPU time of the fit, preparation shared out; the score does not count."""
+    """(F, R) of the fit, preparation shared out; the score does not count. CPU time; on a GPU, and
+    of a program of its own as FLIRT is, the time that passed."""
 
 
 class Agreement(NamedTuple):
@@ -132,9 +132,8 @@ def fit_each(
     fixed: Volume,
     regions: list[Region],
     fit_one: Callable[[int, int], tuple[Matrix, float]],
-    n_jobs: int,
 ) -> Fits:
-    """Fit every region to every frame, in threads, and score the poses found.
+    """Fit every region to every frame, one after the other, and score the poses found.
 
     Parameters
     ----------
@@ -142,20 +141,15 @@ def fit_each(
         F frames.
     regions : list of R Region
     fit_one : callable
-        (frame, index of the region) to (pose, CPU seconds).
-    n_jobs : int
-        Fits at a time.
+        (frame, index of the region) to (pose, seconds).
     """
-
-    def work(frame: int, index: int) -> tuple[Matrix, float, Agreement]:
-        pose, seconds = fit_one(frame, index)
-        return pose, seconds, agreement(fixed.frame(frame), regions[index], pose)
-
     shape = fixed.n_frames, len(regions)
-    done = joblib.Parallel(n_jobs=n_jobs, prefer="threads")(
-        joblib.delayed(work)(*task) for task in np.ndindex(*shape)
-    )
-    poses, seconds, scores = zip(*done, strict=True)
+    places = list(np.ndindex(*shape))
+    poses, seconds = zip(*(fit_one(*place) for place in places), strict=True)
+    scores = [
+        agreement(fixed.frame(frame), regions[index], pose)
+        for (frame, index), pose in zip(places, poses, strict=True)
+    ]
     correlations, costs, seen = np.array(scores).T.reshape(3, *shape)
     matrices = np.array(poses).reshape(*shape, 4, 4)
     unknown = np.full(shape, np.nan)

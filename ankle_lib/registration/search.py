@@ -14,8 +14,6 @@ all are searched as usual; where that is not enough, again, from what was found 
 that it teaches. At last the layers make the poses fine.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -29,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ankle_lib.geometry import voxel_mm3, voxel_size
 from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.pyramid import (
     FixedFrames,
@@ -94,7 +93,7 @@ def fit(
     spacings = {one.fixed_mm for one in (*settings.resolutions, settings.finest)}
     pyramid = {spacing: frames.coarser(spacing) for spacing in spacings}
     inverse = torch.as_tensor(np.linalg.inv(start), device=device)
-    margin = frames.thickness_mm / 2 + 2.0
+    margin = voxel_size(frames.affine)[2] / 2 + 2.0
     regions = [cut_region(moving, soft, name, margin) for name, soft in weights.items()]
     carried = [moving_region(region, device) for region in regions]
     if settings.any_contrast:
@@ -122,7 +121,7 @@ def _search(
     finest: Level | None = None,
     *,
     layers: bool = False,
-) -> Search:
+) -> "Search":
     """Return the search for a region.
 
     All levels but the last one of all are searched on a part of their voxels. A large region has
@@ -139,7 +138,7 @@ def _search(
         Whether levels explain frames by layers.
     """
     resolutions = settings.resolutions
-    if _is_large(moving, settings):
+    if moving.volume_mm3 / 1000 > settings.largest_cm3:
         resolutions = resolutions[:1] * 2
     elif finest is not None:
         resolutions = resolutions[:-1]
@@ -161,17 +160,13 @@ def _level(
     most_points: float,
 ) -> Level:
     frames = pyramid[one.fixed_mm]
-    n_points = int(float(moving.weights.sum()) * moving.voxel_mm3 / frames.voxel_mm3)
+    n_points = int(moving.volume_mm3 / voxel_mm3(frames.affine))
     stride = max(1, round(n_points / most_points))
     samples = one.slice_samples if settings.slice_model else 1
     return Level(frames, moving, samples, one.iterations, n_points // stride, stride)
 
 
-def _is_large(moving: MovingRegion, settings: Settings) -> bool:
-    return float(moving.weights.sum()) * moving.voxel_mm3 / 1000 > settings.largest_cm3
-
-
-def _by_gain(searches: Sequence[Search], inverse: Tensor) -> list[Tensor]:
+def _by_gain(searches: Sequence["Search"], inverse: Tensor) -> list[Tensor]:
     """Find R regions in all frames; ``inverse`` (F, R, 4, 4) is where to start.
 
     Returns the inverse poses (F, 4, 4) of each region.
@@ -234,7 +229,7 @@ def _by_looks(
     inverse: Tensor,
     body: Tensor,
     settings: Settings,
-) -> tuple[list[Search], list[Tensor]]:
+) -> tuple[list["Search"], list[Tensor]]:
     """Find R regions in all frames without knowing how these show them.
 
     Parameters
@@ -290,16 +285,16 @@ def _by_looks(
 
 def _layered_search(
     pyramid: Mapping[float, FixedFrames], region: MovingRegion, settings: Settings
-) -> Search:
+) -> "Search":
     """Return the search for a region by its layers, in a scan as it is."""
     one, finest = settings.finest, None
-    if not _is_large(region, settings):
+    if region.volume_mm3 / 1000 <= settings.largest_cm3:
         layers = region.coarser(one.moving_mm).layered
         finest = _level(pyramid, layers, one, settings, settings.finest_points)
     return _search(pyramid, region, settings, finest, layers=True)
 
 
-def _look_of(layered: Sequence[Search], found: Sequence[Tensor], trusted: Tensor) -> Look:
+def _look_of(layered: Sequence["Search"], found: Sequence[Tensor], trusted: Tensor) -> Look:
     """Learn the look of all regions from their trusted fits (R, F)."""
     places = []
     for search, poses, chosen in zip(layered, found, trusted, strict=True):

@@ -14,8 +14,6 @@ Kaufman's form, Golub and Pereyra 2003), which leaves a linear least-squares pro
 numbers: a rotation vector and a shift about the region's centre.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ankle_lib.geometry import voxel_mm3
 from ankle_lib.registration.pyramid import Level, MovingRegion
 from ankle_lib.registration.regions import SHADING_LENGTH_MM, SUPPORT
 
@@ -70,7 +69,7 @@ class Points(NamedTuple):
     weights: Tensor
     """(N, P) float32, 0 for padding; 1 for points, or their weight where there are layers."""
 
-    def take(self, fits: Tensor) -> Points:
+    def take(self, fits: Tensor) -> "Points":
         """Return the points of some fits."""
         return Points(*(part[fits] for part in self))
 
@@ -89,11 +88,11 @@ class Fit(NamedTuple):
     descent: Tensor
     """(N, 6) minus their gradient."""
 
-    def take(self, fits: Tensor) -> Fit:
+    def take(self, fits: Tensor) -> "Fit":
         """Return some of the fits."""
         return Fit(*(part[fits] for part in self))
 
-    def replaced(self, places: Tensor, some: Fit) -> Fit:
+    def replaced(self, places: Tensor, some: "Fit") -> "Fit":
         """Return all fits, with ``some`` in their ``places`` (indices or bools)."""
         parts = [part.clone() for part in self]
         for part, new in zip(parts, some, strict=True):
@@ -162,7 +161,7 @@ def evaluate(
     mass = weights.sum(1).clamp_min(1e-6)
     spread, own_spread, together = _moments(weights, mass, points.values, samples[:, 0].mean(-1))
     left = (weights * residual**2).sum(1)
-    voxels = level.fixed.voxel_mm3 / moving.voxel_mm3
+    voxels = voxel_mm3(level.fixed.affine) / voxel_mm3(moving.affine)
     seen = mass * level.stride * voxels / moving.weights.sum()
     cost = left / spread
     if options.positive:  # beyond no likeness at all: the more alike the negative, the worse
@@ -206,10 +205,7 @@ def learn_look(places: Sequence[tuple[Level, Points, Tensor]]) -> Look:
     parts = []
     for level, points, inverse in places:
         _, _, samples = _carried(level, points, inverse)
-        ends = [torch.as_tensor(one).to(samples) for one in (grey, DEPTHS_MM)]
-        ramps = [_ramps(samples[:, channel], one) for channel, one in enumerate(ends)]
-        columns = [torch.ones_like(ramps[0][:, :1]), *ramps, _positions(level, points)]
-        design = torch.cat(columns, 1)
+        _, design = _curves(samples, grey, _positions(level, points))
         weighted = design * points.weights[:, None]
         normal = (weighted @ design.mT).sum(0).double()
         right = (weighted @ points.values[..., None]).sum(0)[:, 0].double()
@@ -248,10 +244,7 @@ class _Layers:
     def __init__(self, moving: MovingRegion, samples: Tensor, position: Tensor | None) -> None:
         self._samples = samples
         grey = np.linspace(*moving.grey_ends, GREY_STEPS + 1)
-        self._ends = [torch.as_tensor(ends).to(samples) for ends in (grey, DEPTHS_MM)]
-        ramps = [_ramps(samples[:, channel], ends) for channel, ends in enumerate(self._ends)]
-        shading = [] if position is None else [position]
-        self.columns = torch.cat([torch.ones_like(ramps[0][:, :1]), *ramps, *shading], 1)
+        self._ends, self.columns = _curves(samples, grey, position)
 
     def by_sample(self, gains: Tensor) -> Tensor:
         """Return the derivative (N, C, P, S) of the explained frame by each sample."""
@@ -263,6 +256,16 @@ class _Layers:
             slopes = functional.pad(slopes, (1, 1))  # flat beyond both ends
             result[:, channel] = slopes.gather(1, piece.flatten(1)).view_as(piece)
         return result / self._samples.shape[-1]
+
+
+def _curves(
+    samples: Tensor, grey: NDArray[np.float64], shading: Tensor | None
+) -> tuple[list[Tensor], Tensor]:
+    """Return ends of the pieces of both curves, and columns (N, Q, P): 1, their rises, shading."""
+    both = [torch.as_tensor(ends).to(samples) for ends in (grey, DEPTHS_MM)]
+    ramps = [_ramps(samples[:, channel], ends) for channel, ends in enumerate(both)]
+    further = [] if shading is None else [shading]
+    return both, torch.cat([torch.ones_like(ramps[0][:, :1]), *ramps, *further], 1)
 
 
 def _ramps(values: Tensor, ends: Tensor) -> Tensor:

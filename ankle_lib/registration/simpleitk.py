@@ -5,18 +5,16 @@ across the slice, so that both images are equally blurred; the weights become a 
 because ITK knows no soft weights. ITK transforms map fixed to moving points in LPS mm.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ankle_lib.files import AnkleError
 from ankle_lib.geometry import (
     Matrix,
     apply,
@@ -30,14 +28,6 @@ from ankle_lib.geometry import (
 from ankle_lib.registration.engines import Settings
 from ankle_lib.registration.regions import Fits, Region, agreement, cut_region, fit_each
 from ankle_lib.volume import Volume, resample
-
-try:
-    import SimpleITK as sitk
-except ImportError:
-    raise AnkleError(
-        "engine 'simpleitk' needs the package SimpleITK: pip install SimpleITK, or choose engine "
-        "'torch'"
-    ) from None
 
 LEVELS = ((4.0, 0.02), (2.0, 0.01), (0.0, 0.001))
 """From coarse to fine: pixel size within the slices in mm (0: the frame's own), and the length of
@@ -75,7 +65,7 @@ def fit(
     start : (F, R, 4, 4) array
         Static world to frame world, RAS mm.
     settings : Settings
-        ``start_angles_deg``, ``retry``, ``largest_cost``, ``slice_model`` and ``n_jobs`` count.
+        ``start_angles_deg``, ``retry``, ``largest_cost`` and ``slice_model`` count.
     """
     thickness_mm = slice_direction(fixed.affine).thickness_mm
     regions = [cut_region(moving, array, name, thickness_mm) for name, array in weights.items()]
@@ -100,7 +90,7 @@ def fit(
         return best, time.thread_time() - begun
 
     with _quiet_thread():
-        return fit_each(fixed, regions, fit_one, settings.n_jobs)
+        return fit_each(fixed, regions, fit_one)
 
 
 @contextmanager

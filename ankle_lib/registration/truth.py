@@ -3,29 +3,31 @@
 The error of a pose is told on the bone in mm, and in degrees about the anatomical axes.
 """
 
-from __future__ import annotations
-
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from ankle_lib.files import AnkleError
-from ankle_lib.geometry import apply, compose, invert
-from ankle_lib.presets import BONES
+from ankle_lib.geometry import apply, compose, invert, rigid
+from ankle_lib.metrics import dice
+from ankle_lib.presets import LABELS
 from ankle_lib.volume import Volume, load, to_orientation
-
-TRUE_LABELS = {bone: number for number, bone in enumerate(BONES, 1)}
-"""Numbers of the bones in the files of the truth."""
 
 TruePoses = list[dict[str, NDArray[np.float64]]]
 """For each frame, bone to (4, 4), static world to frame world, RAS mm."""
 
 AXES = ("lr", "ap", "si")
 """Anatomical axes left-right, anterior-posterior, superior-inferior: world x, y, z."""
+
+ERRORS = ("dice", "tre_mm", "rotation_error_deg", *(f"rotation_{axis}_deg" for axis in AXES))
+"""Of a pose, see `SequenceTruth.errors`."""
 
 MAX_POINTS = 2000
 
@@ -49,7 +51,7 @@ def read_true_poses(truth: Path, subject: str, sequence: str) -> TruePoses:
 
 
 def read_true_labels(truth: Path, subject: str, sequence: str) -> NDArray[np.uint8] | None:
-    """Read the true labels of a sequence (see `truth_files` and `TRUE_LABELS`).
+    """Read the true labels of a sequence (see `truth_files` and `presets.LABELS`).
 
     Returns
     -------
@@ -93,6 +95,53 @@ def _read_all(folder: Path, pattern: str) -> dict[tuple[str, ...], Volume]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     matches = [(path, re.fullmatch(pattern, path.name)) for path in paths]
     return {match.groups(): to_orientation(load(path)) for path, match in matches if match}
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceTruth:
+    """True poses and labels of one sequence."""
+
+    poses: TruePoses
+    labels: NDArray[np.uint8]
+    """(I, J, K, F), see `read_true_labels`."""
+
+    @classmethod
+    def read(cls, truth: Path | None, subject: str, sequence: str) -> Self | None:
+        """Read both (see `truth_files`); None for real scans."""
+        if truth is None or (labels := read_true_labels(truth, subject, sequence)) is None:
+            return None
+        return cls(read_true_poses(truth, subject, sequence), labels)
+
+    def errors(
+        self,
+        frame: int,
+        pose: NDArray[np.float64],
+        carried: Mapping[str, Volume],
+        points: Mapping[str, NDArray[np.float64]],
+    ) -> dict[str, float]:
+        """Compare one pose and the masks that it carries with the truth; bones are averaged."""
+        rows = []
+        for bone, mask in carried.items():
+            true_pose = self.poses[frame][bone]
+            turned = rotation_errors_deg(pose, true_pose)
+            overlap = dice(mask.data, self.labels[..., frame] == LABELS[bone])
+            tre = tre_mm(pose, true_pose, points[bone])
+            rows.append([overlap, tre, float(np.linalg.norm(turned)), *turned])
+        return dict(zip(ERRORS, np.mean(rows, axis=0).tolist(), strict=True))
+
+    def disturbed(
+        self, points: Mapping[str, NDArray[np.float64]], angle_deg: float, shift_mm: float
+    ) -> NDArray[np.float64]:
+        """Return start poses (F, R, 4, 4) off the truth, the same at every call."""
+        generator = np.random.default_rng(0)
+        starts = np.empty((len(self.poses), len(points), 4, 4))
+        for frame, true_poses in enumerate(self.poses):
+            for index, (bone, places) in enumerate(points.items()):
+                axis, shift = generator.normal(size=(2, 3))
+                axis *= angle_deg / np.linalg.norm(axis)
+                shift *= shift_mm / np.linalg.norm(shift)
+                starts[frame, index] = true_poses[bone] @ rigid(axis, shift, places.mean(axis=0))
+        return starts
 
 
 def bone_points(mask: NDArray[np.bool_], affine: ArrayLike) -> NDArray[np.float64]:

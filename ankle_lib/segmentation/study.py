@@ -103,12 +103,7 @@ class Study:
         for scan in (*seen, *validation):
             _ = scan.checksum  # here, not in every process
         return partial(
-            train_on_scans,
-            recipe,
-            seen,
-            self.folder,
-            validation=validation,
-            device=self.device,
+            train_on_scans, recipe, seen, self.folder, validation=validation, device=self.device
         )
 
     def patch_scores(

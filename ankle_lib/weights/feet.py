@@ -6,8 +6,6 @@ and strands of tissue of all sizes, under a skin that follows the bones at some 
 scanner sees of a foot is drawn afterwards, see `learning.random_scans`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 

@@ -1,25 +1,19 @@
 """Train a network for scans of any contrast: `ankle networks train`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ankle_lib.learning.prediction import save_segmenter
+from ankle_lib.learning.prediction import THICKEST_MM, save_segmenter
 from ankle_lib.learning.random_scans import ScanRanges, draw_contrast, take
 from ankle_lib.learning.recipes import Recipe
-from ankle_lib.learning.scans import Scan, final_recipe, train_on_scans
+from ankle_lib.learning.scans import FRAME_NOISE, Scan, final_recipe, train_on_scans
 from ankle_lib.parallel import run_all
 from ankle_lib.weights.feet import random_foot
 from ankle_lib.weights.shipped import write_checksum
 
-NOISY = 0.35
-"""For frames of other scanners, see `patches.Augmentation`."""
-THICKEST_MM = 10.0
-"""Slices that `ankle segment` lets the network see."""
 FINER = 0.8
 """Voxels of the feet, over the pixels of the scans that are made of them."""
 RANGES = ScanRanges(thick=0.5, tilt_deg=20.0, cut=0.9)
@@ -72,9 +66,7 @@ def make_network(out: Path, folder: Path, sizes: NetworkSizes = FULL, *, seed: i
 
 def recipe_of(sizes: NetworkSizes, seed: int = 0) -> Recipe:
     """Return how the network is trained."""
-    recipe = final_recipe(sizes.stages, seed)
-    noisy = replace(recipe.augmentation, noise=NOISY)
-    return replace(recipe, augmentation=noisy, epochs=EPOCHS)
+    return replace(final_recipe(sizes.stages, seed, FRAME_NOISE), epochs=EPOCHS)
 
 
 def scans_to_learn(sizes: NetworkSizes, seed: int = 0) -> list[Scan]:

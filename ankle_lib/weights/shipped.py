@@ -1,7 +1,5 @@
 """The network that comes with the package: ``bones.ckpt`` beside this module, see README.md."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from ankle_lib.cache import file_digest

@@ -170,10 +170,7 @@ class ImageView(View):
             "coronal": (right, superior),
             "axial": (right, 1 - posterior),
         }[plane]
-        return [
-            Mark(across, across, 0, 1, CROSS_COLOUR, 1),
-            Mark(0, 1, up, up, CROSS_COLOUR, 1),
-        ]
+        return [Mark(across, across, 0, 1, CROSS_COLOUR, 1), Mark(0, 1, up, up, CROSS_COLOUR, 1)]
 
     def _on_mouse(self, plane: str, kind: str, row: int, column: int) -> None:
         if kind == "leave":

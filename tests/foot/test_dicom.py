@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ankle_lib.files import AnkleError
-from ankle_lib.foot.dicom import converted
+from ankle_lib.foot.reading import converted
 from ankle_lib.volume import load
 
 MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"

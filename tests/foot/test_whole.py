@@ -75,6 +75,10 @@ def test_the_page_names_no_folder(out: Path, files: dict[str, Path]) -> None:
     assert "<h1>static</h1>" in page
 
 
+def done_again(*_: object, **__: object) -> Outcome:
+    raise AssertionError("done again")
+
+
 def test_what_is_done_is_not_done_again(
     out: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,11 +86,11 @@ def test_what_is_done_is_not_done_again(
     again = {"masks": masks, "tell": lambda line: None}
     (out / "report.html").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(whole, "register_files", None)
+        patched.setattr(whole, "register_files", done_again)
         foot_files(files["static"], [files["movie"]], out, **again)
         assert (out / "report.html").exists()
         (out / "active" / "transforms.json").unlink()
-        with pytest.raises(TypeError):  # now it has to be done
+        with pytest.raises(AssertionError, match="done again"):  # now it has to be
             foot_files(files["static"], [files["movie"]], out, **again)
     foot_files(files["static"], [files["movie"]], out, **again)
     assert (out / "active" / "transforms.json").exists()
@@ -105,7 +109,7 @@ def test_a_verdict_in_the_sheet_counts_in_the_next_run(
     assert set(sheet.table()["verdict"]) == {"accepted"}
     for bone in masks:
         sheet.judge("static.nii.gz", "active", 2, bone, "rejected", "Ada")
-    monkeypatch.setattr(whole, "register_files", None)  # not done again
+    monkeypatch.setattr(whole, "register_files", done_again)
     foot_files(*scans, **options, tell=lambda line: None)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "the talus was refused in frame 2: its angles there follow its other frames" in page

@@ -14,6 +14,7 @@ import pytest
 from ankle_lib import cache
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.pose_files import read_transforms
+from ankle_lib.presets import LABELS
 from ankle_lib.quality.gate import fit_gate
 from ankle_lib.quality.review_sheet import ReviewSheet, frame_path, read_registered
 from ankle_lib.registration import every_sequence
@@ -27,7 +28,7 @@ from ankle_lib.registration.every_sequence import (
     sequence_images,
 )
 from ankle_lib.registration.moving import moved_mask
-from ankle_lib.registration.truth import TRUE_LABELS, truth_files
+from ankle_lib.registration.truth import truth_files
 from ankle_lib.volume import Volume, load, save
 from tests.registration.scene import scene, turned
 
@@ -56,7 +57,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[CleanSubject, Path
         [moved_mask(bone, t, seen.frames.shape, seen.frames.affine).data for t in seen.truth], -1
     )
     truth = root / "truth" / "T01"
-    save(truth / f"{SEQUENCE}_dseg.nii.gz", labels * TRUE_LABELS["talus"], seen.frames.affine)
+    save(truth / f"{SEQUENCE}_dseg.nii.gz", labels * LABELS["talus"], seen.frames.affine)
     poses = [{"frame": n, "poses": {"talus": t.tolist()}} for n, t in enumerate(seen.truth)]
     (truth / f"{SEQUENCE}.json").write_text(json.dumps({"frames": poses}))
     return subject, root

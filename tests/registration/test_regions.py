@@ -80,11 +80,10 @@ def test_what_is_not_seen_has_no_score(known: Scene) -> None:
     assert 0.2 < agreement(known.frames.frame(0), region, half).seen < 0.8
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_fits_are_returned_in_order(known: Scene, n_jobs: int) -> None:
+def test_fits_are_returned_in_order(known: Scene) -> None:
     regions = [cut_region(known.static, known.weights, name, 6.0) for name in ("a", "b", "c")]
     poses = {(f, r): rigid([f, r, 0], [0, 0, 0], CENTRE) for f in range(2) for r in range(3)}
-    fits = fit_each(known.frames, regions, lambda f, r: (poses[f, r], 10.0 * f + r), n_jobs)
+    fits = fit_each(known.frames, regions, lambda f, r: (poses[f, r], 10.0 * f + r))
     assert fits.poses.shape == (2, 3, 4, 4)
     assert fits.seconds.tolist() == [[0, 1, 2], [10, 11, 12]]
     for (f, r), pose in poses.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ankle_lib.learning.prediction import predict, read_segmenter
+from ankle_lib.learning.prediction import THICKEST_MM, predict, read_segmenter
 from ankle_lib.presets import BONES
-from ankle_lib.weights.making import SMALL, THICKEST_MM, make_network, scans_to_learn
+from ankle_lib.weights.making import SMALL, make_network, scans_to_learn
 from ankle_lib.weights.shipped import checksum_file
 
 

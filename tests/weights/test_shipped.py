@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from ankle_lib.files import AnkleError
-from ankle_lib.learning.prediction import predict, read_segmenter
+from ankle_lib.learning.prediction import THICKEST_MM, predict, read_segmenter
 from ankle_lib.metrics import dice
 from ankle_lib.presets import BONES
 from ankle_lib.weights import shipped
-from ankle_lib.weights.making import FULL, THICKEST_MM, scans_to_learn
+from ankle_lib.weights.making import FULL, scans_to_learn
 from ankle_lib.weights.shipped import checksum_file, named, shipped_network, write_checksum
 
 
