@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import resource
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from ankle_lib.files import AnkleError
+from ankle_lib.files import PARTIAL_PREFIX, AnkleError
 from ankle_lib.manifest.document import load_manifest, verify
+from benchmarks.kill import broken_files, differences
+from tests.chapter_steps import STEPS, Step
 from tests.running.test_records import Course
 from tests.test_cli import ankle, own_scans, own_static_scan
 
@@ -29,9 +35,17 @@ KNOCKS = {
         "one line, status 1; the earlier result or none, never half of one",
         "test_hard_knocks.py::test_a_full_disk_leaves_no_half_of_a_result",
     ),
+    "the disk is full, in every chapter": (
+        "nothing half; with space again the chapter goes on, to the same results",
+        "test_hard_knocks.py::test_a_full_disk_leaves_whole_files_in_every_chapter",
+    ),
     "a folder cannot be written": (
         "one line, status 1",
         "test_hard_knocks.py::test_a_folder_that_cannot_be_written_is_one_line",
+    ),
+    "a folder cannot be written, in every chapter": (
+        "the folder is named",
+        "test_hard_knocks.py::test_a_folder_that_cannot_be_written_is_named_by_every_chapter",
     ),
     "two runs at once": (
         "the second is told who writes",
@@ -40,6 +54,10 @@ KNOCKS = {
     "`kill -9` at any moment": (
         "the next run goes on, and ends with the same tables",
         "running/test_kill.py::test_a_run_that_was_killed_gives_the_same_tables",
+    ),
+    "`kill -9` in a step of every chapter": (
+        "nothing half; the chapter goes on, to the same results",
+        "test_hard_knocks.py::test_every_chapter_goes_on_after_a_kill",
     ),
     "a training is killed": (
         "it ends as if it had never stopped",
@@ -58,9 +76,9 @@ KNOCKS = {
         "paths and links that lead out, and YAML that unfolds without end, are refused",
         "test_hard_knocks.py::test_yaml_that_unfolds_without_end_is_refused",
     ),
-    "a manifest of thousands of subjects": (
+    "a manifest of 10,000 subjects": (
         "read and checked like any other",
-        "test_hard_knocks.py::test_thousands_of_subjects_are_no_matter",
+        "test_hard_knocks.py::test_ten_thousand_subjects_are_no_matter",
     ),
     "a hostile checkpoint": (
         "nothing in it is executed",
@@ -150,6 +168,68 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert "Traceback" not in errors
 
 
+@pytest.fixture(scope="module", params=STEPS)
+def chapter(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Step, Path]:
+    """A step of a chapter, and what it leaves undisturbed."""
+    given, expected = (tmp_path_factory.mktemp(name) for name in ("given", "expected"))
+    step = STEPS[request.param](given)
+    step(expected)
+    return step, expected
+
+
+def assert_whole(out: Path, expected: Path) -> None:
+    """Check that all files of a step are whole and as they would be undisturbed, as far as it got.
+
+    Tables and records tell seconds too; a training has files that are gone when it is finished.
+    """
+    assert broken_files(out) == []
+    found, wanted = visible(out), visible(expected)
+    for name in found.keys() & wanted.keys():
+        assert name.endswith((".csv", ".json")) or found[name] == wanted[name], name
+
+
+def assert_goes_on(step: Step, out: Path, expected: Path) -> None:
+    """Check that a step that was stopped ends as if it had not been."""
+    step(out)
+    assert_whole(out, expected)
+    assert visible(out).keys() == visible(expected).keys()
+    assert differences(out, expected) == []
+
+
+@pytest.mark.usefixtures("capsys")  # or what pytest catches would be on the full disk, too
+def test_a_full_disk_leaves_whole_files_in_every_chapter(
+    chapter: tuple[Step, Path], tmp_path: Path
+) -> None:
+    step, expected = chapter
+    sizes = sorted(map(len, visible(expected).values()))
+    with full_disk(sizes[len(sizes) // 2] - 1), pytest.raises(OSError, match="File too large"):
+        step(tmp_path)
+    assert not list(tmp_path.rglob(f"{PARTIAL_PREFIX}*"))
+    assert visible(expected).keys() - visible(tmp_path).keys()
+    assert_whole(tmp_path, expected)
+    assert_goes_on(step, tmp_path, expected)
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_every_chapter(
+    chapter: tuple[Step, Path],
+) -> None:
+    with pytest.raises(OSError, match=r"'/proc/ankle"):
+        chapter[0](Path("/proc/ankle"))
+
+
+def test_every_chapter_goes_on_after_a_kill(chapter: tuple[Step, Path], tmp_path: Path) -> None:
+    step, expected = chapter
+    number = max(1, len(visible(expected)) // 2)
+    command = [sys.executable, "-m", "tests.chapter_steps", str(number)]
+    killed = subprocess.run(command, input=pickle.dumps((step, tmp_path)), cwd=README.parent)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob(f"{PARTIAL_PREFIX}*"))
+    assert_whole(tmp_path, expected)
+    assert_goes_on(step, tmp_path, expected)
+
+
 def manifest(path: Path, subjects: str, before: str = "") -> Path:
     path.write_text(
         f"{before}version: 1\ncohorts:\n- name: mine\n  licence: none\n"
@@ -170,10 +250,10 @@ def test_yaml_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
         assert len(str(refusal.value)) < 1000
 
 
-def test_thousands_of_subjects_are_no_matter(tmp_path: Path) -> None:
-    subjects = ", ".join(f"{{code: S{n}, static: [S{n}.nii]}}" for n in range(2000))
+def test_ten_thousand_subjects_are_no_matter(tmp_path: Path) -> None:
+    subjects = ", ".join(f"{{code: S{n}, static: [S{n}.nii]}}" for n in range(10_000))
     found = verify(load_manifest(manifest(tmp_path / "m.yaml", f"[{subjects}]")).cohort())
-    assert sum(finding.problem == "missing" for finding in found) == 2000
+    assert sum(finding.problem == "missing" for finding in found) == 10_000
 
 
 @pytest.mark.parametrize("year", [1, 4_000_000_000])
