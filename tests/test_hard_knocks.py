@@ -18,14 +18,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
+from ankle_lib.learning import scoring
+from ankle_lib.learning.slices import whole_slices
+from ankle_lib.learning.training import train
 from ankle_lib.manifest.document import load_manifest, verify
+from ankle_lib.reconstruction import report_networks
+from ankle_lib.reconstruction.refiner import Refiner, refine
+from ankle_lib.registration import search
+from ankle_lib.registration.engines import Resolution, Settings, register
 from benchmarks.kill import broken_files, differences
 from tests.chapter_steps import STEPS, Step
+from tests.reconstruction.toy_scene import toy_scene
+from tests.registration.scene import scene, turned
 from tests.running.test_records import Course
 from tests.test_cli import ankle, own_scans, own_static_scan
+from tests.toy_scans import small_recipe
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- hard knocks -->", "<!-- end of hard knocks -->"
@@ -46,6 +58,10 @@ KNOCKS = {
     "a folder cannot be written, in every chapter": (
         "the folder is named",
         "test_hard_knocks.py::test_a_folder_that_cannot_be_written_is_named_by_every_chapter",
+    ),
+    "the memory of the GPU is full": (
+        "smaller batches, and said so; what does not fit at all ends with advice",
+        "test_hard_knocks.py::test_a_full_gpu_takes_smaller_batches_and_says_so",
     ),
     "two runs at once": (
         "the second is told who writes",
@@ -228,6 +244,77 @@ def test_every_chapter_goes_on_after_a_kill(chapter: tuple[Step, Path], tmp_path
     assert list(tmp_path.rglob(f"{PARTIAL_PREFIX}*"))
     assert_whole(tmp_path, expected)
     assert_goes_on(step, tmp_path, expected)
+
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB of "
+    "which 1.00 GiB is free. Including non-PyTorch memory, this process has 7.00 GiB in use."
+)
+IMAGES = torch.randn(7, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Hungry(torch.nn.Module):
+    """A network that fits into the memory of a GPU with few images only."""
+
+    head = "intensity"
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.light = most, torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError(FULL)
+        return self.light * images[:, :1]
+
+
+BATCHES: dict[str, Any] = {
+    "slices": lambda network: whole_slices(network, IMAGES[:, 0].numpy().T),
+    "patches": lambda network: scoring.outputs_of(network, IMAGES),
+    "the report's patches": lambda network: report_networks.outputs_of(network, IMAGES),
+}
+
+
+@pytest.mark.parametrize("what", BATCHES)
+def test_a_full_gpu_takes_smaller_batches_and_says_so(what: str) -> None:
+    with pytest.warns(UserWarning, match="the GPU's memory is full: now 3 at a time"):
+        found = BATCHES[what](Hungry(4))
+    assert np.array_equal(found, BATCHES[what](Hungry(7)))
+    with pytest.raises(AnkleError, match=r"CUDA out of memory. .* end what else uses it"):
+        BATCHES[what](Hungry(0))
+
+
+def test_a_registration_on_a_full_gpu_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = scene([turned(angle) for angle in (0, 4, 8)])
+    coarse = Settings(resolutions=(Resolution(3.0, (3.0, 3.0), 3, 8),))
+    bone = (seen.frames, seen.static, {"talus": seen.weights})
+    expected, minimise = register(*bone, settings=coarse), search.minimise
+
+    def hungry(level: Any, frame: torch.Tensor, *rest: Any, **how: Any) -> Any:
+        if len(frame) > 2:
+            raise torch.OutOfMemoryError(FULL)
+        return minimise(level, frame, *rest, **how)
+
+    monkeypatch.setattr(search, "minimise", hungry)
+    with pytest.warns(UserWarning, match="the GPU's memory is full: now 1 at a time"):
+        found = register(*bone, settings=coarse)
+    np.testing.assert_allclose(found.poses, expected.poses, atol=1e-3)
+
+
+def test_a_training_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
+    recipe = small_recipe()
+
+    def draw(n: int, generator: torch.Generator) -> Any:
+        raise torch.OutOfMemoryError(FULL)
+
+    with pytest.raises(AnkleError, match=r"memory.*: let the recipe have smaller batches"):
+        train(recipe.fresh(), recipe, draw, tmp_path)
+
+
+def test_a_sharp_frame_that_does_not_fit_says_what_to_do() -> None:
+    frame = toy_scene("T01")
+    with pytest.raises(AnkleError, match=r"or compute on device cpu$"):
+        refine(Refiner(Hungry(0)), frame.measured, frame.moved_static, frame.region)
 
 
 def manifest(path: Path, subjects: str, before: str = "") -> Path:

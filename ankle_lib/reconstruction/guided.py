@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Grid, apply, part_of, world_to_voxel
+from ankle_lib.parallel import enough_memory
 from ankle_lib.reconstruction.moving_foot import MovedScan, MovingFoot, Poses, moved_static
 from ankle_lib.reconstruction.thick_slices import (
     WHOLE,
@@ -207,6 +208,7 @@ def grid_of_bones(
     return part_of((i, j, k), static.affine)
 
 
+@enough_memory()
 def guided(
     moved: MovedScan,
     frame: Volume,
