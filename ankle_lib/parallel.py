@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -93,6 +93,48 @@ def turn_on(device: str) -> AbstractContextManager[Any]:
     has to hold the work of one. A thread may ask for a turn that it has.
     """
     return nullcontext() if device == "cpu" else _GPU
+
+
+@contextmanager
+def enough_memory(advice: str = "end what else uses it") -> Iterator[None]:
+    """Refuse what a GPU's memory does not hold with an `AnkleError` that gives this advice."""
+    try:
+        yield
+    except RuntimeError as error:  # PyTorch's, or CUDA's own
+        if "out of memory" not in str(error):
+            raise
+        found = str(error).splitlines()[0][:120]
+        raise AnkleError(f"the GPU: {found}…: {advice}, or compute on device cpu") from None
+
+
+@enough_memory()
+def in_batches(work: Callable[..., Result], *tensors: Any, at_once: int) -> list[Result]:
+    """Return ``work(*rows)`` for so many rows of some tensors at a time.
+
+    If a GPU's memory does not hold so many, all is done again with half of them, which is said.
+
+    Parameters
+    ----------
+    work : callable
+        Takes as many tensors, and leaves them as they are.
+    tensors : Tensor
+        All of one length.
+    at_once : int
+
+    Raises
+    ------
+    AnkleError
+        If the memory does not hold a single row.
+    """
+    at_once = min(at_once, max(1, len(tensors[0])))
+    try:
+        parts = zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
+        return [work(*rows) for rows in parts]
+    except RuntimeError as error:
+        if "out of memory" not in str(error) or at_once == 1:
+            raise
+    warnings.warn(f"the GPU's memory is full: now {at_once // 2} at a time", stacklevel=3)
+    return in_batches(work, *tensors, at_once=at_once // 2)
 
 
 # a name of one's own: another user's file could not be opened

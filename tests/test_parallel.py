@@ -14,10 +14,11 @@ from typing import Any
 
 import joblib
 import pytest
+import torch
 
 from ankle_lib import parallel
 from ankle_lib.files import AnkleError
-from ankle_lib.parallel import SCHEDULER_VARIABLE, run_all, turn_on
+from ankle_lib.parallel import SCHEDULER_VARIABLE, in_batches, run_all, turn_on
 
 
 @pytest.fixture(autouse=True)
@@ -229,3 +230,21 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     found = run_all(threads_of_a_worker, [0, 1], n_jobs=2)
     assert found == [max(1, joblib.cpu_count() // 2)] * 2
+
+
+# --- batches ---
+
+
+def test_batches_are_as_large_as_was_said() -> None:
+    numbers = torch.arange(7)
+    assert in_batches(len, numbers, at_once=3) == [3, 3, 1]
+    assert in_batches(torch.dot, numbers, numbers, at_once=100) == [91]
+    assert in_batches(len, numbers[:0], at_once=3) == [0]  # one, so that there is something to join
+
+
+def test_errors_that_do_not_tell_of_memory_come_out_as_they_are() -> None:
+    def fail(rows: torch.Tensor) -> None:
+        raise RuntimeError("expected scalar type Half")
+
+    with pytest.raises(RuntimeError, match=r"^expected scalar type Half$"):
+        in_batches(fail, torch.arange(2), at_once=2)

@@ -107,6 +107,5 @@ def written(folder: Path, code: str) -> CleanSubject:
         masks[bone] = folder / f"sub-{code}_static_label-{bone}_mask.nii.gz"
         save(masks[bone], mask.astype(np.uint8), affine)
     foot = folder / f"sub-{code}" / f"sub-{code}_static_desc-foot_mask.nii.gz"
-    foot.parent.mkdir()
     save(foot, scan.item.region.astype(np.uint8), affine)
     return CleanSubject(code, scan.group, "left", static, masks, {})

@@ -1,5 +1,6 @@
 """Trained networks in files that hold numbers and text, and never code."""
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -112,9 +113,10 @@ def save_checkpoint(
     }
     # copies, because a view would be saved with all that it looks at
     plain = tree_map_only(Tensor, lambda one: one.detach().cpu().contiguous().clone(), content)
+    file = io.BytesIO()  # torch would hide that a disk is full
+    torch.save(plain, file)
     with atomic_path(path) as temporary:
-        with open(temporary, "wb") as file:
-            torch.save(plain, file)
+        temporary.write_bytes(file.getbuffer())
         _read(temporary, Path(path))
     return Path(path)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ankle_lib.learning.networks import fast_autocast
 from ankle_lib.learning.training import Validate
 from ankle_lib.metrics import mask_scores
+from ankle_lib.parallel import in_batches
 from ankle_lib.patches.source import Batch, PatchSource, pair_correlation
 
 THRESHOLD = 0.5
@@ -37,7 +38,7 @@ def outputs_of(network: nn.Module, images: Tensor, *, batchnorm_training: bool =
     at_once = 1 if batchnorm_training else PATCHES_AT_ONCE
     ready = copy.deepcopy(network).train(batchnorm_training)
     with torch.inference_mode(), fast_autocast(images.device):
-        return torch.cat([ready(part) for part in images.split(at_once)])
+        return torch.cat(in_batches(ready, images, at_once=at_once))
 
 
 def patch_scores(

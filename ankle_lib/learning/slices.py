@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import bounding_box
 from ankle_lib.learning.networks import fast_autocast, ready_to_predict
+from ankle_lib.parallel import in_batches
 
 OVERLAP = 0.5
 """Part of a tile's side that the next tile covers again."""
@@ -106,7 +107,7 @@ def whole_slices(
         images = torch.from_numpy(np.ascontiguousarray(stack, dtype=np.float32)).to(place)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), fast_autocast(place):
-            outputs = predict(images)
+            outputs = torch.cat(in_batches(predict, images, at_once=at_once))
         if maps is None:
             maps = np.zeros((n_slices, outputs.shape[1], *image.shape[:2]), dtype=dtype)
         maps[(ks, slice(None), *box)] = outputs.to(kept).cpu().numpy()

@@ -31,7 +31,7 @@ from ankle_lib.learning.networks import (
 )
 from ankle_lib.learning.optimisers import OPTIMIZERS
 from ankle_lib.learning.recipes import Recipe, Stage
-from ankle_lib.parallel import run_all
+from ankle_lib.parallel import enough_memory, run_all
 from ankle_lib.patches.source import Batch
 
 WEIGHTS = "network.ckpt"
@@ -213,6 +213,7 @@ def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 # --- the loop ---
 
 
+@enough_memory("let the recipe have smaller batches or a smaller network")
 def train(
     network: SliceNetwork,
     recipe: Recipe,
@@ -258,7 +259,7 @@ def train(
     Raises
     ------
     AnkleError
-        If the loss or the score is not finite.
+        If the loss or the score is not finite, or a GPU's memory does not hold a step.
 
     Examples
     --------

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Grid, apply, box_around, part_of, world_to_voxel
+from ankle_lib.parallel import enough_memory
 from ankle_lib.reconstruction.moving_foot import MovedScan, MovingFoot, Poses, moved_static
 from ankle_lib.reconstruction.thick_slices import (
     WHOLE,
@@ -204,6 +205,7 @@ def grid_of_bones(
     return grid
 
 
+@enough_memory()
 def guided(
     moved: MovedScan,
     frame: Volume,

@@ -18,6 +18,7 @@ from ankle_lib.learning.networks import fast_autocast, ready_to_predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.slices import plane_box
 from ankle_lib.learning.training import Trained, train_once
+from ankle_lib.parallel import in_batches
 from ankle_lib.presets import ReconstructionSizes
 from ankle_lib.reconstruction.moving_foot import MovedScan
 from ankle_lib.reconstruction.scene_scores import Answer
@@ -142,7 +143,7 @@ def refine(
         given = torch.from_numpy(images[None]).to(device)
         given = given.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), fast_autocast(device):
-            output = network(given)[0, 0].float().cpu().numpy()[:, :, None]
+            output = in_batches(network, given, at_once=1)[0][0, 0, ..., None].float().cpu().numpy()
         result[part] = sd * output + (measured if refiner.residual else mean)
     return result
 

@@ -23,6 +23,7 @@ from ankle_lib.learning.networks import SliceNetwork, ready_to_predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.training import WEIGHTS, Trained, train_once
 from ankle_lib.metrics import ImageScores, image_scores
+from ankle_lib.parallel import in_batches
 from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.report_pairs import LOWEST_R, PARTS, Pairs
@@ -67,7 +68,7 @@ def train_on_pairs(pairs: Pairs, recipe: Recipe) -> Trained:
 def outputs_of(network: nn.Module, images: Tensor) -> Tensor:
     """Return a network's output on patches, shape (n, 1, h, w), in full precision."""
     with torch.inference_mode():
-        return torch.cat([network(part) for part in images.split(AT_ONCE)])
+        return torch.cat(in_batches(network, images, at_once=AT_ONCE))
 
 
 def answer_of(network: nn.Module) -> Answer:

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.geometry import voxel_mm3, voxel_size
+from ankle_lib.parallel import in_batches
 from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.pyramid import (
     FixedFrames,
@@ -412,13 +414,10 @@ class Search:
         """Run `minimise` in batches of bounded memory."""
         fixed = level is not self.levels[0] and level.moving.depth is None
         reselect = iterations if fixed else RESELECT
-        options = self.options(level)
+        how: Any = {"options": self.options(level), "iterations": iterations, "reselect": reselect}
         per_fit = level.n_points * level.slice_samples
         at_once = max(1, SAMPLES_AT_ONCE[frame.device.type] // max(1, per_fit))
-        parts = [
-            minimise(level, f, i, options, iterations=iterations, reselect=reselect)
-            for f, i in zip(frame.split(at_once), inverse.split(at_once), strict=True)
-        ]
+        parts = in_batches(partial(minimise, level, **how), frame, inverse, at_once=at_once)
         inverses, fits = zip(*parts, strict=True)
         return torch.cat(inverses), Fit(*map(torch.cat, zip(*fits, strict=True)))
 
