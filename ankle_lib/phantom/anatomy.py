@@ -7,9 +7,9 @@ the surface; muscles, tendons, vessels and skin are painted around them.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -28,7 +28,11 @@ from ankle_lib.phantom.shapes import (
     rotation_matrix,
     smooth_union,
 )
-from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, Tissue, signal
+from ankle_lib.phantom.tissues import CONTRASTS, TISSUES, Contrast, Tissue, XRays, signal
+
+Contrasts = Mapping[str, Contrast | XRays]
+Paint = Callable[..., None]
+"""`_paint` in the contrasts of one anatomy."""
 
 MINIMUM_GAP_MM = 1.3
 """Bones keep this distance in every pose of the range: more than the cartilage on either of them,
@@ -107,8 +111,8 @@ class Bone:
     distance : Field
         One channel: signed distance to the surface in mm, negative inside.
     look : Field
-        Three channels: coverage by bone and cartilage in [0, 1], and its signal in the static and
-        the dynamic contrast, both multiplied by the coverage.
+        Coverage by bone and cartilage in [0, 1], and a channel for each contrast: its signal,
+        multiplied by the coverage.
     """
 
     group: str
@@ -123,12 +127,20 @@ class Anatomy:
     Attributes
     ----------
     soft : Field
-        Three channels: share inside the skin in [0, 1], signal in the static and in the dynamic
-        contrast. It goes on under the bones, which are laid over it.
+        Share inside the skin in [0, 1], and a channel for each contrast: its signal. It goes on
+        under the bones, which are laid over it.
+    contrasts : tuple of str
+        What the channels show.
     """
 
     bones: dict[str, Bone]
     soft: Field
+    contrasts: tuple[str, ...]
+
+    def channels(self, contrast: str) -> slice:
+        """Return the first channel and a contrast's, as a slice: so none is copied."""
+        number = 1 + self.contrasts.index(contrast)
+        return slice(0, number + 1, number)
 
     @cached_property
     def group_distances(self) -> Field:
@@ -195,6 +207,7 @@ def build(
     *,
     soft_voxel_mm: float,
     device: torch.device | str = "cpu",
+    contrasts: Contrasts = CONTRASTS,
 ) -> Anatomy:
     """Lay out one child's ankle.
 
@@ -208,15 +221,18 @@ def build(
         Grid of the soft tissue; the bones' look has half of it.
     device
         Where everything is computed and kept.
+    contrasts
+        In which it can be seen; the anatomy does not depend on them.
     """
     device = torch.device(device)
     distances = bone_distances(child, poses, max(DISTANCE_SPACING_MM, soft_voxel_mm), device)
     warp = _Warp(child, device)
     bones = {}
     for name, distance in distances.items():
-        look = _bone_look(name, distances, child, warp, soft_voxel_mm / 2)
+        look = _bone_look(name, distances, child, warp, soft_voxel_mm / 2, contrasts)
         bones[name] = Bone(GROUP_OF_BONE[name], distance, look)
-    return Anatomy(bones, _soft_tissue(child, warp, distances, soft_voxel_mm, device))
+    soft = _soft_tissue(child, warp, distances, soft_voxel_mm, device, contrasts)
+    return Anatomy(bones, soft, tuple(contrasts))
 
 
 def bone_distances(
@@ -258,7 +274,12 @@ def _open_joints(distances: dict[str, Field], poses: Sequence[Pose]) -> None:
 
 
 def _bone_look(
-    name: str, distances: dict[str, Field], child: Child, warp: _Warp, voxel_mm: float
+    name: str,
+    distances: dict[str, Field],
+    child: Child,
+    warp: _Warp,
+    voxel_mm: float,
+    contrasts: Contrasts,
 ) -> Field:
     known = distances[name]
     levels = (known.values[0], _nearest_other(name, distances), _plate_offset(name, warp, known))
@@ -283,7 +304,7 @@ def _bone_look(
 
     coverage = torch.maximum(bone, cartilage)
     channels = [coverage]
-    for contrast in CONTRASTS.values():
+    for contrast in contrasts.values():
         level = {tissue: signal(TISSUES[tissue], contrast) for tissue in TISSUES}
         looks = signal(marrow, contrast)
         looks = looks * (level["marrow"] * inside.sum() / (looks * inside).sum())
@@ -296,7 +317,10 @@ def _bone_look(
 
 
 def _marrow(grid: Field, plate_offset: Tensor, child: Child, generator: torch.Generator) -> Tissue:
-    """Return marrow as maps of fat fraction and T2*, which each contrast shows in its own way."""
+    """Return marrow as maps of fat, T2* and mineral, which each contrast shows in its own way.
+
+    Where trabeculae are dense, T2* is short.
+    """
     red = torch.where(plate_offset > 0, torch.exp(-plate_offset / RED_REACH_MM), 0.0)
     red_fat = RED_FAT + RED_FAT_BY_YEAR * (child.age_years - RED_AGE_YEARS)
     usual = TISSUES["marrow"]
@@ -304,7 +328,8 @@ def _marrow(grid: Field, plate_offset: Tensor, child: Child, generator: torch.Ge
     fat = usual.fat_fraction + islands - red * max(0.0, usual.fat_fraction - red_fat)
     grain = T2_STAR_SPREAD * grid.noise(T2_STAR_GRAIN_MM, generator)
     t2_star = (usual.t2_star_ms * grain.exp()).clamp(*T2_STAR_RANGE_MS)
-    return replace(usual, fat_fraction=fat.clamp(0.1, 0.95), t2_star_ms=t2_star)
+    mineral = usual.mineral * usual.t2_star_ms / t2_star
+    return replace(usual, fat_fraction=fat.clamp(0.1, 0.95), t2_star_ms=t2_star, mineral=mineral)
 
 
 def _nearest_other(name: str, distances: dict[str, Field]) -> Tensor:
@@ -338,11 +363,17 @@ def _plate_offset(name: str, warp: _Warp, grid: Field) -> Tensor:
 
 
 def _soft_tissue(
-    child: Child, warp: _Warp, distances: dict[str, Field], voxel_mm: float, device: torch.device
+    child: Child,
+    warp: _Warp,
+    distances: dict[str, Field],
+    voxel_mm: float,
+    device: torch.device,
+    contrasts: Contrasts,
 ) -> Field:
+    paint = partial(_paint, contrasts)
     scale = warp.scale.cpu()
     low, high = torch.tensor(BOX_LOW_MM) * scale, torch.tensor(BOX_HIGH_MM) * scale
-    soft = Field.empty(low, high, voxel_mm, 1 + len(CONTRASTS), device)
+    soft = Field.empty(low, high, voxel_mm, 1 + len(contrasts), device)
     generator = torch.Generator().manual_seed(child.seed * 100 + 99)
     coarse = Field.empty(low, high, COARSE_SPACING_MM, 2, device)
     coarse.values[0] = _skin_distance(coarse, child, warp, distances)
@@ -353,21 +384,21 @@ def _soft_tissue(
     whole = (slice(None),) * 3
     soft.values[0] = _coverage(skin, voxel_mm)
     fat = 1 + 0.08 * soft.noise((4.0, 4.0, 4.0), generator)
-    _paint(soft, whole, _coverage(skin, voxel_mm), "skin")
-    _paint(soft, whole, _coverage(skin + 1.4, voxel_mm), "fat", fat)
+    paint(soft, whole, _coverage(skin, voxel_mm), "skin")
+    paint(soft, whole, _coverage(skin + 1.4, voxel_mm), "fat", fat)
     del fat
     fibres = soft.noise((1.8, 1.8, 14.0), generator)
     bundles = soft.noise((5.0, 4.0, 40.0), generator)
     belly = _coverage(muscle, voxel_mm)
-    _paint(soft, whole, belly, "muscle", 1 + 0.09 * fibres.clamp(-2.5, 2.5))
-    _paint(soft, whole, belly * (bundles.abs() < 0.10), "septum")
+    paint(soft, whole, belly, "muscle", 1 + 0.09 * fibres.clamp(-2.5, 2.5))
+    paint(soft, whole, belly * (bundles.abs() < 0.10), "septum")
     del fibres, bundles, belly, skin, muscle
 
     for cord in drawn.TENDONS:
-        _paint_cord(soft, cord, warp, "tendon")
+        _paint_cord(paint, soft, cord, warp, "tendon")
     for cord in drawn.VESSELS:
-        _paint_cord(soft, cord, warp, "vessel")
-    _paint_joint_spaces(soft, distances)
+        _paint_cord(paint, soft, cord, warp, "vessel")
+    _paint_joint_spaces(paint, soft, distances)
     soft.values[1:] *= soft.values[:1] > 0
     return soft
 
@@ -385,6 +416,7 @@ def _skin_distance(grid: Field, child: Child, warp: _Warp, distances: dict[str, 
 
 
 def _paint(
+    contrasts: Contrasts,
     soft: Field,
     block: tuple[slice, ...],
     coverage: Tensor,
@@ -392,12 +424,15 @@ def _paint(
     texture: Tensor | float = 1.0,
 ) -> None:
     """Lay ``tissue`` over a block of the soft tissue's signals, as far as it covers."""
-    for channel, contrast in enumerate(CONTRASTS.values(), start=1):
+    for channel, contrast in enumerate(contrasts.values(), start=1):
         target = soft.values[channel][block]
-        target += coverage * (signal(TISSUES[tissue], contrast) * texture - target)
+        seen = signal(TISSUES[tissue], contrast) * texture**contrast.texture
+        target += coverage * (seen - target)
 
 
-def _paint_cord(soft: Field, cord: Cord, warp: _Warp, tissue: str) -> None:
+def _paint_cord(
+    paint: Paint, soft: Field, cord: Cord, warp: _Warp, tissue: str
+) -> None:
     reach = cord.radius_mm * max(cord.flatness, 1.0) + 3.0
     scale = warp.scale.cpu()
     for start, end in itertools.pairwise(cord.points):
@@ -409,10 +444,10 @@ def _paint_cord(soft: Field, cord: Cord, warp: _Warp, tissue: str) -> None:
         axis = last - first
         along = ((points - first) @ axis / axis.square().sum()).clamp(0, 1)
         distance = (points - first - along[..., None] * axis).norm(dim=-1) - cord.radius_mm
-        _paint(soft, block, _coverage(distance * warp.mean_scale, soft.spacing_mm), tissue)
+        paint(soft, block, _coverage(distance * warp.mean_scale, soft.spacing_mm), tissue)
 
 
-def _paint_joint_spaces(soft: Field, distances: dict[str, Field]) -> None:
+def _paint_joint_spaces(paint: Paint, soft: Field, distances: dict[str, Field]) -> None:
     """Joint fluid where two bones face each other."""
     for (_, one), (_, two) in itertools.combinations(distances.items(), 2):
         block = soft.block(
@@ -420,7 +455,7 @@ def _paint_joint_spaces(soft: Field, distances: dict[str, Field]) -> None:
         )
         points = soft.points(block)
         width = one.sample(points, outside="border") + two.sample(points, outside="border")
-        _paint(soft, block, _coverage(width[0] - 4.5, soft.spacing_mm), "joint_fluid")
+        paint(soft, block, _coverage(width[0] - 4.5, soft.spacing_mm), "joint_fluid")
 
 
 def _coverage(distance: Tensor, voxel_mm: float) -> Tensor:

@@ -125,13 +125,13 @@ def render(
     placement : (4, 4)
         Reference frame → world RAS, mm; mirrors for a right foot.
     grid : Grid
-    contrast : "static" or "dynamic"
+    contrast : str
+        One of the anatomy's: "static", "dynamic", ….
     """
     shape, affine = grid
     device = anatomy.soft.values.device
     values = torch.zeros(2 + len(LABELS), *shape, device=device)
-    # Channel 0 says how much is there; a slice picks it and the contrast's without a copy.
-    channels = {"static": slice(0, 2), "dynamic": slice(0, 3, 2)}[contrast]
+    channels = anatomy.channels(contrast)
     planes, smallest = max(2, MAX_VOXELS // (shape[0] * shape[1])), np.inf
     for first in range(0, shape[2], planes):
         offset = np.eye(4)

@@ -24,7 +24,7 @@ from ankle_lib.manifest.document import Manifest, save_manifest
 from ankle_lib.manifest.schema import Cohort, Geometry, LocalSource, Subject
 from ankle_lib.parallel import run_all
 from ankle_lib.phantom import scanner
-from ankle_lib.phantom.anatomy import build
+from ankle_lib.phantom.anatomy import Contrasts, build
 from ankle_lib.phantom.faults import FAULTS, IMAGE_FAULTS, RawImage, RawImages, to_bytes
 from ankle_lib.phantom.fields import Field
 from ankle_lib.phantom.motion import Pose, cycle
@@ -36,7 +36,7 @@ from ankle_lib.phantom.subjects import (
     sequences_of,
     usable_sequences,
 )
-from ankle_lib.phantom.tissues import FFE, STATIC_T1, TISSUES, signal
+from ankle_lib.phantom.tissues import CONTRASTS, FFE, STATIC_T1, TISSUES, signal
 from ankle_lib.presets import BONES, Preset
 from ankle_lib.volume import save
 
@@ -177,7 +177,7 @@ def _simulate_subject(
     truth.mkdir(parents=True)
 
     recipe = draw_recipe(code, seed)
-    examination = _Examination(recipe, preset, device)
+    examination = Examination(recipe, preset, device)
     scan, masks = examination.static(truth)
     taken = {name: examination.sequence(name, truth) for name in sequences_of(code)}
     images = RawImages(
@@ -215,17 +215,23 @@ def _simulate_subject(
     return {"sha256": checksums, "subject": subject}
 
 
-class _Examination:
+class Examination:
     """One subject on the table: anatomy, placement in the scanner, and the scans made of it."""
 
-    def __init__(self, recipe: Recipe, preset: Preset, device: str) -> None:
+    def __init__(
+        self, recipe: Recipe, preset: Preset, device: str, contrasts: Contrasts = CONTRASTS
+    ) -> None:
         self.recipe, self.preset = recipe, preset
         self.draw = np.random.default_rng(recipe.seed + 1)
         self.noise = torch.Generator().manual_seed(recipe.seed + 2)
         self.anatomy = build(
-            recipe.child, ideal_poses(recipe), soft_voxel_mm=preset.anatomy_voxel_mm, device=device
+            recipe.child,
+            ideal_poses(recipe),
+            soft_voxel_mm=preset.anatomy_voxel_mm,
+            device=device,
+            contrasts=contrasts,
         )
-        self.placement = _placement(recipe, self.draw)
+        self.placement = draw_placement(recipe, self.draw)
         self.static_pose = recipe.pose(recipe.static_dorsiflexion_deg)
 
     def static(self, truth: Path) -> tuple[RawImage, dict[str, RawImage]]:
@@ -239,7 +245,8 @@ class _Examination:
         )
         save(truth / "static_dseg.nii.gz", scanner.labels(rendering), affine)
         stored = scanner.image_static(rendering, preset.static_voxel_mm, self.noise)
-        masks = {bone: RawImage(self._read(bone), affine) for bone in BONES}
+        seen = self.static_pose, self.placement, self.static_grid
+        masks = {bone: RawImage(self.outline(bone, *seen), affine) for bone in BONES}
         return RawImage(stored.cpu().numpy(), affine), masks
 
     def sequence(self, name: str, truth: Path) -> tuple[RawImage, pd.DataFrame]:
@@ -298,12 +305,14 @@ class _Examination:
         fine = scanner.render(self.anatomy, pose, self.placement, planes, contrast)
         return scanner.thick(fine, samples)
 
-    def _read(self, bone: str) -> NDArray[np.uint8]:
-        """A reader's outline of a bone on the static scan: the truth with an unsteady hand."""
+    def outline(
+        self, bone: str, pose: Pose, placement: NDArray[np.float64], grid: Grid
+    ) -> NDArray[np.uint8]:
+        """A reader's outline of a bone on a scan: the truth with an unsteady hand."""
         field = self.anatomy.bones[bone].distance
         wobble = field.noise((6.0, 6.0, 6.0), self.noise)
         drawn = Field(field.values + READER_ERROR_MM * wobble, field.origin_mm, field.spacing_mm)
-        mask = scanner.mark(drawn, bone, self.static_pose, self.placement, self.static_grid)
+        mask = scanner.mark(drawn, bone, pose, placement, grid)
         return mask.cpu().numpy().astype(np.uint8)
 
     def _write_sharp(self, file: Path, pose: Pose, coil: scanner.Coil, gain: float) -> None:
@@ -417,7 +426,7 @@ class _Examination:
         return shape, affine
 
 
-def _placement(recipe: Recipe, draw: np.random.Generator) -> NDArray[np.float64]:
+def draw_placement(recipe: Recipe, draw: np.random.Generator) -> NDArray[np.float64]:
     """Reference frame → world RAS (4, 4): how the leg lies; a right foot is a mirrored left one."""
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_euler("xyz", draw.normal(0, 4, 3), degrees=True).as_matrix()
