@@ -5,7 +5,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -180,16 +180,9 @@ class UNet(SliceNetwork):
 
     def body(self, images: Tensor) -> Tensor:
         """Return logits of images whose sides can be halved ``depth - 1`` times."""
-        skips: list[Tensor] = []
-        features = self.down[0](images)
-        for level in self.down[1:]:
-            skips.append(features)
-            features = level(functional.max_pool2d(features, 2))
+        skips, features = descend(self.down, images)
         features = self.bottom(features)
-        for level in self.up:
-            doubled = functional.interpolate(features, scale_factor=2, mode="bilinear")
-            features = level(torch.cat([doubled, skips.pop()], dim=1))
-        return self.last(features)
+        return self.last(ascend(self.up, features, skips))
 
 
 class ResNet(SliceNetwork):
@@ -255,6 +248,25 @@ class Residual(nn.Module):
         return functional.relu(self.path(features) + self.shortcut(features))
 
 
+def descend(levels: Iterable[nn.Module], features: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Go down a U-Net's levels: return what each but the last gives to its skip, and the last's."""
+    skips: list[Tensor] = []
+    for number, level in enumerate(levels):
+        if number:
+            skips.append(features)
+            features = functional.max_pool2d(features, 2)
+        features = level(features)
+    return skips, features
+
+
+def ascend(levels: Iterable[nn.Module], features: Tensor, skips: list[Tensor]) -> Tensor:
+    """Go up a U-Net's levels, each of which takes the last skip that is left."""
+    for level in levels:
+        doubled = functional.interpolate(features, scale_factor=2, mode="bilinear")
+        features = level(torch.cat([doubled, skips.pop()], dim=1))
+    return features
+
+
 def block(
     in_channels: int, out_channels: int, size: int = 3, stride: int = 1, *, bias: bool = False
 ) -> nn.Sequential:
@@ -277,7 +289,8 @@ def build(name: str, **size: Any) -> SliceNetwork:
 
     Parameters
     ----------
-    name : {"fcn", "unet", "resnet-basic", "resnet-bottleneck"}
+    name : {"fcn", "unet", "resnet-basic", "resnet-bottleneck", "unet-by-modality", "x-unet"}
+        The last two: see `modality_networks`.
     **size
         Of `Size`, or of `ResNetSize`.
 
@@ -291,14 +304,19 @@ def build(name: str, **size: Any) -> SliceNetwork:
     >>> build("unet", in_channels=3, out_channels=3)(torch.zeros(1, 3, 100, 100)).shape
     torch.Size([1, 3, 100, 100])
     """
+    # they are made of the networks above
+    from ankle_lib.learning.modality_networks import UNetByModality, XUNet
+
     kinds: dict[str, tuple[Any, type[Size]]] = {
         "fcn": (FCN, Size),
         "unet": (UNet, Size),
         "resnet-basic": (partial(ResNet, bottleneck=False), ResNetSize),
         "resnet-bottleneck": (partial(ResNet, bottleneck=True), ResNetSize),
+        "unet-by-modality": (UNetByModality, Size),
+        "x-unet": (XUNet, Size),
     }
     if name not in kinds:
-        raise AnkleError(f"there is no network {name!r}: choose one of {', '.join(NETWORKS)}")
+        raise AnkleError(f"there is no network {name!r}: choose one of {', '.join(kinds)}")
     kind, of_kind = kinds[name]
     try:
         network = kind(of_kind(**size))

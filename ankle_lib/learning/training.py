@@ -45,6 +45,9 @@ Answer = TypeVar("Answer")
 DrawBatch = Callable[[int, torch.Generator], Batch]
 """Draws that many patches; the generator is on the training device, see `PatchSource.draw`."""
 
+Penalty = Callable[[SliceNetwork, Tensor, Batch], Tensor]
+"""Takes the network, its logits and the batch; returns what is added to the recipe's loss."""
+
 Validate = Callable[[nn.Module], dict[str, float]]
 """Takes the network in evaluation mode; returns numbers, of which ``score`` is to be large."""
 
@@ -117,6 +120,7 @@ def train_once(
     decides: Any,
     validates: Callable[[Stage], Validate] | None = None,
     start: SliceNetwork | None = None,
+    penalty: Penalty | None = None,
     device: str = "cpu",
 ) -> Trained:
     """Train a network, or read it if that was done before.
@@ -140,6 +144,8 @@ def train_once(
         Returns the validation of the last stage, if the recipe keeps the best epoch.
     start : SliceNetwork, optional
         A network of the recipe's size, whose weights are the first ones instead of random ones.
+    penalty : callable, optional
+        A function of a module, added to the loss.
     device : str
         "cpu" or "cuda".
 
@@ -150,6 +156,8 @@ def train_once(
     """
     first = [] if start is None else [one.cpu().numpy() for one in start.state_dict().values()]
     settings = [recipe.decisive, decides, first, cache.code_digest(train_once)]
+    if penalty is not None:
+        settings += [penalty.__name__, cache.code_digest(penalty)]
     place = cache.folder_for(folder, recipe.network, draws, settings)
     if not (place / WEIGHTS).exists():
         network = recipe.fresh()
@@ -169,6 +177,7 @@ def train_once(
                 place / f"stage-{number}",
                 stage=number,
                 validate=validate,
+                penalty=penalty,
                 device=device,
             )
             tables.append(trained)
@@ -222,6 +231,7 @@ def train(
     *,
     stage: int = 0,
     validate: Validate | None = None,
+    penalty: Penalty | None = None,
     device: str = "cpu",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network in place; go on where an interrupted call stopped.
@@ -245,6 +255,8 @@ def train(
     validate : callable, optional
         Called after each epoch, e.g. from `scoring.patch_validation`. The network then ends with
         the weights of the best epoch, otherwise with those of the last.
+    penalty : callable, optional
+        Added to the loss.
     device : str
         "cpu" or "cuda".
 
@@ -297,6 +309,8 @@ def train(
                 with fabric.autocast():
                     output = model.logits(image).float()
                 loss = LOSSES[recipe.loss](output, batch)
+                if penalty is not None:
+                    loss = loss + penalty(network, output, batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)
                 optimizer.step()
