@@ -108,6 +108,40 @@ class DynamicSizes:
     """As in `SegmentationSizes`, of the network that is to be used."""
 
 
+@dataclass(frozen=True)
+class ModalitySizes:
+    """Children and trainings of chapter 10."""
+
+    static_shape: tuple[int, int, int] = _sizes((72, 72, 26), (144, 144, 52), (288, 288, 104))
+    static_voxel_mm: tuple[float, float, float] = _sizes(
+        (2.24, 2.24, 3.2), (1.12, 1.12, 1.6), (0.56, 0.56, 0.8)
+    )
+    """Of the MR scans."""
+    ct_voxel_mm: float = _sizes(2.24, 1.12, 0.56)
+    anatomy_voxel_mm: float = _sizes(3.0, 1.5, 0.8)
+    pixel_mm: float = _sizes(2.24, 2.24, 1.12)
+    """Pixels, within a slice, that networks see."""
+    regimes: tuple[tuple[int, int], ...] = _sizes(
+        ((1, 2),), ((2, 8), (4, 4), (8, 2)), ((2, 8), (4, 4), (8, 2))
+    )
+    """How many children train with an MR scan, and how many others with a CT."""
+    n_full: int = _sizes(1, 1, 3)
+    """In so many of the regimes all arms are tried, in the others the main ones."""
+    n_test: int = _sizes(2, 6, 10)
+    n_random: int = _sizes(1, 6, 20)
+    """Scans with random looks, per training scan."""
+    pixels: int = _sizes(32, 48, 96)
+    """Rows and columns of a patch."""
+    steps: int = _sizes(2, 240, 2000)
+    """Of 8 patches, for every network that segments."""
+    width: int = _sizes(4, 16, 16)
+    """Channels of the first level."""
+    synthesis_steps: int = _sizes(2, 150, 2000)
+    """Of 8 patches, for networks that make CT of MR."""
+    synthesis_width: int = _sizes(4, 8, 16)
+    n_seeds: int = _sizes(1, 1, 3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """Sizes of the cohort and its grids.
@@ -141,6 +175,7 @@ class Preset:
         metadata={"values": _instances(ReconstructionSizes)}, repr=False
     )
     dynamic: DynamicSizes = field(metadata={"values": _instances(DynamicSizes)}, repr=False)
+    modality: ModalitySizes = field(metadata={"values": _instances(ModalitySizes)}, repr=False)
 
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _instances(Preset)}

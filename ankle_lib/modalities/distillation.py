@@ -131,4 +131,4 @@ def supervised_contrast(directions: Tensor, labels: Tensor) -> Tensor:
     together = (labels[:, None] == labels) & ~itself
     n_together = together.sum(1)
     each = torch.where(together, surprise, 0.0).sum(1) / n_together.clamp_min(1)
-    return each[n_together > 0].sum() / max(len(labels), 1)
+    return each.sum() / (n_together > 0).sum().clamp_min(1)
