@@ -108,12 +108,19 @@ class XUNet(_Told):
         present = [m for m in range(N_MODALITIES) if self.counts[m]]
         counts = [self.counts[m] for m in present]
         parts = zip(present, images[:, :-1].split(counts), strict=True)
-        entered = [descend(self.ways_in[m], part) for m, part in parts]
+        entered = [descend(_levels(self.ways_in, m), part) for m, part in parts]
         halved = functional.max_pool2d(torch.cat([features for _, features in entered]), 2)
         skips, features = descend(self.down, halved)
         shared = ascend(self.up, self.bottom(features), skips).split(counts)
         found = []
         for m, middle, (own_skips, last_skip) in zip(present, shared, entered, strict=True):
-            features = ascend(self.ways_out[m], middle, [*own_skips, last_skip])
+            features = ascend(_levels(self.ways_out, m), middle, [*own_skips, last_skip])
             found.append(self.lasts[m](features))
         return torch.cat(found)
+
+
+def _levels(ways: nn.ModuleList, modality: int) -> nn.ModuleList:
+    """Return the levels of one modality."""
+    levels = ways[modality]
+    assert isinstance(levels, nn.ModuleList)
+    return levels

@@ -151,6 +151,7 @@ class ModalityStudy:
             scans = self.scans_to_learn(run)
             recipe = self.recipe(run)
             options: dict[str, Any] = {"penalty": PENALTIES.get(run.arm), "device": self.device}
+            parts: list[tuple[tuple[str, ...], dict[str, list[Scan]]]]
             if run.arm == ALONE:
                 parts = [((one,), {one: own}) for one, own in scans.items()]
             elif run.arm == RANDOM:
@@ -343,9 +344,7 @@ def scores_of(study: ModalityStudy, fitted: Mapping[Run, Mapping[str, Trained]])
     children = {code: study.children[code] for code in study.test}
     work = partial(_scored, children, study.sizes.pixel_mm)
     tables = run_all(work, tasks, device=study.device)
-    columns = [
-        {"arm": run.arm, "regime": run.regime.name, "seed": run.seed} for run, _, _ in tasks
-    ]
+    columns = [{"arm": run.arm, "regime": run.regime.name, "seed": run.seed} for run, _, _ in tasks]
     parts = zip(tables, columns, strict=True)
     return pd.concat([table.assign(**one) for table, one in parts], ignore_index=True)
 
@@ -353,7 +352,7 @@ def scores_of(study: ModalityStudy, fitted: Mapping[Run, Mapping[str, Trained]])
 def _scored(
     children: Mapping[str, Child], pixel_mm: float, task: tuple[Run, str, Trained]
 ) -> pd.DataFrame:
-    run, modality, trained = task
+    _, modality, trained = task
     parts = []
     for child in children.values():
         scans = [child.scans[one] for one in MODALITIES]
@@ -368,7 +367,8 @@ def _scores_of_child(
 ) -> pd.DataFrame:
     context = trained.recipe.context_mm
     networks: dict[str, nn.Module] = {modality: trained.network}
-    scan, columns = None, {}
+    scan: Scan | None = None
+    columns: dict[str, float] = {}
     if modality == BOTH:
         scan = stacked(child)
         networks = {"both": trained.network, "mr": Without(trained.network, "ct")}

@@ -430,9 +430,7 @@ def _paint(
         target += coverage * (seen - target)
 
 
-def _paint_cord(
-    paint: Paint, soft: Field, cord: Cord, warp: _Warp, tissue: str
-) -> None:
+def _paint_cord(paint: Paint, soft: Field, cord: Cord, warp: _Warp, tissue: str) -> None:
     reach = cord.radius_mm * max(cord.flatness, 1.0) + 3.0
     scale = warp.scale.cpu()
     for start, end in itertools.pairwise(cord.points):

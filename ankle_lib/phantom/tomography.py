@@ -146,7 +146,7 @@ def _simulate_child(
     placement = draw_placement(recipe, draw)
     pose = recipe.pose(float(draw.uniform(recipe.lowest_deg, recipe.highest_deg)))
     middle = placement @ (*(recipe.child.size * np.array(CT_CENTRE_MM)), 1.0)
-    grid = _axial_grid(middle[:3], ct_voxel_mm)
+    grid = _axial_grid(middle[:3].tolist(), ct_voxel_mm)
     alone = scanner.render(child.anatomy, pose, placement, grid, "ct")
     lying = torch.maximum(alone.signal, _table(alone.inside, grid))
     taken = tomogram(lying, (ct_voxel_mm,) * 3, dose, noise, axial=(0, 1))
