@@ -132,8 +132,8 @@ class ModalitySizes:
     """Scans with random looks, per training scan."""
     pixels: int = _sizes(32, 48, 96)
     """Rows and columns of a patch."""
-    steps: int = _sizes(2, 240, 2000)
-    """Of 8 patches, for every network that segments."""
+    steps: int = _sizes(2, 200, 2000)
+    """Of 8 patches of each modality, for every network that segments."""
     width: int = _sizes(4, 16, 16)
     """Channels of the first level."""
     synthesis_steps: int = _sizes(2, 150, 2000)

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 
+from ankle_lib import cache
 from ankle_lib.learning.modality_networks import N_MODALITIES
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Prediction, Segmenter, predict
@@ -33,7 +36,8 @@ from ankle_lib.patches.source import Augmentation, Batch, PatchSource
 from ankle_lib.presets import BONES, ModalitySizes
 
 BATCH, RATE = 8, 5e-3
-"""Of every training; the rate is the largest of a cycle."""
+"""Patches of each modality in a step, so that one network for both is shown what two networks
+together are; the rate is the largest of a cycle."""
 
 AUGMENTATION = Augmentation(
     rotation_deg=20.0, scale=1.15, gain=0.1, shading=0.1, gamma=0.1, noise=0.1
@@ -47,6 +51,7 @@ LOOKS = ScanRanges(
 ALONE, SHARED, OWN = "one network each", "joint, shared norms", "joint, own norms"
 DISTILLED, CONTRASTED = "own norms, distilled", "own norms, contrastive"
 X_SHAPED, RANDOM, BOTH = "X-shape", "random looks", "both at once"
+BORROWED = "another child's bones"
 
 NETWORKS = {
     ALONE: "unet",
@@ -105,9 +110,10 @@ class ModalityStudy:
     folder: Path
     device: str = "cpu"
 
-    def recipe(self, run: Run, pixels: int | None = None) -> Recipe:
+    def recipe(self, run: Run) -> Recipe:
         """Return the recipe of an arm's network."""
-        stage = Stage(pixels or self.sizes.pixels, self.sizes.steps, BATCH, RATE, "one-cycle")
+        batch = BATCH if run.arm == ALONE else BATCH * N_MODALITIES
+        stage = Stage(self.sizes.pixels, self.sizes.steps, batch, RATE, "one-cycle")
         context = self.both_context_mm() if run.arm == BOTH else FINAL_CONTEXT_MM
         return Recipe(
             (stage,),
@@ -388,6 +394,72 @@ def _scores_of_child(
     return pd.DataFrame(
         [{"modality": one} | row | columns for one, own in shown.items() for row in own]
     )
+
+
+def scores_of_segmenter(study: ModalityStudy, segmenter: Segmenter, arm: str) -> pd.DataFrame:
+    """Score a network from elsewhere on both scans of every test child; done once.
+
+    Returns
+    -------
+    DataFrame
+        Columns arm, modality, subject, bone, dice, hd95_mm, assd_mm.
+    """
+    weights = [one.detach().cpu().numpy() for one in segmenter.network.state_dict().values()]
+    scans = {
+        (one, code): study.children[code].scans[one] for one in MODALITIES for code in study.test
+    }
+
+    def work() -> pd.DataFrame:
+        rows = []
+        for (modality, code), scan in scans.items():
+            item, voxel = scan.item, scan.voxel_size_mm
+            found = predict(item.image, voxel, segmenter, foot=item.region, device=study.device)
+            scores = bone_scores(code, found.masks(), item.labels, voxel)
+            rows += [{"modality": modality} | one for one in scores]
+        return pd.DataFrame(rows)
+
+    settings = [weights, segmenter.pixel_mm, [one.checksum for one in scans.values()]]
+    table = cache.remembered(study.folder / "elsewhere.json", work, settings=settings)
+    return table.assign(arm=arm)
+
+
+def scores_of_borrowed(study: ModalityStudy, regime: Regime) -> pd.DataFrame:
+    """Score what needs no learning: another child's bones, laid where the middle of the foot is.
+
+    Of each modality the first training child's, turned over for a foot of the other side if that
+    fits better.
+
+    Returns
+    -------
+    DataFrame
+        Columns as of `scores_of_segmenter`.
+    """
+    lenders, rows = regime.children(study.train), []
+    for modality in MODALITIES:
+        lender = study.children[lenders[modality][0]].scans[modality]
+        for code in study.test:
+            scan = study.children[code].scans[modality]
+            tries = [
+                bone_scores(
+                    code, _borrowed(lender, scan, side), scan.item.labels, scan.voxel_size_mm
+                )
+                for side in (1, -1)
+            ]
+            best = max(tries, key=lambda scores: sum(one["dice"] for one in scores))
+            rows += [{"arm": BORROWED, "modality": modality} | one for one in best]
+    return pd.DataFrame(rows)
+
+
+def _borrowed(lender: Scan, scan: Scan, side: int) -> dict[str, NDArray[np.bool_]]:
+    """Return the lender's labels on the grid of a scan, with the middles of the feet together."""
+    middles = [np.argwhere(one.item.region).mean(axis=0) for one in (lender, scan)]
+    step = np.array(scan.voxel_size_mm) / lender.voxel_size_mm * (1, 1, side)
+    offset = middles[0] - step * middles[1]
+    shape = scan.item.image.shape
+    return {
+        bone: ndimage.affine_transform(mask.view(np.uint8), step, offset, shape, order=0) > 0
+        for bone, mask in lender.item.labels.items()
+    }
 
 
 def gains_over(
