@@ -19,8 +19,11 @@ from ankle_lib.learning.prediction import Segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import draw_patches
 from ankle_lib.learning.training import Trained
+from ankle_lib.modalities import arms, synthesis
+from ankle_lib.modalities.unpaired_scans import Regime
 from ankle_lib.patches.counting import count_cohort
 from ankle_lib.phantom.simulate import simulate
+from ankle_lib.phantom.tomography import simulate_pairs
 from ankle_lib.presets import BONES, PRESETS
 from ankle_lib.reconstruction import refiner, report_networks
 from ankle_lib.reconstruction.report_pairs import IN_2020, read_pairs, unselected_pairs
@@ -31,6 +34,7 @@ from ankle_lib.registration.every_sequence import Variant, register_cohort
 from ankle_lib.segmentation.study import read_study, score_final, train_final
 from ankle_lib.volume import save
 from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames, written_ankle
+from tests.modalities.toy_children import toy_study
 from tests.reconstruction.toy_scene import toy_pairs, toy_truth
 from tests.toy_ankle import oblique_affine
 from tests.toy_motion import motion
@@ -51,6 +55,24 @@ def simulate_a_subject(folder: Path) -> None:
         static_shape=shape, static_voxel_mm=voxel_mm,
     )  # fmt: skip
     simulate(tiny, folder / "cohort", device=GPU)
+
+
+def compare_modalities(folder: Path) -> None:
+    shape, voxel_mm = (40, 40, 20), (4.0, 4.0, 4.0)
+    tiny = dataclasses.replace(
+        PRESETS["smoke"], static_shape=shape, static_voxel_mm=voxel_mm, anatomy_voxel_mm=4.0
+    )
+    simulate_pairs(tiny, 4.0, ["T31"], folder / "pairs", device=GPU)
+    study = dataclasses.replace(toy_study(folder / "trainings"), device=GPU)
+    regime = Regime(1, 2)
+    runs = [arms.Run(arm, regime) for arm in (arms.ALONE, arms.DISTILLED, arms.BOTH)]
+    fitted = study.fit_all([*runs, arms.Run(arms.CONTRASTED, regime)])
+    assert on_gpu(fitted[runs[1]]["mr"].network)
+    arms.scores_of(study, fitted)
+    arms.relations_of(study, fitted[runs[1]]["mr"])
+    seen = regime.children(study.train)
+    made = synthesis.make_all(study, seen["ct"], seen)
+    synthesis.judge_synthesis(study, made, fitted[runs[0]])
 
 
 def register_frames(folder: Path) -> None:
@@ -149,6 +171,7 @@ def register_own_scan(folder: Path) -> None:
 
 PATHS = (
     simulate_a_subject,
+    compare_modalities,
     register_frames,
     count_patches,
     segment_static_scans,

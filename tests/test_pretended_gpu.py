@@ -213,7 +213,7 @@ HANDED_ON = {
 
 def public_with_device() -> set[str]:
     """Public functions and methods of the rooms that compute, with an argument ``device``."""
-    rooms = {"dynamic", "foot", "learning", "patches", "phantom", "reconstruction"}
+    rooms = {"dynamic", "foot", "learning", "modalities", "patches", "phantom", "reconstruction"}
     rooms |= {"registration", "segmentation"}
     found = set()
     for path in (path for path in SOURCES.glob("*/*.py") if path.parent.name in rooms):
