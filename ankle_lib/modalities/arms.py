@@ -19,7 +19,14 @@ from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Prediction, Segmenter, predict
 from ankle_lib.learning.random_scans import ScanRanges, random_scans
 from ankle_lib.learning.recipes import Recipe, Stage
-from ankle_lib.learning.scans import FINAL_CONTEXT_MM, FINAL_FRACTION, Scan, patch_source
+from ankle_lib.learning.scans import (
+    FINAL_CONTEXT_MM,
+    FINAL_FRACTION,
+    Scan,
+    coarser,
+    factor_for,
+    patch_source,
+)
 from ankle_lib.learning.scoring import bone_scores
 from ankle_lib.learning.training import (
     DrawBatch,
@@ -65,7 +72,7 @@ NETWORKS = {
 }
 """Every arm and its network."""
 
-MAIN_ARMS = (ALONE, SHARED, OWN, DISTILLED)
+MAIN_ARMS = (ALONE, DISTILLED)
 
 PENALTIES: dict[str, Penalty] = {DISTILLED: distillation, CONTRASTED: contrast}
 
@@ -73,8 +80,15 @@ MISSING = 1 / 3
 """Share of patches from which the network for both at once sees the MR scan only; as many show
 the CT only."""
 
-N_RELATION_PATCHES = 32
-"""Per test scan, for `relations_of`."""
+N_RELATION_PATCHES, N_MISFIT_PATCHES = 32, 16
+"""Per test scan, for `relations_of` and `norm_misfit`."""
+
+RULES = {
+    "lower entropy": ("entropy", -1),
+    "larger expected Dice": ("expected_dice", 1),
+    "norms that fit": ("norm_misfit", -1),
+}
+"""How a branch can be chosen: by which of its columns in the scores, and whether the larger one."""
 
 SCORES = ("dice", "assd_mm", "hd95_mm")
 
@@ -332,6 +346,42 @@ def expected_dice(prediction: Prediction) -> float:
     return float(np.mean([*prediction.confidence.values()]))
 
 
+def norm_misfit(network: nn.Module, images: Tensor) -> float:
+    """Return how far the images are from what the norms of a network have seen in training.
+
+    Each norm remembers mean and variance of each of its channels. The misfit is the
+    Kullback-Leibler divergence of a normal distribution with those of the images from it, averaged
+    over channels and norms. Nothing that the network answers is looked at.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Such as `Told`; only norms that the images pass count. Left in evaluation mode.
+    images : (n, channels, h, w) tensor
+    """
+    found = []
+
+    def look(norm: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        variance, mean = torch.var_mean(inputs[0].float(), (0, 2, 3), correction=0)
+        kept = norm.running_var + norm.eps
+        ratio = (variance + norm.eps) / kept
+        gap = (mean - norm.running_mean).square() / kept
+        found.append(((ratio - 1 - ratio.log() + gap) / 2).mean())
+
+    norms = [one for one in network.eval().modules() if isinstance(one, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_hook(look) for norm in norms]
+    try:
+        with torch.inference_mode():
+            network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return float(torch.stack(found).mean())
+
+
 def scores_of(study: ModalityStudy, fitted: Mapping[Run, Mapping[str, Trained]]) -> pd.DataFrame:
     """Score every run on both scans of every test child; each is done once.
 
@@ -339,8 +389,8 @@ def scores_of(study: ModalityStudy, fitted: Mapping[Run, Mapping[str, Trained]])
     -------
     DataFrame
         Columns arm, regime, seed, modality, subject, bone, dice, hd95_mm, assd_mm, and, of
-        networks by modality, what each branch says of itself: entropy_mr, entropy_ct,
-        expected_dice_mr, expected_dice_ct, and dice_mr, dice_ct: what it scores. Scored is the
+        networks by modality, what may tell which branch is right: entropy_mr, entropy_ct,
+        expected_dice_mr, …, norm_misfit_ct; and dice_mr, dice_ct: what each scores. Scored is the
         branch of the right modality. ``modality`` is "both", "mr" or "ct" for `BOTH`: what it was
         given, on the grid of the MR scan.
     """
@@ -387,6 +437,8 @@ def _scores_of_child(
         found = segment(network, scan, pixel_mm, context)
         rows[one] = bone_scores(child.code, found.masks(), scan.item.labels, scan.voxel_size_mm)
         if isinstance(network, Told):
+            seen = _some_patches(scan, pixel_mm, trained)
+            columns |= {f"norm_misfit_{one}": norm_misfit(network, seen)}
             columns |= {f"entropy_{one}": entropy(found)}
             columns |= {f"expected_dice_{one}": expected_dice(found)}
             columns |= {f"dice_{one}": float(np.mean([row["dice"] for row in rows[one]]))}
@@ -394,6 +446,16 @@ def _scores_of_child(
     return pd.DataFrame(
         [{"modality": one} | row | columns for one, own in shown.items() for row in own]
     )
+
+
+def _some_patches(scan: Scan, pixel_mm: float, trained: Trained) -> Tensor:
+    """Return patches of a scan as they are drawn in training, for which no label is needed."""
+    recipe, device = trained.recipe, str(next(trained.network.parameters()).device)
+    pixels = recipe.stages[-1].pixels
+    assert pixels is not None
+    scans = [coarser(scan, factor_for(scan, pixel_mm))]
+    source = patch_source(scans, BONES, pixels, recipe.min_fraction, device, recipe.context_mm)
+    return source.draw(N_MISFIT_PATCHES, torch.Generator(source.device).manual_seed(0)).image
 
 
 def scores_of_segmenter(study: ModalityStudy, segmenter: Segmenter, arm: str) -> pd.DataFrame:
@@ -506,14 +568,13 @@ def branch_choices(scores: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns arm, regime, modality, rule, right (share of scans), dice_told, dice_blind: with
-        the right branch, and with the chosen one. The rules: the branch of lower entropy, and the
-        one that expects the larger Dice of itself.
+        the right branch, and with the chosen one. The rules: see `RULES`.
     """
     told = scores.dropna(subset=["entropy_mr"]) if "entropy_mr" in scores else scores.iloc[:0]
     keys = ["arm", "regime", "seed", "modality", "subject"]
     scans = told.drop_duplicates(keys)
     rows = []
-    for rule, column, sign in (("entropy", "entropy", -1), ("expected Dice", "expected_dice", 1)):
+    for rule, (column, sign) in RULES.items():
         says_ct = sign * scans[f"{column}_ct"] > sign * scans[f"{column}_mr"]
         is_ct = scans["modality"] == "ct"
         chosen = scans.assign(
