@@ -47,6 +47,15 @@ TABLES = {
     "07_dynamic_segmentation/tables/dynamic_segmentation.csv": [
         *("method", "subject", "bone", "dice", "hd95_mm", "assd_mm"),
     ],
+    "10_blind_to_the_modality/tables/modalities.csv": [
+        *("arm", "regime", "modality", "dice_mean", "dice_low", "dice_high"),
+        *("assd_mm_mean", "assd_mm_low", "assd_mm_high"),
+        *("hd95_mm_mean", "hd95_mm_low", "hd95_mm_high", "parameters", "seconds"),
+    ],
+    "10_blind_to_the_modality/tables/class_relations.csv": [
+        *("arm", "modality", "class", "looks_like", "probability"),
+    ],
+    "10_blind_to_the_modality/tables/synthesis.csv": ["method", "hu_error_bone_mean"],
     "03_registration/tables/gate.csv": ["dice_threshold", "correlation_threshold"],
     "03_registration/qc_sheet.csv": [
         *("subject", "sequence", "frame", "bone", "correlation"),
