@@ -49,7 +49,7 @@ class _Told(SliceNetwork):
         order = images[:, -1, 0, 0].round().long()
         self.counts = torch.bincount(order, minlength=N_MODALITIES).tolist()
         order = order.argsort(stable=True)
-        return super().logits(images[order])[order.argsort()]
+        return super().logits(images[order]).index_select(0, order.argsort())
 
 
 class UNetByModality(_Told, UNet):

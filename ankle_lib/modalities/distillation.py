@@ -28,7 +28,9 @@ def modality_of(batch: Batch) -> Tensor:
     return batch.image[:, -1, 0, 0].round().long()
 
 
-def class_relations(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def class_relations(
+    logits: Tensor, target: Tensor, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return what a network thinks, on average, of the pixels of each class.
 
     For each class c the logits z of its pixels y_c are averaged, z_c = Σ y_c z / (Σ y_c + 1e-6),
@@ -41,6 +43,8 @@ def class_relations(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     logits : (n, bones, h, w) tensor
     target : (n, bones, h, w) tensor
         1 where the bone is, else 0.
+    counted : (n,) tensor, optional
+        1 for the images that count, 0 for others; by default all do.
 
     Returns
     -------
@@ -58,6 +62,8 @@ def class_relations(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     values = torch.cat([background, logits], dim=1)
     none = (1 - target.sum(1, keepdim=True)).clamp_min(0)
     masks = torch.cat([none, target], dim=1)
+    if counted is not None:
+        masks = masks * counted.to(masks.dtype)[:, None, None, None]
     counts = masks.sum((0, 2, 3))
     means = torch.einsum("nchw,nkhw->ck", masks, values) / (counts + SMALLEST_COUNT)[:, None]
     return torch.softmax(means / TEMPERATURE, dim=1), counts > 0
@@ -88,8 +94,7 @@ def relations_apart(logits: Tensor, target: Tensor, modality: Tensor) -> Tensor:
     modality : (n,) tensor
     """
     (first, shown), (second, also_shown) = (
-        class_relations(logits[modality == one], target[modality == one])
-        for one in range(N_MODALITIES)
+        class_relations(logits, target, modality == one) for one in range(N_MODALITIES)
     )
     both = shown & also_shown
     return torch.where(both, symmetric_divergence(first, second), 0.0).sum() / both.sum().clamp(1)
