@@ -123,6 +123,19 @@ def test_runs_are_compared(command: Any, tmp_path: Path) -> None:
     assert page.is_file()
 
 
+def test_students_get_notebooks_of_their_own(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two_chapters(tmp_path))
+    status, out, _ = command("course", "exercises", "mine")
+    assert status == 0
+    assert [Path(line).name for line in out.splitlines()] == ["01_first.ipynb", "02_second.ipynb"]
+    status, _, errors = command("course", "exercises", "mine")
+    assert status == 1
+    assert errors.startswith("ankle: ")
+    assert errors.count("\n") == 1
+
+
 def test_a_wrong_option_is_status_2(command: Any) -> None:
     assert command("run", "--wrong")[0] == 2
 

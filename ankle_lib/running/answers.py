@@ -81,6 +81,9 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
             print(f"{name}: not answered yet")
         except WrongAnswer as wrong:
             raise WrongAnswer(f"{name}: {wrong}") from None
+        except Exception as error:  # of an answer that no check thought of
+            told = f"{type(error).__name__}: {error}"
+            raise WrongAnswer(f"{name}: this answer cannot be checked ({told})") from None
         else:
             print(f"{name}: right. {shown}")
 

@@ -93,7 +93,7 @@ def asked_for(solution: str, check: str) -> str:
                 lines += ["", "", *ast.unparse(statement).splitlines(), "", ""]
             continue
         names = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
-        for name in dict.fromkeys(node.id for node in names if isinstance(node.ctx, ast.Store)):
-            if name in asked:
+        for name in (node.id for node in names if isinstance(node.ctx, ast.Store)):
+            if name in asked and f"{name} = ..." not in lines:
                 lines.append(f"{name} = ...")
     return "\n".join(lines).strip()

@@ -84,7 +84,7 @@ def exercise_3(gain, *, scores):
         ),
     }
     expect("gain", gain, each, within=0.02, mistakes=mistakes)
-    return "Children differ more than methods do, and pairing takes that away."
+    return "Each child is compared with itself, so that what makes children differ cancels out."
 
 
 @exercise

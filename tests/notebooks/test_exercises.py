@@ -1,4 +1,4 @@
-"""Exercises: wrong answers are refused and told what is wrong, students' copies hold no solution.
+"""Exercises: wrong answers are refused, and told what is wrong with them.
 
 That every solution passes its check is seen where the chapters run: there a check that fails ends
 the chapter, and here it is looked whether each check was met.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ankle_lib.files import AnkleError
 from ankle_lib.running.answers import WrongAnswer
-from ankle_lib.running.student_copy import asked_for, write_exercises
 from ankle_lib.volume import Volume
-from tests.course import FINISH, OPEN, execute_here, write_course
+from tests.course import solved
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -348,35 +345,7 @@ def test_no_answer_is_no_wrong_answer(chapter: str, capsys: pytest.CaptureFixtur
         assert capsys.readouterr().out == f"Exercise {number}: not answered yet\n"
 
 
-def test_an_empty_function_is_no_wrong_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    check_of("A1", 4)(lambda layers: None)
-    assert capsys.readouterr().out == "Exercise 4: not answered yet\n"
-    with pytest.raises(WrongAnswer, match="three 3 x 3 convolutions fails: KeyError"):
-        check_of("A1", 4)(lambda layers: {}[0])
-
-
-def test_what_a_function_is_given_stays_as_it_is() -> None:
-    def in_place(image: Any, mask: Any) -> Any:
-        image -= image[mask].mean()
-        image /= image[mask].std()
-        return image
-
-    with pytest.raises(WrongAnswer, match="changes the array that it is given"):
-        check_of("04", 1)(in_place)
-
-
 # --- the notebooks ---
-
-
-def solved(path: Path) -> list[tuple[str, str]]:
-    """Return each solution of a notebook with the check after it."""
-    cells = nbformat.read(path, as_version=4).cells
-    code = [cell for cell in cells if cell.cell_type == "code"]
-    return [
-        (cell.source, following.source)
-        for cell, following in itertools.pairwise(code)
-        if "solution" in cell.metadata.get("tags", [])
-    ]
 
 
 @pytest.mark.parametrize("chapter", CHECKS)
@@ -413,93 +382,3 @@ def test_every_solution_passes_its_check(smoke_results: Path) -> None:
             if number:
                 shown = "".join(output.get("text", "") for output in cell.outputs)
                 assert shown.startswith(f"Exercise {number[1]}: right. "), f"{path}: {shown}"
-
-
-# --- students' copies ---
-
-
-def test_only_what_is_asked_for_is_left_of_a_solution() -> None:
-    solution = '''# Solution: secret
-import math
-twice = 2
-def area(side):
-    """Return the area."""
-    return side**twice
-def helper():
-    pass
-for a, b in [(1, 2)]:
-    found = a + b
-'''
-    assert asked_for(solution, "check.exercise_1(area, found, material=known)") == (
-        '# your answer\n\n\ndef area(side):\n    """Return the area."""\n    ...\n\n\nfound = ...'
-    )
-    assert asked_for(solution, "") == "# your answer"
-
-
-def test_students_copies_hold_no_solution(tmp_path: Path) -> None:
-    copies = write_exercises(tmp_path / "mine", ROOT)
-    assert [copy.name for copy in copies] == [path.name for path in NOTEBOOKS]
-    for copy, path in zip(copies, NOTEBOOKS, strict=True):
-        ours, theirs = (nbformat.read(one, as_version=4) for one in (path, copy))
-        nbformat.validate(theirs)
-        text = "\n".join(cell.source for cell in theirs.cells)
-        elsewhere = "\n".join(
-            cell.source for cell in ours.cells if "solution" not in cell.metadata.get("tags", [])
-        )
-        for solution, check in solved(path):
-            left = asked_for(solution, check)
-            for line in solution.splitlines():
-                if len(line.strip()) > 12 and line not in left and line not in elsewhere:
-                    assert line not in text
-        for cell, answer in zip(ours.cells, theirs.cells, strict=True):
-            assert cell.id == answer.id
-            if "solution" in cell.metadata.get("tags", []):
-                assert answer.source.startswith("# your answer")
-                assert not answer.metadata.get("jupyter")
-            if answer.cell_type == "code":
-                assert not answer.outputs
-                ast.parse(answer.source)
-        for linked in re.findall(r"\]\((?!http)([\w./-]+?\.(?:md|ipynb))", text):
-            assert (copy.parent / linked).is_file(), linked
-    checks = (ROOT / "notebooks" / "checks").glob("*.py")
-    assert all((tmp_path / "mine" / "checks" / path.name).is_file() for path in checks)
-
-
-def test_nobodys_answers_are_overwritten(tmp_path: Path) -> None:
-    root = write_course(tmp_path, {"01_first": [OPEN.format(name="01_first"), FINISH]})
-    write_exercises(tmp_path / "mine", root)
-    for folder in (tmp_path / "mine", root / "notebooks"):
-        with pytest.raises(AnkleError, match=r"holds 01_first\.ipynb already"):
-            write_exercises(folder, root)
-
-
-SOLUTION, CHECK = "# Solution: known\nside = 3\narea = side**2", "check.exercise_1(area)"
-TOY_CHECK = """\
-from ankle_lib.running.answers import exercise, expect
-@exercise
-def exercise_1(area):
-    expect("area", area, 9)
-    return "Good."
-"""
-
-
-def test_a_copy_runs_to_the_end_unanswered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cells = [OPEN.format(name="01_first"), SOLUTION, f"import toy_check as check\n{CHECK}", FINISH]
-    root = write_course(tmp_path / "course", {"01_first": cells})
-    notebook = nbformat.read(root / "notebooks" / "01_first.ipynb", as_version=4)
-    notebook.cells[2].metadata.tags = ["solution"]
-    nbformat.write(notebook, root / "notebooks" / "01_first.ipynb")
-    (tmp_path / "toy_check.py").write_text(TOY_CHECK)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (copy,) = write_exercises(root / "mine", root)
-    values = {"preset": "smoke", "results": "results", "cohort": "toy", "device": "cpu"}
-    for path, told in (
-        (root / "notebooks" / copy.name, "right. Good."),
-        (copy, "not answered yet"),
-    ):
-        execute_here(
-            path, tmp_path / "done.ipynb", values, environment={"ANKLE_CHAPTER": "01_first"}
-        )
-        assert f"Exercise 1: {told}\n" in capsys.readouterr().out
