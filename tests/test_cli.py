@@ -63,6 +63,7 @@ def test_options_reach_the_run(command: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert status == 0
     assert asked == {
         "preset": "smoke",
+        "part": "all",
         "only": None,
         "start": "01",
         "cohort": "mine",
