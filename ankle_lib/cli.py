@@ -36,6 +36,8 @@ data = typer.Typer(help="Simulate, describe, check and fetch cohorts.", no_args_
 app.add_typer(data, name="data")
 networks = typer.Typer(help="Networks for scans of any contrast.", no_args_is_help=True)
 app.add_typer(networks, name="networks")
+course_commands = typer.Typer(help="The notebooks for students.", no_args_is_help=True)
+app.add_typer(course_commands, name="course")
 
 PresetOption = Annotated[str, typer.Option(help="Sizes: smoke, laptop or paper.")]
 ResultsOption = Annotated[
@@ -332,6 +334,17 @@ def train_command(
     with one_writer(out):
         sizes = SMALL if small else FULL
         print(make_network(out / "bones.ckpt", out / "training", sizes, device=device))
+
+
+@course_commands.command("exercises")
+def exercises_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write them to.")],
+) -> None:
+    """Write the notebooks with their exercises unsolved, and checks that tell right from wrong."""
+    from ankle_lib.running.student_copy import write_exercises
+
+    for notebook in write_exercises(folder):
+        print(notebook)
 
 
 @data.command("simulate")

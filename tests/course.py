@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,14 @@ def two_chapters(root: Path) -> Path:
             "02_second": [OPEN.format(name="02_second"), READ_TABLE, FINISH],
         },
     )
+
+
+def solved(path: Path) -> list[tuple[str, str]]:
+    """Return each solution of a notebook with the cell of code after it."""
+    cells = nbformat.read(path, as_version=4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    return [
+        (cell.source, following.source)
+        for cell, following in itertools.pairwise(code)
+        if "solution" in cell.metadata.get("tags", [])
+    ]

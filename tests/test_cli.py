@@ -63,6 +63,7 @@ def test_options_reach_the_run(command: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert status == 0
     assert asked == {
         "preset": "smoke",
+        "part": "all",
         "only": None,
         "start": "01",
         "cohort": "mine",
@@ -121,6 +122,19 @@ def test_runs_are_compared(command: Any, tmp_path: Path) -> None:
     assert "dice: by up to 0.02 (0.01), bone talus: 0.95 -> 0.93" in out
     assert errors.count("\n") == 1
     assert page.is_file()
+
+
+def test_students_get_notebooks_of_their_own(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(two_chapters(tmp_path))
+    status, out, _ = command("course", "exercises", "mine")
+    assert status == 0
+    assert [Path(line).name for line in out.splitlines()] == ["01_first.ipynb", "02_second.ipynb"]
+    status, _, errors = command("course", "exercises", "mine")
+    assert status == 1
+    assert errors.startswith("ankle: ")
+    assert errors.count("\n") == 1
 
 
 def test_a_wrong_option_is_status_2(command: Any) -> None:

@@ -46,7 +46,7 @@ def course(smoke_results: Path, tmp_path: Path) -> Path:
     assert 'preset = "smoke"' in lines
     assert '"Ada"' in lines
     cell["source"] = lines
-    (root / "notebooks").mkdir()
+    shutil.copytree(ROOT / "notebooks" / "checks", root / "notebooks" / "checks")
     (root / "notebooks" / f"{CHAPTER}.ipynb").write_text(json.dumps(notebook))
     return root
 

@@ -1,0 +1,1 @@
+"""Checks of the chapters' exercises. To read on is to read the answers."""
