@@ -140,8 +140,10 @@ class ModalitySizes:
     """Of 8 patches of each modality, for every network that segments."""
     width: int = _sizes(4, 16, 16)
     """Channels of the first level."""
-    synthesis_steps: int = _sizes(2, 150, 2000)
-    """Of 8 patches, for networks that make CT of MR."""
+    pair_steps: int = _sizes(2, 600, 3000)
+    """Of 8 patches, for the network that learns to make CT of MR from pairs."""
+    cycle_steps: int = _sizes(2, 200, 3000)
+    """The same without pairs; each costs five times as much."""
     synthesis_width: int = _sizes(4, 8, 16)
     n_seeds: int = _sizes(1, 1, 3)
 

@@ -90,7 +90,7 @@ def train_from_pairs(study: ModalityStudy, codes: Sequence[str]) -> Trained:
         Children of whom both scans are used, and no label.
     """
     sizes = study.sizes
-    stage = Stage(sizes.pixels, sizes.synthesis_steps, BATCH, RATE, "one-cycle")
+    stage = Stage(sizes.pixels, sizes.pair_steps, BATCH, RATE, "one-cycle")
     recipe = Recipe(
         (stage,),
         labels=("intensity",),
@@ -162,7 +162,7 @@ def train_without_pairs(
     if not all(file.exists() for file in files.values()):
         options: Any = {"min_fraction": FINAL_FRACTION, "device": study.device}
         sources = [patch_source(scans, BONES, sizes.pixels, **options) for scans in (mr, ct_scans)]
-        made, losses = _adversarial(sources, sizes.synthesis_width, sizes.synthesis_steps)
+        made, losses = _adversarial(sources, sizes.synthesis_width, sizes.cycle_steps)
         write_csv(place / "losses.csv", losses)
         for name, network in zip(GAN_NAMES, made, strict=True):
             save_checkpoint(files[name], network, labels=("intensity",))

@@ -159,6 +159,22 @@ def mirrored_too(points: Any, there: Any) -> Any:
 
 
 # chapter, exercise, wrong answers, what the message says
+CT_BONES = CUBE
+CT_IMAGE = np.where(CUBE, RANDOM.normal(320, 60, CUBE.shape), RANDOM.normal(120, 80, CUBE.shape))
+BRANCHES = pd.DataFrame(
+    [
+        ("joint, own norms", "2 MR + 8 CT", 0, modality, child, 0.1, *dices)
+        for modality, dices in (("mr", (0.9, 0.7)), ("ct", (0.8, 0.9)))
+        for child in ("T36", "E36")
+    ],
+    columns=["arm", "regime", "seed", "modality", "subject", "entropy_mr", "dice_mr", "dice_ct"],
+)
+
+
+def branch_of_means(mean: Any, kept: Any) -> int:
+    return int(np.argmin([np.mean((mean - one) ** 2 / spread) for one, spread in kept]))
+
+
 WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
     ("00", 1, (1.0, 4.0), "side of a pixel"),
     ("00", 1, (0.008, 4.0), "a thousand times too small"),
@@ -237,6 +253,14 @@ WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
     ("07", 3, (dict.fromkeys(GAIN.index, GAIN.mean()),), "two means"),
     ("07", 4, (mirrored_too,), "mirrors the bone"),
     ("07", 4, (shifted_alone,), "does not turn it"),
+    ("10", 1, (lambda attenuation, water: 1000 * attenuation / water,), "air -1000"),
+    ("10", 1, (lambda attenuation, water: (attenuation - water) / water,), "a thousand|differ"),
+    ("10", 2, (50,), "much that is none"),
+    ("10", 2, (550,), "agree least"),
+    ("10", 3, ({"mr": -0.2, "ct": -0.1},), "what it gains"),
+    ("10", 3, ({"mr": 0.1, "ct": 0.2},), "exchanged"),
+    ("10", 4, (lambda mean, variance, kept: branch_of_means(mean, kept),), "means alone"),
+    ("10", 4, (lambda mean, variance, kept: 1,), "where the means tell"),
     (
         "A1",
         1,
@@ -302,6 +326,8 @@ def given(chapter: str, number: int, folder: Path) -> dict[str, Any]:
         ("06", 1): {"targets": TARGETS},
         ("07", 2): {"scores": SCORES},
         ("07", 3): {"scores": SCORES},
+        ("10", 2): {"image": CT_IMAGE, "bones": CT_BONES, "levels": range(50, 600, 100)},
+        ("10", 3): {"scores": BRANCHES},
         ("A1", 3): {"image": PICTURE, "partner": PICTURE, "shifts_mm": SHIFTS, "pixel_mm": 1.0},
     }.get((chapter, number), {})
 
