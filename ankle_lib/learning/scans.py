@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ankle_lib import cache
+from ankle_lib.learning.losses import Loss
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.recipes import Recipe, Schedule, Stage
 from ankle_lib.learning.scoring import patch_validation
@@ -286,6 +287,7 @@ def train_on_scans(
     *,
     validation: Sequence[Scan] = (),
     start: SliceNetwork | None = None,
+    penalty: Loss | None = None,
     device: str = "cpu",
 ) -> Trained:
     """Train a network on patches of scans, or read it if that was done before; see `train_once`.
@@ -301,6 +303,8 @@ def train_on_scans(
         Scored after each epoch, if the recipe keeps the best one.
     start : SliceNetwork, optional
         Whose weights are the first ones.
+    penalty : callable, optional
+        Added to the recipe's loss, see `train_once`.
     device : str
         "cpu" or "cuda".
     """
@@ -326,6 +330,7 @@ def train_on_scans(
         decides=[[scan.code, scan.checksum] for scan in looked_at],
         validates=validates if validation else None,
         start=start,
+        penalty=penalty,
         device=device,
     )
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ankle_lib import cache
 from ankle_lib.files import AnkleError, write_csv
 from ankle_lib.learning.checkpoints import load_checkpoint, save_checkpoint
-from ankle_lib.learning.losses import LOSSES
+from ankle_lib.learning.losses import LOSSES, Loss
 from ankle_lib.learning.networks import (
     SliceNetwork,
     is_fast_in_bfloat16,
@@ -117,6 +117,7 @@ def train_once(
     decides: Any,
     validates: Callable[[Stage], Validate] | None = None,
     start: SliceNetwork | None = None,
+    penalty: Loss | None = None,
     device: str = "cpu",
 ) -> Trained:
     """Train a network, or read it if that was done before.
@@ -140,6 +141,8 @@ def train_once(
         Returns the validation of the last stage, if the recipe keeps the best epoch.
     start : SliceNetwork, optional
         A network of the recipe's size, whose weights are the first ones instead of random ones.
+    penalty : dataclass that is called like a loss, optional
+        Added to the recipe's loss: what is known of the answer besides the labels.
     device : str
         "cpu" or "cuda".
 
@@ -150,6 +153,8 @@ def train_once(
     """
     first = [] if start is None else [one.cpu().numpy() for one in start.state_dict().values()]
     settings = [recipe.decisive, decides, first, cache.code_digest(train_once)]
+    if penalty is not None:
+        settings += [penalty, cache.code_digest(penalty)]
     place = cache.folder_for(folder, recipe.network, draws, settings)
     if not (place / WEIGHTS).exists():
         network = recipe.fresh()
@@ -169,6 +174,7 @@ def train_once(
                 place / f"stage-{number}",
                 stage=number,
                 validate=validate,
+                penalty=penalty,
                 device=device,
             )
             tables.append(trained)
@@ -222,6 +228,7 @@ def train(
     *,
     stage: int = 0,
     validate: Validate | None = None,
+    penalty: Loss | None = None,
     device: str = "cpu",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network in place; go on where an interrupted call stopped.
@@ -245,6 +252,8 @@ def train(
     validate : callable, optional
         Called after each epoch, e.g. from `scoring.patch_validation`. The network then ends with
         the weights of the best epoch, otherwise with those of the last.
+    penalty : callable, optional
+        Added to the recipe's loss.
     device : str
         "cpu" or "cuda".
 
@@ -297,6 +306,8 @@ def train(
                 with fabric.autocast():
                     output = model.logits(image).float()
                 loss = LOSSES[recipe.loss](output, batch)
+                if penalty is not None:
+                    loss = loss + penalty(output, batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)
                 optimizer.step()

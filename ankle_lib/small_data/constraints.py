@@ -1,0 +1,225 @@
+"""What is known of an answer besides its labels: bones do not meet, and they look like bones.
+
+Each constraint is a penalty beside the loss of a training (`training.train_once`), and each has its
+measure, so that its own effect can be told. The gap constraint and that on the code of a shape are
+those of Boutillon et al. for children's ankles (arXiv 2009.07092, 2101.10173, 2207.13502), written
+for one sigmoid per bone: a softmax would rule overlap out, and with it the question.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ankle_lib import cache
+from ankle_lib.learning.losses import Loss
+from ankle_lib.learning.scans import Scan, patch_source
+from ankle_lib.metrics import dice
+from ankle_lib.patches.source import Augmentation, Batch
+from ankle_lib.presets import BONES
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+JOINTS = {"talocrural": ("talus", "tibia"), "subtalar": ("talus", "calcaneus")}
+NEAREST = 0.1
+"""Part of a bone's surface, the nearest to the other bone, of which a joint's gap is the mean."""
+
+GAP_WEIGHT, SHAPE_WEIGHT = 1.0, 0.3
+"""Beside a cross-entropy and a Dice; set once, on no child that is scored."""
+CODE = 32
+"""Numbers that a patch of labels is squeezed into."""
+SHAPE_BATCH, SHAPE_RATE = 16, 2e-3
+
+
+@dataclass(frozen=True)
+class GapPenalty:
+    """Bones that overlap, or come nearer than the labels ever do.
+
+    The sum of p_a · dilate_r(p_b) over all pixels and pairs of bones, over the sum of p.
+    """
+
+    pixels: int
+    """r: bones of the training children are never so close within a slice."""
+    weight: float = GAP_WEIGHT
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the penalty of a batch, as a loss does."""
+        p = torch.sigmoid(logits)
+        wide = functional.max_pool2d(p, 2 * self.pixels + 1, stride=1, padding=self.pixels)
+        pairs = itertools.permutations(range(p.shape[1]), 2)
+        together = sum((p[:, a] * wide[:, b]).sum() for a, b in pairs)
+        return self.weight * together / (p.sum() + 1.0)
+
+
+def smallest_gap_pixels(scans: Sequence[Scan], most: int = 3) -> int:
+    """Return the largest r, in pixels, by which no bone of the scans can grow and meet another."""
+    for pixels in range(1, most + 1):
+        square = np.ones((2 * pixels + 1, 2 * pixels + 1, 1), bool)
+        for scan in scans:
+            masks = [mask for mask in scan.item.labels.values() if mask.any()]
+            for a, b in itertools.combinations(masks, 2):
+                if (ndimage.binary_dilation(a, square) & b).any():
+                    return pixels - 1
+    return most
+
+
+class _Encoder(nn.Sequential):
+    """Maps patches (n, 3, h, w) of labels to codes (n, CODE)."""
+
+    def __init__(self, pixels: int) -> None:
+        widths = (len(BONES), 8, 16, 16)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+        side = pixels
+        for _ in widths[1:]:
+            side = (side + 1) // 2
+        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * side**2, CODE))
+        self.side = side
+
+
+@dataclass(frozen=True, eq=False)
+class ShapePenalty:
+    """Distance of the codes of answer and label under a frozen encoder; see `learn_shapes`."""
+
+    pixels: int
+    weights: tuple[NDArray[np.float32], ...]
+    """Of the encoder, layer by layer."""
+    spread: float
+    """Mean squared distance of the codes of two labels: what a wrong shape costs."""
+    weight: float = SHAPE_WEIGHT
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the penalty of a batch, as a loss does; patches with unknown labels do not count."""
+        known = batch.valid.all(dim=1).to(logits.dtype)
+        encoder = self._encoder().to(logits.device)
+        apart = (encoder(torch.sigmoid(logits)) - encoder(batch.target)).square().sum(dim=1)
+        return self.weight / self.spread * (apart * known).sum() / known.sum().clamp_min(1.0)
+
+    def _encoder(self) -> _Encoder:
+        with torch.random.fork_rng(devices=[]):
+            encoder = _Encoder(self.pixels).requires_grad_(False)
+        for parameter, values in zip(encoder.parameters(), self.weights, strict=True):
+            parameter.copy_(torch.from_numpy(values))
+        return encoder
+
+
+def learn_shapes(
+    scans: Sequence[Scan], pixels: int, steps: int, augmentation: Augmentation, record: Path
+) -> tuple[ShapePenalty, float]:
+    """Train a small auto-encoder on patches of labels, once.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        With all labels; of the source domain, where labels cost nothing.
+    pixels, steps : int
+        Of a patch; of 16 patches.
+    augmentation : Augmentation
+        Of the patches that the penalty will see.
+    record : Path
+        Where the weights are remembered.
+
+    Returns
+    -------
+    ShapePenalty
+    dice : float
+        Of patches and what their codes keep of them.
+    """
+    work = partial(_learnt_shapes, scans, pixels, steps, augmentation)
+    settings = [[scan.checksum for scan in scans], pixels, steps, augmentation]
+    weights, spread, kept = cache.remembered(record, work, settings=settings)
+    arrays = tuple(np.asarray(one, dtype=np.float32) for one in weights)
+    return ShapePenalty(pixels, arrays, spread), kept
+
+
+def _learnt_shapes(
+    scans: Sequence[Scan], pixels: int, steps: int, augmentation: Augmentation
+) -> list[Any]:
+    source = patch_source(scans, BONES, pixels, 0.2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = _Encoder(pixels)
+        decoder = nn.Sequential(
+            nn.Linear(CODE, 16 * encoder.side**2), nn.ReLU(), nn.Unflatten(1, (16, encoder.side, -1)),
+            nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ReLU(),
+            nn.ConvTranspose2d(8, len(BONES), 4, 2, 1),
+        )  # fmt: skip
+    both = nn.ModuleList([encoder, decoder])
+    optimizer = torch.optim.Adam(both.parameters(), SHAPE_RATE)
+    for _ in range(steps):
+        target = source.draw(SHAPE_BATCH, generator, augmentation).target
+        made = decoder(encoder(target))[..., :pixels, :pixels]
+        loss = functional.binary_cross_entropy_with_logits(made, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        target = source.draw(8 * SHAPE_BATCH, generator, augmentation).target
+        codes = encoder(target)
+        spread = float((codes - codes.roll(1, 0)).square().sum(dim=1).mean())
+        kept = dice((decoder(codes)[..., :pixels, :pixels] > 0).numpy(), (target > 0.5).numpy())
+    return [[one.detach().numpy() for one in encoder.parameters()], max(spread, 1e-6), kept]
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Several penalties at once."""
+
+    parts: tuple[Loss, ...]
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return their sum."""
+        return torch.stack([part(logits, batch) for part in self.parts]).sum()
+
+
+# --- measures ---
+
+
+def joint_gap_mm(first: NDArray[np.bool_], second: NDArray[np.bool_], sizes: Sequence[float]) -> float:
+    """Return how far the nearest tenth of a bone's surface is from another bone.
+
+    Parameters
+    ----------
+    first, second : (I, J, K) bool arrays
+    sizes : three floats
+        Of the voxels in mm.
+
+    Returns
+    -------
+    float
+        0 where bones overlap; the image's diagonal, than which nothing is longer, if one is missed.
+    """
+    if not (first.any() and second.any()):
+        return float(np.linalg.norm(np.array(sizes) * first.shape))
+    surface = first & ~ndimage.binary_erosion(first)
+    away = np.sort(ndimage.distance_transform_edt(~second, sampling=sizes)[surface])
+    return float(away[: max(1, int(NEAREST * len(away)))].mean())
+
+
+def overlap_mm3(masks: Masks, sizes: Sequence[float]) -> float:
+    """Return the volume that two bones, or more, claim at once."""
+    claimed = np.sum([*masks.values()], axis=0)
+    return float((claimed > 1).sum() * np.prod(sizes))
+
+
+def knowledge_scores(found: Masks, truth: Masks, sizes: Sequence[float]) -> dict[str, float]:
+    """Return overlap_mm3, gap_error_mm (mean over joints) and each joint's gap, found and true."""
+    row = {"overlap_mm3": overlap_mm3(found, sizes)}
+    errors = []
+    for joint, (a, b) in JOINTS.items():
+        gaps = [joint_gap_mm(masks[a], masks[b], sizes) for masks in (found, truth)]
+        row |= {f"{joint}_gap_mm": gaps[0], f"{joint}_true_gap_mm": gaps[1]}
+        errors.append(abs(gaps[0] - gaps[1]))
+    return row | {"gap_error_mm": float(np.mean(errors))}

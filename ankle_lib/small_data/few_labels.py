@@ -1,0 +1,326 @@
+"""How much is learnt from few labelled children, and what stood before them.
+
+Three starts are compared on equal steps: none, scans whose every label has one mean brightness and
+one spread, and the phantom's scans. Whatever the start, the weights after the labelled children may
+be averaged with those before (Wortsman et al., arXiv 2109.01903).
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from ankle_lib import cache
+from ankle_lib.geometry import Matrix
+from ankle_lib.learning.networks import SliceNetwork
+from ankle_lib.learning.prediction import Segmenter, predict
+from ankle_lib.learning.random_scans import AIR, JOINT, N_SOFT, Contrast, ScanRanges, take, tissues_of
+from ankle_lib.learning.recipes import Recipe, Stage
+from ankle_lib.learning.scans import FINAL_CONTEXT_MM, Scan, coarser, factor_for
+from ankle_lib.learning.scoring import bone_scores
+from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.parallel import run_all
+from ankle_lib.patches.items import dynamic_item
+from ankle_lib.patches.source import Augmentation
+from ankle_lib.presets import BONES, LABELS, SmallDataSizes
+from ankle_lib.registration.truth import (
+    bone_points,
+    read_true_labels,
+    rotation_errors_deg,
+    tre_mm,
+)
+from ankle_lib.small_data.constraints import knowledge_scores, overlap_mm3
+from ankle_lib.small_data.rigid_layer import carried_masks, fit_poses
+from ankle_lib.small_data.target_scans import TargetChild
+from ankle_lib.volume import canonical_voxel_size, read_header
+
+AUGMENTATION = Augmentation(
+    rotation_deg=30.0, scale=1.15, gain=0.15, shading=0.2, gamma=0.2, noise=0.3
+)
+"""Of every training alike."""
+RATE, FINE_RATE = 1e-2, 5e-3
+"""Largest learning rates: from random weights, and from learnt ones."""
+SPREAD = (0.05, 0.35)
+"""Of the brightness within a label of a Gaussian look; means are drawn from 0.05 to 1."""
+
+SCRATCH, GAUSSIAN, PHANTOM, RANDOM = "from scratch", "Gaussian looks", "phantom", "random looks"
+AVERAGED = ", averaged"
+NETWORK, RIGID, JOINTS_KEPT = "network", "rigid", "rigid, joints kept"
+
+
+# --- what is learnt from ---
+
+
+def gaussian_looks(scan: Scan, n: int, rng: np.random.Generator, *, pixel_mm: float) -> list[Scan]:
+    """Return scans in which every label is noise about one mean: no cortex, no texture, no physics.
+
+    Labels are the three bones, what lies between them, and the classes of the soft tissue. Pose,
+    slices, field of view and noise are drawn as for `random_scans.random_scans`.
+
+    Parameters
+    ----------
+    scan : Scan
+        A static scan with its three bones.
+    n : int
+    rng : numpy Generator
+    pixel_mm : float
+        Of the results.
+
+    Examples
+    --------
+    >>> made = gaussian_looks(scan, 10, np.random.default_rng(0), pixel_mm=2.5)
+    """
+    tissues = tissues_of(coarser(scan, factor_for(scan, pixel_mm)))
+    labels = tissues.classes.copy()
+    for number, bone in enumerate(BONES, JOINT + 1):
+        labels[tissues.bones[bone]] = number
+    found = []
+    for number in range(n):
+        spread = rng.uniform(*SPREAD, JOINT + 1 + len(BONES)).astype(np.float32)
+        spread[AIR] = 0
+        noise = rng.standard_normal(labels.shape, dtype=np.float32) * spread[labels]
+        means = rng.uniform(0.05, 1.0, N_SOFT + 1 + len(BONES))
+        look = Contrast(
+            soft=tuple(means[:N_SOFT]),
+            joint=float(means[N_SOFT]),
+            bones=tuple(means[N_SOFT + 1 :]),
+            cortex=0.0,
+            cortex_mm=0.0,
+            soft_texture=1.0,
+            bone_texture=1.0,
+        )
+        names = (scan.code, scan.group, f"Gaussian {number}")
+        found.append(take(replace(tissues, texture=noise), look, ScanRanges(), rng, pixel_mm, names))
+    return found
+
+
+def labelled_frames(
+    subjects: Sequence[CleanSubject], masked: Path, truth: Path, step: int, pixel_mm: float
+) -> list[Scan]:
+    """Return every so-many-th frame of the cohort with its true labels; none for real scans.
+
+    Parameters
+    ----------
+    subjects : sequence of CleanSubject
+    masked : Path
+        Results of chapter 02.
+    truth : Path
+        Of a simulated cohort, see `registration.truth.truth_files`.
+    step : int
+    pixel_mm : float
+        Of the results, about.
+    """
+    scans = []
+    for subject in subjects:
+        for sequence, paths in subject.sequences.items():
+            labels = read_true_labels(truth, subject.code, sequence)
+            for frame in range(0, len(paths), step) if labels is not None else ():
+                item = dynamic_item(subject, sequence, frame, masked)
+                known = labels[..., frame]
+                if known.shape != item.image.shape or not known.any():
+                    continue  # a field of view that was cut, or a bone that left it
+                masks = {bone: known == LABELS[bone] for bone in BONES}
+                sizes = canonical_voxel_size(read_header(paths[frame]).affine)
+                scan = Scan(replace(item, labels=masks), subject.group, sizes)
+                scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
+    return scans
+
+
+def labelled_scans(
+    children: Sequence[TargetChild], n_frames: int, pixel_mm: float, *, labelled: bool = True
+) -> list[Scan]:
+    """Return of each child the static scan and some frames, evenly spread, as networks learn."""
+    scans = []
+    for child in children:
+        frames = np.linspace(0, child.frames.n_frames - 1, n_frames + 2)[1:-1].round().astype(int)
+        for frame in (None, *frames.tolist()):
+            scan = child.scan(frame, labelled=labelled)
+            scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
+    return scans
+
+
+def recipe_for(sizes: SmallDataSizes, steps: int, rate: float, seed: int = 0) -> Recipe:
+    """Return how every network of the chapter is trained."""
+    return Recipe(
+        (Stage(sizes.pixels, steps, 8, rate, "one-cycle"),),
+        width=sizes.width,
+        loss="dice+bce",
+        optimizer="muon",
+        context_mm=FINAL_CONTEXT_MM,
+        min_fraction=0.2,
+        augmentation=AUGMENTATION,
+        seed=seed,
+    )
+
+
+def averaged(before: SliceNetwork, after: SliceNetwork, share: float = 0.5) -> SliceNetwork:
+    """Return a network whose weights are a mean of two networks' weights.
+
+    Parameters
+    ----------
+    before, after : SliceNetwork
+        Of one size, one trained from the other's weights: else the mean means nothing.
+    share : float
+        Of ``after``.
+    """
+    result = copy.deepcopy(after)
+    mixed = {
+        name: torch.lerp(one, other, share) if one.is_floating_point() else other
+        for (name, one), other in zip(
+            before.state_dict().items(), after.state_dict().values(), strict=True
+        )
+    }
+    result.load_state_dict(mixed)
+    return result
+
+
+# --- how good a network is on children of the target domain ---
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a network sees of a child: probabilities of `BONES`, with the network's pixels."""
+
+    static: NDArray[np.float16]
+    """(B, i, j, K)."""
+    static_affine: Matrix
+    frames: NDArray[np.float16]
+    """(F, B, i, j, k)."""
+    frame_affine: Matrix
+    masks: list[dict[str, NDArray[np.bool_]]]
+    """Of each frame, on its own grid."""
+
+
+def look_at(child: TargetChild, segmenter: Segmenter, frames: Sequence[int]) -> Seen:
+    """Segment the static scan and some frames of a child."""
+    still = predict(child.static.data, child.static.voxel_size_mm, segmenter)
+    found = [
+        predict(child.frames.data[..., n], child.frames.voxel_size_mm, segmenter) for n in frames
+    ]
+    return Seen(
+        still.maps,
+        child.static.affine @ still.grid,
+        np.stack([one.maps for one in found]),
+        child.frames.affine @ found[0].grid,
+        [one.masks() for one in found],
+    )
+
+
+def score_children(
+    network: SliceNetwork,
+    children: Sequence[TargetChild],
+    sizes: SmallDataSizes,
+    folder: Path,
+    *,
+    step: int = 1,
+    ways: Sequence[str] = (NETWORK,),
+) -> pd.DataFrame:
+    """Score a network on every so-many-th frame of children, once.
+
+    Parameters
+    ----------
+    network : SliceNetwork
+    children : sequence of TargetChild
+    sizes : SmallDataSizes
+    folder : Path
+        Where scores are remembered.
+    step : int
+    ways : sequence of str
+        `NETWORK`: its own labels. `RIGID`: its static labels, carried by `rigid_layer.fit_poses`;
+        `JOINTS_KEPT`: with joints that keep their width.
+
+    Returns
+    -------
+    DataFrame
+        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3, tre_mm,
+        rotation_error_deg, and those of `constraints.knowledge_scores`, the same for all bones.
+    """
+    weights = cache.digest([one.cpu().numpy() for one in network.state_dict().values()])
+    segmenter = Segmenter(network.cpu(), BONES, (sizes.pixel_mm,) * 2, FINAL_CONTEXT_MM)
+    settings = [weights, [child.checksum for child in children], step, list(ways)]
+    settings += [sizes.rigid_steps, sizes.pixel_mm]
+    work = partial(_scores, segmenter, children, sizes.rigid_steps, step, ways)
+    return cache.remembered(folder / f"{cache.digest(settings)[:16]}.json", work, settings=settings)
+
+
+def _scores(
+    segmenter: Segmenter,
+    children: Sequence[TargetChild],
+    rigid_steps: int,
+    step: int,
+    ways: Sequence[str],
+) -> pd.DataFrame:
+    score = partial(_child_scores, segmenter, rigid_steps, step, ways)
+    return pd.DataFrame([row for rows in run_all(score, children) for row in rows])
+
+
+def _child_scores(
+    segmenter: Segmenter, rigid_steps: int, step: int, ways: Sequence[str], child: TargetChild
+) -> list[dict[str, Any]]:
+    frames = list(range(0, child.frames.n_frames, step))
+    seen = look_at(child, segmenter, frames)
+    sizes = child.frames.voxel_size_mm
+    places = {bone: bone_points(mask, child.static.affine) for bone, mask in child.masks().items()}
+    rows = []
+    for way in ways:
+        fit = None
+        if way != NETWORK:
+            fit = fit_poses(seen.static, seen.static_affine, seen.frames, seen.frame_affine,
+                            rigid_steps, keep_joints=way == JOINTS_KEPT)  # fmt: skip
+        for n, frame in enumerate(frames):
+            truth, masks, poses = child.masks(frame), seen.masks[n], {}
+            # one label a voxel rules overlap out: it is measured on the probabilities themselves
+            claimed = {bone: seen.frames[n, b] >= 0.5 for b, bone in enumerate(BONES)}
+            pixels = np.linalg.norm(seen.frame_affine[:3, :3], axis=0).tolist()
+            if fit is not None:
+                poses = {bone: fit.poses[bone][n] for bone in BONES}
+                masks = carried_masks(seen.static, seen.static_affine, poses,
+                                      child.frames.shape, child.frames.affine)  # fmt: skip
+                claimed, pixels = masks, sizes
+            known = knowledge_scores(masks, truth, sizes)
+            known["overlap_mm3"] = overlap_mm3(claimed, pixels)
+            for row in bone_scores(child.code, masks, truth, sizes):
+                bone = row["bone"]
+                right = child.poses[frame][bone]
+                row |= {"way": way, "frame": frame, "tre_mm": np.nan, "rotation_error_deg": np.nan,
+                        "volume_cm3": float(masks[bone].sum() * np.prod(sizes) / 1000)}  # fmt: skip
+                if poses:
+                    row["tre_mm"] = tre_mm(poses[bone], right, places[bone])
+                    turned = rotation_errors_deg(poses[bone], right)
+                    row["rotation_error_deg"] = float(np.linalg.norm(turned))
+                rows.append(row | known)
+    return rows
+
+
+def volume_variation(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return how much a bone's volume varies over the frames: sd over mean, in percent.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Of `score_children`, with the columns ``by``.
+    by : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        Columns ``by``, subject, bone, volume_variation; NaN where the bone was never found.
+    """
+    groups = scores.groupby([*by, "subject", "bone"], sort=False)["volume_cm3"]
+    spread = 100 * groups.std(ddof=0) / groups.mean()
+    return spread.rename("volume_variation").reset_index()
+
+
+def paired(table: pd.DataFrame, by: str, first: str, other: str, score: str) -> pd.Series:
+    """Return score of ``first`` minus that of ``other``, for each subject (frames, bones: means)."""
+    means: Mapping[Any, pd.Series] = {
+        name: table[table[by] == name].groupby("subject")[score].mean() for name in (first, other)
+    }
+    return means[first] - means[other]
