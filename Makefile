@@ -3,7 +3,7 @@ PRESET ?= laptop
 DEVICE ?= auto
 BIN := .venv/bin
 
-.PHONY: env figures reference summary test lab clean
+.PHONY: env figures beyond reference summary test lab clean
 
 env: .venv/.made
 
@@ -13,9 +13,12 @@ env: .venv/.made
 	touch $@
 
 figures: env
-	$(BIN)/ankle run --preset $(PRESET) --device $(DEVICE)
+	$(BIN)/ankle run --part 1 --preset $(PRESET) --device $(DEVICE)
 
-reference: figures
+beyond: env
+	$(BIN)/ankle run --part 2 --preset $(PRESET) --device $(DEVICE)
+
+reference: figures beyond
 	rm -rf reference/$(PRESET) && mkdir -p reference/$(PRESET)
 	cd results/$(PRESET) && find . -path "./*/tables/*.csv" \
 		-exec cp --parents {} ../../reference/$(PRESET) ";"

@@ -74,6 +74,7 @@ def main() -> None:
 @app.command()
 def run(
     preset: PresetOption = "laptop",
+    part: Annotated[str, typer.Option(help="1 (the ankle), 2 (beyond it) or all.")] = "all",
     only: Annotated[str | None, typer.Option(metavar="NN", help="Run this chapter alone.")] = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="NN", help="Run from this chapter on.")
@@ -98,6 +99,7 @@ def run(
 
     course.run(
         preset,
+        part=part,
         only=only,
         start=start,
         cohort=cohort,

@@ -177,9 +177,7 @@ class Preset:
         metadata={"values": _instances(ReconstructionSizes)}, repr=False
     )
     dynamic: DynamicSizes = field(metadata={"values": _instances(DynamicSizes)}, repr=False)
-    small_data: SmallDataSizes = field(
-        metadata={"values": _instances(SmallDataSizes)}, repr=False
-    )
+    small_data: SmallDataSizes = field(metadata={"values": _instances(SmallDataSizes)}, repr=False)
 
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _instances(Preset)}

@@ -83,7 +83,7 @@ class Recipe:
     keep_best: bool = False
     """Weights of the last stage's best epoch on the validation subject, instead of the last."""
     n_validation: int = 64
-    """Patches to find the best epoch with."""
+    """Patches that a validation scores the network on, after each epoch."""
     epochs: Count = 5
     """Parts of about equal length of each stage; after each, a training that is killed goes on."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -96,17 +96,10 @@ class Recipe:
 
     @property
     def decisive(self) -> Self:
-        """The recipe without what decides nothing, so that no network is trained twice.
-
-        That is the usual depth, if it is asked for, and how many patches a validation would see.
-        """
+        """The recipe without the usual depth, so that no network is trained twice."""
         size = ResNetSize if self.network.startswith("resnet") else Size
         usual = self.depth == size.model_fields["depth"].default
-        return replace(
-            self,
-            depth=None if usual else self.depth,
-            n_validation=self.n_validation if self.keep_best else 1,
-        )
+        return replace(self, depth=None if usual else self.depth)
 
     def fresh(self) -> SliceNetwork:
         """Return the network with its first weights, which the seed decides."""

@@ -300,7 +300,7 @@ def train_on_scans(
     folder : Path
         Of all trainings.
     validation : sequence of Scan
-        Scored after each epoch, if the recipe keeps the best one.
+        Scored after each epoch.
     start : SliceNetwork, optional
         Whose weights are the first ones.
     penalty : callable, optional
@@ -322,12 +322,11 @@ def train_on_scans(
     def validates(stage: Stage) -> Validate:
         return patch_validation(source(stage, validation), recipe.n_validation)
 
-    looked_at = [*scans, *validation] if recipe.keep_best else scans
     return train_once(
         recipe,
         draws,
         folder,
-        decides=[[scan.code, scan.checksum] for scan in looked_at],
+        decides=[[scan.code, scan.checksum] for scan in (*scans, *validation)],
         validates=validates if validation else None,
         start=start,
         penalty=penalty,

@@ -138,7 +138,7 @@ def train_once(
         What the network depends on besides the recipe and the code: the images that ``draws``
         draws from, and those that ``validates`` looks at.
     validates : callable, optional
-        Returns the validation of the last stage, if the recipe keeps the best epoch.
+        Returns the validation of a stage, which scores the network after each epoch.
     start : SliceNetwork, optional
         A network of the recipe's size, whose weights are the first ones instead of random ones.
     penalty : dataclass that is called like a loss, optional
@@ -160,20 +160,17 @@ def train_once(
         network = recipe.fresh()
         if start is not None:
             network.load_state_dict(start.state_dict())
-        last, tables = len(recipe.stages) - 1, []
+        if recipe.keep_best and validates is None:
+            raise AnkleError("to keep the best epoch, give a scan to validate on")
+        tables = []
         for number, stage in enumerate(recipe.stages):
-            validate = None
-            if recipe.keep_best and number == last:
-                if validates is None:
-                    raise AnkleError("to keep the best epoch, give a scan to validate on")
-                validate = validates(stage)
             trained = train(
                 network,
                 recipe,
                 draws(stage),
                 place / f"stage-{number}",
                 stage=number,
-                validate=validate,
+                validate=None if validates is None else validates(stage),
                 penalty=penalty,
                 device=device,
             )
@@ -250,8 +247,8 @@ def train(
     stage : int
         Which of the recipe's stages this is, from 0.
     validate : callable, optional
-        Called after each epoch, e.g. from `scoring.patch_validation`. The network then ends with
-        the weights of the best epoch, otherwise with those of the last.
+        Called after each epoch, e.g. from `scoring.patch_validation`. If the recipe keeps the best
+        epoch, the network ends the last stage with its weights.
     penalty : callable, optional
         Added to the recipe's loss.
     device : str
@@ -276,6 +273,7 @@ def train(
     >>> steps, epochs = train(recipe.fresh(), recipe, source.draw, folder)
     """
     fabric = _fabric(device)
+    keeps_best = validate is not None and recipe.keep_best and stage == len(recipe.stages) - 1
     settings, seed = recipe.stages[stage], recipe.seed * 1000 + stage
     state: dict[str, Any] = {"losses": torch.zeros(0), "epochs": [], "optimizer": None}
     if (folder / LAST).exists():
@@ -329,7 +327,7 @@ def train(
             }
             if validate is not None:
                 row |= _scores(network, validate, fabric, end)
-                if all(row["score"] > before["score"] for before in epochs):
+                if keeps_best and all(row["score"] > before["score"] for before in epochs):
                     best = {"epoch": row["epoch"], "score": row["score"]}
                     save_checkpoint(folder / BEST, network, labels=recipe.labels, training=best)
             epochs.append(row)
@@ -338,7 +336,7 @@ def train(
             state = {"losses": torch.tensor(losses, dtype=torch.float64), "epochs": epochs}
             state["optimizer"] = optimizer.state_dict()
             save_checkpoint(folder / LAST, network, labels=recipe.labels, training=state)
-    if validate is not None:
+    if keeps_best:
         network.load_state_dict(load_checkpoint(folder / BEST).network.state_dict())
     network.eval()
     return _steps_table(recipe, stage, losses), pd.DataFrame(epochs)

@@ -298,11 +298,25 @@ def earlier_chapters(root: Path, name: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"""\.previous\(\s*["'](\w+)["']""", code)))
 
 
-def list_chapters(root: Path) -> list[Path]:
-    """Return the notebooks ``NN_name.ipynb`` of ``root`` in order, then ``A1_name.ipynb`` etc."""
-    notebooks = sorted((root / "notebooks").glob("[0-9A][0-9]_*.ipynb"))
+def list_chapters(root: Path, part: str = "all") -> list[Path]:
+    """Return the notebooks ``NN_name.ipynb`` of ``root`` in order, then ``A1_name.ipynb`` etc.
+
+    Parameters
+    ----------
+    root : Path
+    part : {"1", "2", "all"}
+        Part II begins with chapter 08; the primer belongs to Part I.
+    """
+    if part not in ("1", "2", "all"):
+        raise AnkleError(f"there is no part {part!r}: choose 1, 2 or all")
+    notebooks = [
+        notebook
+        for notebook in sorted((root / "notebooks").glob("[0-9A][0-9]_*.ipynb"))
+        if part in ("all", "2" if "08" <= notebook.stem[:2] < "A" else "1")
+    ]
     if not notebooks:
-        raise AnkleError(f"there are no notebooks NN_name.ipynb in {root / 'notebooks'}")
+        asked = "" if part == "all" else f" of part {part}"
+        raise AnkleError(f"there are no notebooks NN_name.ipynb{asked} in {root / 'notebooks'}")
     return notebooks
 
 

@@ -47,6 +47,7 @@ class ChapterRun:
 def run(
     preset: str = "laptop",
     *,
+    part: str = "all",
     only: str | None = None,
     start: str | None = None,
     cohort: str = DEFAULT_COHORT,
@@ -61,6 +62,8 @@ def run(
 
     Parameters
     ----------
+    part
+        "1", "2" or "all": of which part of the course.
     only, start
         Number (or name) of the one chapter to run, or of the first one.
     results
@@ -87,7 +90,7 @@ def run(
     """
     results = Path("results") if results is None else results.absolute()
     place = Place.find(preset, results, cohort, device, root)
-    notebooks = _select(list_chapters(place.root), only, start)
+    notebooks = _select(list_chapters(place.root, part), only, start)
     further = _spread(parameters or {}, notebooks)
     coming = {notebook.stem for notebook in notebooks}
     for name in sorted(coming):

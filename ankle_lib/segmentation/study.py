@@ -83,7 +83,8 @@ class Study:
         rate = changes.pop("rate", 5e-4)
         steps = self.sizes.resnet_steps if "resnet" in network else self.sizes.steps
         stage = Stage(self.pixels, steps, learning_rate=rate)
-        return Recipe(**{"stages": (stage,), "labels": (bone,), "network": network} | changes)
+        usual = {"stages": (stage,), "labels": (bone,), "network": network}
+        return Recipe(**usual | {"n_validation": self.sizes.n_patches} | changes)
 
     def fit(self, recipe: Recipe, split: Split | None = None) -> Trained:
         """Train on the training part, or read what was trained before."""

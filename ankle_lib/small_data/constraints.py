@@ -187,7 +187,9 @@ class Penalties:
 # --- measures ---
 
 
-def joint_gap_mm(first: NDArray[np.bool_], second: NDArray[np.bool_], sizes: Sequence[float]) -> float:
+def joint_gap_mm(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], sizes: Sequence[float]
+) -> float:
     """Return how far the nearest tenth of a bone's surface is from another bone.
 
     Parameters

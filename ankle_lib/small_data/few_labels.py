@@ -21,7 +21,15 @@ from ankle_lib import cache
 from ankle_lib.geometry import Matrix
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter, predict
-from ankle_lib.learning.random_scans import AIR, JOINT, N_SOFT, Contrast, ScanRanges, take, tissues_of
+from ankle_lib.learning.random_scans import (
+    AIR,
+    JOINT,
+    N_SOFT,
+    Contrast,
+    ScanRanges,
+    take,
+    tissues_of,
+)
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import FINAL_CONTEXT_MM, Scan, coarser, factor_for
 from ankle_lib.learning.scoring import bone_scores
@@ -97,7 +105,9 @@ def gaussian_looks(scan: Scan, n: int, rng: np.random.Generator, *, pixel_mm: fl
             bone_texture=1.0,
         )
         names = (scan.code, scan.group, f"Gaussian {number}")
-        found.append(take(replace(tissues, texture=noise), look, ScanRanges(), rng, pixel_mm, names))
+        found.append(
+            take(replace(tissues, texture=noise), look, ScanRanges(), rng, pixel_mm, names)
+        )
     return found
 
 

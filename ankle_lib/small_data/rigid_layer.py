@@ -42,7 +42,9 @@ def rotations(vectors: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(torch.stack([torch.stack(row, -1) for row in rows], -2))
 
 
-def carried(probability: Tensor, affine: Matrix, pose: Tensor, centre: Tensor, points: Tensor) -> Tensor:
+def carried(
+    probability: Tensor, affine: Matrix, pose: Tensor, centre: Tensor, points: Tensor
+) -> Tensor:
     """Carry a bone's probabilities into frames and average them over the slices.
 
     Parameters
@@ -135,7 +137,9 @@ def fit_poses(
         for angle in STARTS_DEG:
             pose = torch.zeros(len(seen), 6)
             pose[:, 0], pose[:, 3:] = math.radians(angle), middle - centres[b]
-            error = (carried(shape, static_affine, pose, centres[b], points) - seen).square().mean(1)
+            error = (
+                (carried(shape, static_affine, pose, centres[b], points) - seen).square().mean(1)
+            )
             tried.append((error, pose))
         best = torch.stack([error for error, _ in tried]).argmin(dim=0)
         starts.append(torch.stack([pose for _, pose in tried])[best, torch.arange(len(best))])
@@ -164,11 +168,14 @@ def fit_poses(
     with torch.inference_mode():
         now = torch.cat([turns, shifts], dim=-1)
         errors = [
-            (carried(shapes[b], static_affine, now[:, b], centres[b], points) - seen).square().mean(1)
+            (carried(shapes[b], static_affine, now[:, b], centres[b], points) - seen)
+            .square()
+            .mean(1)
             for b, (points, seen) in enumerate(looks)
         ]
     found = {
-        bone: np.stack([_matrix(one, centres[b]) for one in now[:, b]]) for b, bone in enumerate(BONES)
+        bone: np.stack([_matrix(one, centres[b]) for one in now[:, b]])
+        for b, bone in enumerate(BONES)
     }
     return RigidFit(found, torch.stack(errors, dim=1).sqrt().double().numpy())
 
@@ -226,7 +233,9 @@ def _joints(
         solid = np.asarray(static[a]) >= 0.5, np.asarray(static[b]) >= 0.5
         if not (solid[0].any() and solid[1].any()):
             continue
-        outward, inward = (ndimage.distance_transform_edt(m, sampling=sizes) for m in (~solid[1], solid[1]))
+        outward, inward = (
+            ndimage.distance_transform_edt(m, sampling=sizes) for m in (~solid[1], solid[1])
+        )
         field = torch.from_numpy((outward - inward).astype(np.float32))
         surface = np.argwhere(solid[0] & ~ndimage.binary_erosion(solid[0]))
         near = (outward - inward)[tuple(surface.T)]

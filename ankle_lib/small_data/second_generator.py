@@ -170,14 +170,18 @@ def _flesh(
     back = heel[:, 1].min() + 3
     tendon = np.minimum(
         rod((0, back, heel[:, 2].max() - 8), (0, back + 4, z.max()), TENDON_MM),
-        rod((0, front - 2, heel[:, 2].mean()), (0, tibia[:, 1].max() + 7, z.max()), 0.6 * TENDON_MM),
+        rod(
+            (0, front - 2, heel[:, 2].mean()), (0, tibia[:, 1].max() + 7, z.max()), 0.6 * TENDON_MM
+        ),
     )
     bone = np.minimum(depth.min(axis=0), other)
     skin = rng.uniform(*SKIN_MM) * np.exp(0.2 * _noise(shape, 25 / spacing_mm, rng))
     below = skin - np.minimum(bone, tendon + 4)
     classes = np.full(shape, TISSUES.index("muscle"))
     classes[_noise(shape, 9 / spacing_mm, rng) > 0.9] = TISSUES.index("fat")
-    classes[below < FAT_MM * np.exp(0.5 * _noise(shape, 20 / spacing_mm, rng))] = TISSUES.index("fat")
+    classes[below < FAT_MM * np.exp(0.5 * _noise(shape, 20 / spacing_mm, rng))] = TISSUES.index(
+        "fat"
+    )
     classes[tendon < 0] = TISSUES.index("tendon")
     classes[other < 2.0] = TISSUES.index("cartilage")
     classes[other < 0] = TISSUES.index("cortex")
@@ -399,7 +403,9 @@ def _soft_home(child: Child, poses: Poses, points: Tensor) -> Tensor:
 
 
 def _signed_distance(mask: NDArray[np.bool_], spacing_mm: float) -> Image:
-    inside, outside = (ndimage.distance_transform_edt(one, [spacing_mm] * 3) for one in (mask, ~mask))
+    inside, outside = (
+        ndimage.distance_transform_edt(one, [spacing_mm] * 3) for one in (mask, ~mask)
+    )
     smooth: Image = ndimage.gaussian_filter((outside - inside).astype(np.float32), 0.8)
     return smooth
 

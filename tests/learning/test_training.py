@@ -179,7 +179,7 @@ class Killed(Exception):
 def test_a_killed_training_ends_as_if_it_had_never_stopped(
     source: PatchSource, tmp_path: Path, kill_at: int, optimizer: str
 ) -> None:
-    settings = recipe(12, schedule="one-cycle", optimizer=optimizer)
+    settings = recipe(12, schedule="one-cycle", optimizer=optimizer, keep_best=True)
     augmentation = Augmentation(rotation_deg=90, noise=0.1)
     validate = patch_validation(source, 20)
     calls = itertools.count()
@@ -271,14 +271,27 @@ def test_the_best_epoch_is_kept(source: PatchSource, tmp_path: Path) -> None:
         return {"score": next(scores), "another": 1.0}
 
     net = network()
-    _, epochs = trained(net, source.draw, tmp_path, QUICK, validate)
+    _, epochs = trained(net, source.draw, tmp_path, replace(QUICK, keep_best=True), validate)
     assert epochs.score.tolist() == [0.5, 0.7, 0.6]
     assert epochs.another.tolist() == [1.0] * 3
     for key, value in net.state_dict().items():
         assert torch.equal(value, states[1][key]), key
     best = load_checkpoint(tmp_path / BEST)
     assert best.training == {"epoch": 2, "score": 0.7}
-    assert len(trained(net, source.draw, tmp_path, QUICK, validate)[1]) == 3
+    assert (
+        len(trained(net, source.draw, tmp_path, replace(QUICK, keep_best=True), validate)[1]) == 3
+    )
+
+
+def test_a_score_after_each_epoch_changes_no_weight(source: PatchSource, tmp_path: Path) -> None:
+    plain, scored = network(), network()
+    trained(plain, source.draw, tmp_path / "plain")
+    _, epochs = trained(
+        scored, source.draw, tmp_path / "scored", validate=patch_validation(source, 8)
+    )
+    assert epochs.score.notna().all()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, scored.state_dict()[key]), key
 
 
 def test_no_step_of_a_stage_is_left_out(source: PatchSource, tmp_path: Path) -> None:

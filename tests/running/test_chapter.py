@@ -82,6 +82,18 @@ def test_missing_chapters_are_told_before_a_cohort_is_simulated(
     assert chapters.earlier_chapters(course, "02_second") == ["01_first"]
 
 
+def test_part_two_begins_with_chapter_08(tmp_path: Path) -> None:
+    for name in ("A1_words", "07_last", "08_beyond", "11_end"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb")
+    parts = {
+        part: [path.stem for path in chapters.list_chapters(tmp_path, part)]
+        for part in ("1", "2", "all")
+    }
+    assert parts["1"] == ["07_last", "A1_words"]
+    assert parts["2"] == ["08_beyond", "11_end"]
+    assert parts["all"] == ["07_last", "08_beyond", "11_end", "A1_words"]
+
+
 def test_two_notebooks_do_not_write_to_one_chapter(course: Path, opened: Open) -> None:
     opened("01_first")
     opened("01_first")  # the same one, its first cell once more

@@ -167,6 +167,8 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"parameters": {"seed": True}}, "give a int"),
         ({"parameters": {"preset": "paper"}}, "use --preset"),
         ({"only": "7"}, "no chapter '7': choose one of 01_first, 02_second"),
+        ({"part": "2"}, "no notebooks NN_name.ipynb of part 2"),
+        ({"part": "II"}, "no part 'II': choose 1, 2 or all"),
         ({"only": "1", "start": "2"}, "exclude each other"),
         ({"cohort": "other"}, "there is no cohort 'other': choose one of toy"),
         ({"device": "tpu"}, "there is no device 'tpu'"),

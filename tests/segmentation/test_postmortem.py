@@ -37,7 +37,7 @@ def test_every_remedy_is_added_once_and_left_out_once() -> None:
 def test_recipes_change_one_thing(study: Study) -> None:
     coded = recipes(study, Remedies())
     assert [one.labels for one in coded] == [(bone,) for bone in BONES]
-    assert coded[0] == study.report_recipe("unet", "calcaneus", n_validation=6)
+    assert coded[0] == study.report_recipe("unet", "calcaneus")
     air = recipes(study, Remedies({"air"}))
     assert [replace(one, min_fraction=0.75) for one in air] == coded
     loss = recipes(study, Remedies({"dice_loss"}))

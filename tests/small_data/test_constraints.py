@@ -35,7 +35,8 @@ def test_the_gap_penalty_begins_where_bones_are_closer_than_its_reach() -> None:
 def test_the_gap_penalty_pulls_overlapping_bones_apart() -> None:
     logits = torch.zeros(1, 3, 8, 8, requires_grad=True)
     constraints.GapPenalty(0)(logits, None).backward()
-    assert logits.grad is not None and (logits.grad > 0).all()
+    assert logits.grad is not None
+    assert (logits.grad > 0).all()
 
 
 def scan_of(gap: int) -> Scan:
@@ -69,7 +70,8 @@ def test_codes_tell_shapes_apart_and_are_learnt_once(tmp_path) -> None:
     assert float(penalty(wrong, unknown)) == 0
     moving = wrong.clone().requires_grad_()
     penalty(moving, batch).backward()
-    assert moving.grad is not None and moving.grad.abs().max() > 0
+    assert moving.grad is not None
+    assert moving.grad.abs().max() > 0
 
 
 def test_measures_of_two_blocks() -> None:
@@ -83,7 +85,8 @@ def test_measures_of_two_blocks() -> None:
     nearer = dict(masks) | {"talus": np.roll(masks["talus"], -3, axis=0)}
     row = constraints.knowledge_scores(nearer, masks, sizes)
     assert row["overlap_mm3"] == 1 * 8 * 6 * 16
-    assert row["subtalar_gap_mm"] == 0 and row["subtalar_true_gap_mm"] == 3
+    assert row["subtalar_gap_mm"] == 0
+    assert row["subtalar_true_gap_mm"] == 3
     assert row["gap_error_mm"] == (3 + 3) / 2
     none = constraints.joint_gap_mm(masks["talus"], np.zeros((20, 20, 6), bool), sizes)
     assert none == np.linalg.norm([20, 40, 48])  # a missed bone costs the diagonal

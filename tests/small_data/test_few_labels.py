@@ -40,7 +40,8 @@ def test_children_differ_and_come_as_files(target) -> None:
     one, other = target
     assert one.checksum != other.checksum
     assert one.frames.n_frames == len(one.poses) == 4
-    assert set(one.sharp) == {2} and one.sharp[2].shape == one.static.shape
+    assert set(one.sharp) == {2}
+    assert one.sharp[2].shape == one.static.shape
     for child in target:
         for frame in (None, 0, 2):
             assert all(mask.any() for mask in child.masks(frame).values())
@@ -119,7 +120,8 @@ def test_adaptation_changes_what_it_should_and_nothing_else(target, network) -> 
 def test_frames_that_no_rigid_shape_explains_are_not_learnt_from(target, network) -> None:
     segmenter = Segmenter(network, BONES, (SIZES.pixel_mm,) * 2, FINAL_CONTEXT_MM)
     scans, table = adaptation.confirmed_frames(segmenter, target, SIZES)
-    assert len(table) == 8 and table["kept"].sum() == len(scans) == 0  # it knows nothing
+    assert len(table) == 8
+    assert table["kept"].sum() == len(scans) == 0
     assert (table["agreement"] < adaptation.CONFIRMED).all()
 
 

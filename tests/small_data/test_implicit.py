@@ -9,7 +9,9 @@ from ankle_lib.volume import Volume
 
 def sequence() -> tuple[Volume, np.ndarray]:
     """A smooth pattern in a block, as slices of 8 mm see it in four frames; and its first frame."""
-    i, j, k = np.meshgrid(np.arange(20), np.arange(18), np.arange(40), indexing="ij")  # 1 mm along k
+    i, j, k = np.meshgrid(
+        np.arange(20), np.arange(18), np.arange(40), indexing="ij"
+    )  # 1 mm along k
     block = (abs(i - 10) < 7) & (abs(j - 9) < 6)
     sharp = np.where(block, 600 + 250 * np.sin(2 * np.pi * k / 24) + 12 * i, 20.0)
     thick = sharp.reshape(20, 18, 5, 8).mean(axis=3)

@@ -35,9 +35,7 @@ def test_it_agrees_with_resampling_through_slices() -> None:
     middle = apply(STATIC, np.argwhere(mask).mean(axis=0))
     pose = rigid([10, 3, -4], [1, -2, 1.5], middle)
     static = Volume(mask.astype(np.float32), STATIC)
-    wanted = resample(
-        static, (56, 52, 8), frame, pose=pose, slice_samples=rigid_layer.N_PARTS
-    ).data
+    wanted = resample(static, (56, 52, 8), frame, pose=pose, slice_samples=rigid_layer.N_PARTS).data
     voxels = np.argwhere(wanted > 0.05)
     six = torch.tensor([[*np.deg2rad([10, 3, -4]), 1, -2, 1.5]])
     found = rigid_layer.carried(
