@@ -99,7 +99,7 @@ class ShapePenalty:
     weight: float = SHAPE_WEIGHT
 
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the penalty of a batch, as a loss does; patches with unknown labels do not count."""
+        """Return the penalty of a batch, as a loss does; unknown labels do not count."""
         known = batch.valid.all(dim=1).to(logits.dtype)
         encoder = self._encoder().to(logits.device)
         apart = (encoder(torch.sigmoid(logits)) - encoder(batch.target)).square().sum(dim=1)
@@ -151,7 +151,8 @@ def _learnt_shapes(
         torch.manual_seed(0)
         encoder = _Encoder(pixels)
         decoder = nn.Sequential(
-            nn.Linear(CODE, 16 * encoder.side**2), nn.ReLU(), nn.Unflatten(1, (16, encoder.side, -1)),
+            nn.Linear(CODE, 16 * encoder.side**2), nn.ReLU(),
+            nn.Unflatten(1, (16, encoder.side, -1)),
             nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(),
             nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ReLU(),
             nn.ConvTranspose2d(8, len(BONES), 4, 2, 1),

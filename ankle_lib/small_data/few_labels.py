@@ -131,7 +131,9 @@ def labelled_frames(
     for subject in subjects:
         for sequence, paths in subject.sequences.items():
             labels = read_true_labels(truth, subject.code, sequence)
-            for frame in range(0, len(paths), step) if labels is not None else ():
+            if labels is None:
+                continue
+            for frame in range(0, len(paths), step):
                 item = dynamic_item(subject, sequence, frame, masked)
                 known = labels[..., frame]
                 if known.shape != item.image.shape or not known.any():
@@ -329,7 +331,7 @@ def volume_variation(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def paired(table: pd.DataFrame, by: str, first: str, other: str, score: str) -> pd.Series:
-    """Return score of ``first`` minus that of ``other``, for each subject (frames, bones: means)."""
+    """Return the score of ``first`` minus that of ``other``, each subject's mean."""
     means: Mapping[Any, pd.Series] = {
         name: table[table[by] == name].groupby("subject")[score].mean() for name in (first, other)
     }

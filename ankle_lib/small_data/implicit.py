@@ -41,6 +41,11 @@ class SpaceTime(nn.Module):
         Of the first weights.
     """
 
+    cells: Tensor
+    corners: Tensor
+    primes: Tensor
+    first: Tensor
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         coarse, fine = (torch.tensor(cells) for cells in (COARSEST, FINEST))

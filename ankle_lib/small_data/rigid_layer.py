@@ -31,7 +31,7 @@ RATE_DEG, RATE_MM = 2.0, 0.8
 """Of Adam; both fall to zero along a cosine."""
 SURFACE_POINTS = 300
 JOINT_WEIGHT = 0.02
-"""Of squared mm by which a joint's width changes, beside the mean squared error of probabilities."""
+"""Of squared mm by which a joint's width changes, beside the squared error of probabilities."""
 
 
 def rotations(vectors: Tensor) -> Tensor:
@@ -126,8 +126,8 @@ def fit_poses(
     """
     rng = np.random.default_rng(seed)
     shapes = [torch.from_numpy(np.asarray(one, np.float32)) for one in static]
-    centres = [torch.from_numpy(weighted_centre(np.asarray(one, np.float32) ** 2, static_affine)).float()
-               for one in static]  # fmt: skip
+    middles = [weighted_centre(one.numpy() ** 2 + 1e-9, static_affine) for one in shapes]
+    centres = [torch.from_numpy(middle).float() for middle in middles]
     looks = [_places(frames[:, b], frame_affine, rng) for b in range(len(shapes))]
     starts = []
     for b, shape in enumerate(shapes):

@@ -47,7 +47,7 @@ CONTRAST_SPREAD = 0.07
 """Of each brightness from child to child, relative."""
 TEXTURE, TEXTURE_GRAIN_MM = 0.10, 4.0
 RANGE_DEG = ((-26.0, -17.0), (0.0, 5.0))
-"""Deepest plantarflexion and farthest dorsiflexion from the static pose, of a child with equinus."""
+"""Deepest plantarflexion and farthest dorsiflexion from the static pose: equinus."""
 ANKLE_AXIS, SUBTALAR_AXIS = (1.0, 0.10, -0.14), (0.45, 0.72, 0.53)
 """Oblique: the axis of the ankle leaves the right-left direction, that of the subtalar joint points
 forward and upward."""
@@ -61,7 +61,6 @@ EXPOSURE, EXPOSURES = 0.6, 3
 """Part of the time between frames in which one is measured; it is the mean of so many moments."""
 SLICE_MM, PLANES = 8.0, 4
 """Distance and width of the frames' slices (full width at half maximum), and planes per slice."""
-LATTICE_MM = 7.0
 NOISE = {"static": 0.04, "frame": 0.09}
 """Standard deviation of the noise, over the brightness of muscle."""
 BLUR_PIXELS, NOISE_GRAIN_PIXELS = 0.6, 0.6
@@ -97,6 +96,12 @@ class Child:
     plate_mm: float
     coil: NDArray[np.float64]
 
+    def distance(self, bone: str, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the signed distance (N, ...) in mm of world points (N, ..., 3) from a bone."""
+        where = torch.from_numpy(points.reshape(-1, 1, 1, 3).astype(np.float32))
+        field = self.depth[BONES.index(bone)][None]
+        return _sampled(field, self.affine, where).double().numpy().reshape(points.shape[:-1])
+
 
 def make_child(bones: Masks, spacing_mm: float, rng: np.random.Generator) -> Child:
     """Return a child whose bones are like the given ones, in flesh of its own.
@@ -114,7 +119,9 @@ def make_child(bones: Masks, spacing_mm: float, rng: np.random.Generator) -> Chi
     wide = [np.pad(bones[bone], ((0, 0), (0, 0), (side, side))) for bone in BONES]
     top = int(np.flatnonzero(wide[-1].any(axis=(0, 2)))[-1] - round(4 / spacing_mm))
     wide = [mask[:, : top + 1] for mask in wide]  # the shank goes on beyond the field of view
-    given = torch.from_numpy(np.stack([_signed_distance(mask, spacing_mm) for mask in wide]))
+    apart = [[ndimage.distance_transform_edt(one) for one in (~mask, mask)] for mask in wide]
+    smooth = [ndimage.gaussian_filter(outside - inside, 0.8) for outside, inside in apart]
+    given = torch.from_numpy(spacing_mm * np.stack(smooth).astype(np.float32))
     middle = np.argwhere(wide[1]).mean(axis=0)
     affine = np.zeros((4, 4))
     affine[1, 0], affine[2, 1], affine[0, 2], affine[3, 3] = -spacing_mm, spacing_mm, spacing_mm, 1
@@ -130,10 +137,10 @@ def make_child(bones: Masks, spacing_mm: float, rng: np.random.Generator) -> Chi
     spread = np.exp(rng.normal(0, CONTRAST_SPREAD, len(TISSUES)))
     for number, kind in enumerate(KINDS):
         values = [STATIC_TIMES_FRAME[tissue][number] for tissue in TISSUES]
-        levels[kind] = dict(zip(TISSUES, (values * spread).tolist(), strict=True))
+        levels[kind] = dict(zip(TISSUES, (np.array(values) * spread).tolist(), strict=True))
         bright = np.array([*levels[kind].values()], np.float32)[classes]
         soft[kind] = torch.from_numpy(bright * (1 + TEXTURE * texture))[None]
-    tibia = _points(depth[-1], affine)
+    tibia = apply(affine, np.argwhere(depth[-1].numpy() < 0))
     plate = float(tibia[:, 2].min() + rng.uniform(11, 16))
     cortex_mm, coil = rng.uniform(*CORTEX_MM), rng.uniform(-COIL, COIL, 2)
     return Child(affine, depth, soft, levels, cortex_mm, plate, coil)
@@ -142,53 +149,46 @@ def make_child(bones: Masks, spacing_mm: float, rng: np.random.Generator) -> Chi
 def _flesh(
     depth: Image, affine: Matrix, spacing_mm: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], Image]:
-    """Return the tissue of each voxel, as its place in `TISSUES`, and a texture of unit variance."""
+    """Return the tissue of each voxel, as its place in `TISSUES`, and a texture."""
     shape = depth.shape[1:]
-    x, y, z = np.moveaxis(apply(affine, np.moveaxis(np.indices(shape), 0, -1)), -1, 0)
-    ankle = _points(torch.from_numpy(depth[1]), affine)
-    heel, tibia = (_points(torch.from_numpy(depth[n]), affine) for n in (0, 2))
+    world = apply(affine, np.moveaxis(np.indices(shape), 0, -1))
+    heel, ankle, tibia = (apply(affine, np.argwhere(one < 0)) for one in depth)
+    top, front, sole = world[..., 2].max(), ankle[:, 1].max(), heel[:, 2].min() + 8
     outward = np.sign(heel[:, 0].mean() - ankle[:, 0].mean()) or 1.0  # where the fibula is
-
-    def rod(start: Sequence[float], end: Sequence[float], radius: float) -> NDArray[np.float64]:
-        """Return the signed distance from a rod with round ends."""
-        first, along = np.array(start), np.array(end) - np.array(start)
-        apart = np.stack([x, y, z], axis=-1) - first
-        part = np.clip(apart @ along / (along @ along), 0, 1)
-        found: NDArray[np.float64] = np.linalg.norm(apart - part[..., None] * along, axis=-1)
-        return found - radius
-
-    front, sole = ankle[:, 1].max(), heel[:, 2].min() + 8
     edge = tibia[:, 0].mean() + outward * (np.ptp(tibia[:, 0]) / 2 + 9)
-    others = [
-        rod((edge, tibia[:, 1].mean() - 6, tibia[:, 2].min() - 6), (edge, -10, z.max()), 5.0),
-        *(
-            rod((a, front + 6, sole + 14), (1.5 * a, front + 90, sole), radius)
-            for a, radius in zip((-14.0, 0.0, 14.0), (8.0, 7.0, 7.0), strict=True)
-        ),
-    ]
-    other = np.min(others, axis=0) + 2.5
-    back = heel[:, 1].min() + 3
-    tendon = np.minimum(
-        rod((0, back, heel[:, 2].max() - 8), (0, back + 4, z.max()), TENDON_MM),
-        rod(
-            (0, front - 2, heel[:, 2].mean()), (0, tibia[:, 1].max() + 7, z.max()), 0.6 * TENDON_MM
-        ),
-    )
-    bone = np.minimum(depth.min(axis=0), other)
+    back, fore = heel[:, 1].min() + 3, tibia[:, 1].max() + 7
+    rays = [((a, front + 6, sole + 14), (1.5 * a, front + 90, sole), 5.0) for a in (-14, 0, 14)]
+    fibula = ((edge, tibia[:, 1].mean() - 6, tibia[:, 2].min() - 6), (edge, -10, top), 3.0)
+    achilles = ((0, back, heel[:, 2].max() - 8), (0, back + 4, top), TENDON_MM)
+    extensor = ((0, front - 2, heel[:, 2].mean()), (0, fore, top), 0.6 * TENDON_MM)
+    other = np.min([_rod(world, *one) for one in (fibula, *rays)], axis=0)
+    tendon = np.min([_rod(world, *one) for one in (achilles, extensor)], axis=0)
     skin = rng.uniform(*SKIN_MM) * np.exp(0.2 * _noise(shape, 25 / spacing_mm, rng))
-    below = skin - np.minimum(bone, tendon + 4)
+    below = skin - np.min([*depth, other, tendon + 4], axis=0)
+    fat = FAT_MM * np.exp(0.5 * _noise(shape, 20 / spacing_mm, rng))
+    blobs = _noise(shape, 9 / spacing_mm, rng) > 0.9
     classes = np.full(shape, TISSUES.index("muscle"))
-    classes[_noise(shape, 9 / spacing_mm, rng) > 0.9] = TISSUES.index("fat")
-    classes[below < FAT_MM * np.exp(0.5 * _noise(shape, 20 / spacing_mm, rng))] = TISSUES.index(
-        "fat"
-    )
-    classes[tendon < 0] = TISSUES.index("tendon")
-    classes[other < 2.0] = TISSUES.index("cartilage")
-    classes[other < 0] = TISSUES.index("cortex")
-    classes[other < -1.4] = TISSUES.index("marrow")
-    classes[below < 1.6] = TISSUES.index("skin")
-    classes[below < 0] = TISSUES.index("air")
+    for tissue, where in (
+        ("fat", blobs | (below < fat)),
+        ("tendon", tendon < 0),
+        ("cartilage", other < 2.0),
+        ("cortex", other < 0),
+        ("marrow", other < -1.4),
+        ("skin", below < 1.6),
+        ("air", below < 0),
+    ):
+        classes[where] = TISSUES.index(tissue)
     return classes, _noise(shape, TEXTURE_GRAIN_MM / spacing_mm, rng)
+
+
+def _rod(
+    world: Matrix, start: Sequence[float], end: Sequence[float], radius: float
+) -> NDArray[np.float64]:
+    """Return the signed distance (I, J, K) in mm from a rod with round ends."""
+    apart, along = world - np.array(start), np.array(end) - np.array(start)
+    part = np.clip(apart @ along / (along @ along), 0, 1)[..., None]
+    found: NDArray[np.float64] = np.linalg.norm(apart - part * along, axis=-1) - radius
+    return found
 
 
 # --- motion ---
@@ -240,9 +240,7 @@ class Motion:
         """Return the distance of the nearest tenth of a bone, and the way outward there, world."""
         there = apply(compose(invert(others), pose), self.points[bone])
         steps = np.concatenate([np.zeros((1, 3)), 0.5 * np.eye(3), -0.5 * np.eye(3)])
-        field = self.child.depth[BONES.index(other)][None]
-        where = torch.from_numpy((there[:, None] + steps).astype(np.float32))[None]
-        away = _sampled(field, self.child.affine, where)[0, 0].double().numpy()
+        away = self.child.distance(other, there[:, None] + steps)
         near = away[:, 0].argsort()[: int(NEAREST_TENTH * len(away))]
         slope = (away[near, 1:4] - away[near, 4:7]).mean(axis=0)
         outward = others[:3, :3] @ (slope / np.linalg.norm(slope))
@@ -257,15 +255,14 @@ def draw_motion(child: Child, rng: np.random.Generator) -> Motion:
     child : Child
     rng : numpy Generator
     """
-    points = {bone: _points(child.depth[n], child.affine, rng) for n, bone in enumerate(BONES)}
-
-    def joint(bone: str, other: str) -> NDArray[np.float64]:
-        field = child.depth[BONES.index(other)][None]
-        where = torch.from_numpy(points[bone].astype(np.float32))[None, None]
-        away = _sampled(field, child.affine, where).ravel().numpy()
-        return points[bone][away.argsort()[: len(away) // 7]]
-
-    dome, under = joint("talus", "tibia"), joint("calcaneus", "talus")
+    points = {}
+    for bone, depth in zip(BONES, child.depth.numpy(), strict=True):
+        surface = np.argwhere(np.abs(depth) < 0.35 * child.affine[0, 2] + 0.3)
+        points[bone] = apply(child.affine, rng.permutation(surface)[:CONTACT_POINTS])
+    dome, under = (
+        points[bone][child.distance(other, points[bone]).argsort()[: len(points[bone]) // 7]]
+        for bone, other in (("talus", "tibia"), ("calcaneus", "talus"))
+    )
     # the dome is part of a cylinder across the foot: the circle through it, seen from the side
     flat = dome[:, 1:]
     known = np.column_stack([2 * flat, np.ones(len(flat))])
@@ -322,23 +319,18 @@ def scan(
     --------
     >>> image, labels = scan(child, [motion.poses(0.5)], grid, "frame", rng)
     """
-    signals = []
-    for number, poses in enumerate(moments):
-        thick = kind == "frame" and rng is not None
-        signal, shares = _looked_at(child, poses, grid, kind, thick)
-        signals.append(signal)
-        if number == len(moments) // 2:
-            filled = torch.cat([torch.full_like(shares[:1], 0.499), shares]).argmax(dim=0)
-    image = torch.stack(signals).mean(dim=0).numpy()
+    thick = kind == "frame" and rng is not None
+    seen = [_looked_at(child, poses, grid, kind, thick) for poses in moments]
+    shares = seen[len(seen) // 2][1]
+    filled = torch.cat([torch.full_like(shares[:1], 0.499), shares]).argmax(dim=0)
+    image = torch.stack([signal for signal, _ in seen]).mean(dim=0).numpy()
     forward, upward = (apply(grid[1], np.moveaxis(np.indices(grid[0]), 0, -1))[..., 1:] / 80).T
     coil = 1 + child.coil[0] * forward.T + child.coil[1] * upward.T - COIL / 2 * forward.T**2
     image = (gain * coil * image).astype(np.float32)
     if rng is not None:
         image = ndimage.gaussian_filter(image, (BLUR_PIXELS, BLUR_PIXELS, 0))
         grain = (NOISE_GRAIN_PIXELS, NOISE_GRAIN_PIXELS, 0)
-        noise = np.stack(
-            [ndimage.gaussian_filter(rng.standard_normal(image.shape), grain) for _ in range(2)]
-        )
+        noise = ndimage.gaussian_filter(rng.standard_normal((2, *image.shape)), (0, *grain))
         noise *= NOISE[kind] * child.levels[kind]["muscle"] / noise.std()
         image = np.hypot(image + noise[0], noise[1]).astype(np.float32)
     return image, filled.numpy().astype(np.uint8)
@@ -354,20 +346,21 @@ def _looked_at(
     weights = torch.from_numpy(np.exp2(-((2 * offsets) ** 2)).astype(np.float32))
     planes = np.arange((k - 1) * count + len(offsets)) / count + offsets[0]
     axes = (np.arange(i), np.arange(j), planes)
-    points = torch.from_numpy(
-        apply(affine, np.stack(np.meshgrid(*axes, indexing="ij"), -1)).astype(np.float32)
-    )
-    depth = torch.stack([
-        _sampled(child.depth[n][None], child.affine, _moved(points, invert(poses[bone])))[0]
-        for n, bone in enumerate(BONES)
-    ])  # fmt: skip
-    soft = _sampled(child.soft[kind], child.affine, _soft_home(child, poses, points))[0]
+    voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    points = torch.from_numpy(apply(affine, voxels).astype(np.float32))
+    homes = [_moved(points, invert(poses[bone])) for bone in BONES]
+    fields = zip(child.depth, homes, strict=True)
+    depth = torch.stack([_sampled(field[None], child.affine, home)[0] for field, home in fields])
+    # soft tissue follows the bones: a mean of where they come from, the nearest first
+    weights_of = (depth.clamp_min(0) + 2.0) ** -2
+    blended = torch.einsum("bijk,bijkc->ijkc", weights_of / weights_of.sum(0), torch.stack(homes))
+    soft = _sampled(child.soft[kind], child.affine, blended)[0]
     level = child.levels[kind]
     first, second = depth.sort(dim=0).values[:2]
     joint = (first < CARTILAGE_MM[0]) & (second < CARTILAGE_MM[1]) & (soft > 0)
     signal = torch.where(joint, level["cartilage"], soft)
     inside = (0.5 - depth).clamp(0, 1)
-    plate = (_moved(points, invert(poses["tibia"]))[..., 2] - child.plate_mm).abs() < 1.0
+    plate = (homes[-1][..., 2] - child.plate_mm).abs() < 1.0
     for number, share in enumerate(inside):
         deep = (0.5 - depth[number] - child.cortex_mm).clamp(0, 1)
         marrow = level["marrow"] * (soft / level["muscle"]).clamp(0.9, 1.1)
@@ -380,63 +373,20 @@ def _looked_at(
     return seen[0], seen[1:]
 
 
-def _soft_home(child: Child, poses: Poses, points: Tensor) -> Tensor:
-    """Return where soft tissue at points (I, J, K, 3) comes from: bones' displacements, blended."""
-    size = [max(2, int(np.ptp(points[..., a].numpy()) / LATTICE_MM)) for a in (1, 2, 0)]
-    coarse = functional.interpolate(
-        points.permute(3, 0, 1, 2)[None], size=size, mode="trilinear", align_corners=True
-    )[0].permute(1, 2, 3, 0)
-    total, weights = torch.zeros_like(coarse), torch.zeros_like(coarse[..., :1])
-    for number, bone in enumerate(BONES):
-        home = _moved(coarse, invert(poses[bone]))
-        away = _sampled(child.depth[number][None], child.affine, home)[0].clamp_min(0)
-        weight = (away[..., None] + 2.0) ** -2
-        total, weights = total + weight * (home - coarse), weights + weight
-    shift = (total / weights).permute(3, 0, 1, 2)[None]
-    fine = functional.interpolate(
-        shift, size=points.shape[:3], mode="trilinear", align_corners=True
-    )
-    return points + fine[0].permute(1, 2, 3, 0)
-
-
 # --- fields ---
-
-
-def _signed_distance(mask: NDArray[np.bool_], spacing_mm: float) -> Image:
-    inside, outside = (
-        ndimage.distance_transform_edt(one, [spacing_mm] * 3) for one in (mask, ~mask)
-    )
-    smooth: Image = ndimage.gaussian_filter((outside - inside).astype(np.float32), 0.8)
-    return smooth
 
 
 def _sampled(fields: Tensor, affine: Matrix, points: Tensor) -> Tensor:
     """Interpolate fields (C, I, J, K) at world points (X, Y, Z, 3); beyond, the border goes on."""
     home = _moved(points, np.linalg.inv(affine))
     scale = 2 / (torch.tensor(fields.shape[1:]) - 1)
-    where = (home * scale - 1).flip(-1)
-    if where.ndim < 4:
-        where = where.reshape(*[1] * (4 - where.ndim), *where.shape)
-    found = functional.grid_sample(
-        fields[None], where[None], padding_mode="border", align_corners=True
-    )[0]
-    return found.reshape(len(fields), *points.shape[:-1])
+    where = (home * scale - 1).flip(-1)[None]
+    return functional.grid_sample(fields[None], where, padding_mode="border", align_corners=True)[0]
 
 
-def _moved(points: Tensor, matrix: Matrix) -> Tensor:
+def _moved(points: Tensor, matrix: NDArray[np.floating]) -> Tensor:
     rows = torch.from_numpy(matrix[:3]).to(points)
     return points @ rows[:, :3].T + rows[:, 3]
-
-
-def _points(
-    depth: Tensor, affine: Matrix, rng: np.random.Generator | None = None
-) -> NDArray[np.float64]:
-    """Return world points (N, 3) of a bone's voxels; with a generator, some of its surface."""
-    if rng is None:
-        return apply(affine, np.argwhere(depth.numpy() < 0))
-    found = np.argwhere(np.abs(depth.numpy()) < 0.35 * abs(affine[0, 2]) + 0.3)
-    chosen = rng.permutation(len(found))[:CONTACT_POINTS]
-    return apply(affine, found[chosen])
 
 
 def _noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> Image:

@@ -105,67 +105,61 @@ def write_target(
     --------
     >>> write_target(folder, template, ["C01", "C02"], get_preset("smoke").small_data, 5)
     """
-    run_all(
-        partial(_write_child, folder, dict(template), sizes, n_frames, seed),
-        list(codes),
-        desc="simulating the target domain",
-    )
+    simulation = _Simulation(folder, dict(template), sizes, n_frames, seed)
+    run_all(simulation.write, list(codes), desc="simulating the target domain")
 
 
-def _write_child(
-    folder: Path,
-    template: Mapping[str, Path],
-    sizes: SmallDataSizes,
-    n_frames: int,
-    seed: int,
-    code: str,
-) -> None:
-    cache.remembered(
-        folder / "made" / f"{code}.json",
-        partial(_simulate, folder, template, sizes, n_frames, seed, code),
-        inputs=template.values(),
-        settings=[sizes.anatomy_mm, sizes.target_pixel_mm, n_frames, seed, code],
-    )
+@dataclass(frozen=True)
+class _Simulation:
+    """What `write_target` is told."""
 
+    folder: Path
+    template: dict[str, Path]
+    sizes: SmallDataSizes
+    n_frames: int
+    seed: int
 
-def _simulate(
-    folder: Path,
-    template: Mapping[str, Path],
-    sizes: SmallDataSizes,
-    n_frames: int,
-    seed: int,
-    code: str,
-) -> str:
-    rng = np.random.default_rng([seed, *code.encode()])
-    child = make_child(read_template(template, sizes.anatomy_mm), sizes.anatomy_mm, rng)
-    motion = draw_motion(child, rng)
-    pixel, raw, truth = sizes.target_pixel_mm, folder / "raw" / code, folder / "truth" / code
-    n_static = round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
-    static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4))
-    still = dict.fromkeys(BONES, np.eye(4))
-    image, labels = scan(child, [still], static, "static", rng)
-    save(raw / "static.nii.gz", image, static[1], scale="auto")
-    save(raw / "static_dseg.nii.gz", labels, static[1])
-    grid = _grid(child, (pixel, pixel, SLICE_MM), N_SLICES, rigid((0, 0, TILT_DEG), (0, 0, 0)))
-    images, outlines, written = [], [], []
-    for frame in range(n_frames):
-        spread = EXPOSURE * (np.arange(EXPOSURES) / (EXPOSURES - 1) - 0.5)
-        moments = [motion.poses((frame + part) / n_frames) for part in spread]
-        gain = 1 + DRIFT * np.sin(2 * np.pi * frame / n_frames)
-        image, labels = scan(child, moments, grid, "frame", rng, gain)
-        images.append(image)
-        outlines.append(labels)
-        poses = motion.poses(frame / n_frames)
-        angle = motion.dorsiflexion_deg(frame / n_frames)
-        written.append({"frame": frame, "dorsiflexion_deg": angle,
-                        "poses": {bone: pose.tolist() for bone, pose in poses.items()}})  # fmt: skip
-        if frame == n_frames // 2:
-            sharp, _ = scan(child, [poses], static, "frame", None, gain)
-            save(truth / f"{SEQUENCE}_frame-{frame:02d}_sharp.nii.gz", sharp, static[1])
-    save(raw / f"{SEQUENCE}.nii.gz", np.stack(images, axis=-1), grid[1], scale="auto")
-    save(raw / f"{SEQUENCE}_dseg.nii.gz", np.stack(outlines, axis=-1), grid[1])
-    write_json(truth / f"{SEQUENCE}.json", {"convention": CONVENTION, "frames": written})
-    return code
+    def write(self, code: str) -> None:
+        """Write a child's files, once."""
+        cache.remembered(
+            self.folder / "made" / f"{code}.json",
+            partial(self.simulate, code),
+            inputs=self.template.values(),
+            settings=[self.sizes.anatomy_mm, self.sizes.target_pixel_mm, self.n_frames, self.seed],
+        )
+
+    def simulate(self, code: str) -> str:
+        """Make a child, let it move, scan it."""
+        rng, spacing = np.random.default_rng([self.seed, *code.encode()]), self.sizes.anatomy_mm
+        child = make_child(read_template(self.template, spacing), spacing, rng)
+        motion = draw_motion(child, rng)
+        raw, truth = self.folder / "raw" / code, self.folder / "truth" / code
+        pixel, n_static = self.sizes.target_pixel_mm, round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
+        static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4))
+        image, labels = scan(child, [dict.fromkeys(BONES, np.eye(4))], static, "static", rng)
+        save(raw / "static.nii.gz", image, static[1], scale="auto")
+        save(raw / "static_dseg.nii.gz", labels, static[1])
+        tilt = rigid((0, 0, TILT_DEG), (0, 0, 0))
+        grid = _grid(child, (pixel, pixel, SLICE_MM), N_SLICES, tilt)
+        images, outlines, written = [], [], []
+        for frame in range(self.n_frames):
+            moments = frame + EXPOSURE * (np.arange(EXPOSURES) / (EXPOSURES - 1) - 0.5)
+            moving = [motion.poses(moment / self.n_frames) for moment in moments]
+            gain = 1 + DRIFT * np.sin(2 * np.pi * frame / self.n_frames)
+            image, labels = scan(child, moving, grid, "frame", rng, gain)
+            images.append(image)
+            outlines.append(labels)
+            poses = motion.poses(frame / self.n_frames)
+            angle = motion.dorsiflexion_deg(frame / self.n_frames)
+            matrices = {bone: pose.tolist() for bone, pose in poses.items()}
+            written.append({"frame": frame, "dorsiflexion_deg": angle, "poses": matrices})
+            if frame == self.n_frames // 2:
+                sharp, _ = scan(child, [poses], static, "frame", None, gain)
+                save(truth / f"{SEQUENCE}_frame-{frame:02d}_sharp.nii.gz", sharp, static[1])
+        save(raw / f"{SEQUENCE}.nii.gz", np.stack(images, axis=-1), grid[1], scale="auto")
+        save(raw / f"{SEQUENCE}_dseg.nii.gz", np.stack(outlines, axis=-1), grid[1])
+        write_json(truth / f"{SEQUENCE}.json", {"convention": CONVENTION, "frames": written})
+        return code
 
 
 def _grid(child: Child, voxel_mm: Sequence[float], n_slices: int, tilt: Matrix) -> Grid:
@@ -239,16 +233,8 @@ def read_target(folder: Path, codes: Sequence[str]) -> list[TargetChild]:
             to_orientation(load(raw / f"{name}.nii.gz"))
             for name in ("static", "static_dseg", SEQUENCE, f"{SEQUENCE}_dseg")
         )
-        truth = folder / "truth"
-        children.append(
-            TargetChild(
-                code,
-                static,
-                frames,
-                static_labels.data.astype(np.uint8),
-                labels.data.astype(np.uint8),
-                read_true_poses(truth, code, SEQUENCE),
-                read_sharp(truth, code, SEQUENCE),
-            )
-        )
+        outlines = [one.data.astype(np.uint8) for one in (static_labels, labels)]
+        poses = read_true_poses(folder / "truth", code, SEQUENCE)
+        sharp = read_sharp(folder / "truth", code, SEQUENCE)
+        children.append(TargetChild(code, static, frames, outlines[0], outlines[1], poses, sharp))
     return children

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 import ankle_lib
-from ankle_lib.geometry import is_rigid, rotation_angle_deg
+from ankle_lib.geometry import apply, invert, is_rigid, rotation_angle_deg
 from ankle_lib.presets import BONES
 from ankle_lib.small_data.second_generator import (
     NEAREST_TENTH,
     SLICE_MM,
-    _sampled,
     draw_motion,
     scan,
 )
@@ -72,14 +71,8 @@ def test_bones_are_rigid_and_turn_out_and_back(motion) -> None:
 
 def test_joints_keep_their_width(motion) -> None:
     def width(poses) -> float:
-        from ankle_lib.geometry import apply, invert
-
         there = apply(invert(poses["tibia"]) @ poses["talus"], motion.points["talus"])
-        import torch
-
-        field = motion.child.depth[2][None]
-        where = torch.from_numpy(there.astype(np.float32))[None, None]
-        away = np.sort(_sampled(field, motion.child.affine, where).ravel().numpy())
+        away = np.sort(motion.child.distance("tibia", there))
         return float(away[: int(NEAREST_TENTH * len(away))].mean())
 
     still = width({bone: np.eye(4) for bone in BONES})
