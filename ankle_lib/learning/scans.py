@@ -287,7 +287,7 @@ def train_on_scans(
     *,
     validation: Sequence[Scan] = (),
     start: SliceNetwork | None = None,
-    penalty: Loss | None = None,
+    penalties: Sequence[Loss] = (),
     device: str = "cpu",
 ) -> Trained:
     """Train a network on patches of scans, or read it if that was done before; see `train_once`.
@@ -303,7 +303,7 @@ def train_on_scans(
         Scored after each epoch.
     start : SliceNetwork, optional
         Whose weights are the first ones.
-    penalty : callable, optional
+    penalties : sequence of dataclasses that are called like losses
         Added to the recipe's loss, see `train_once`.
     device : str
         "cpu" or "cuda".
@@ -329,7 +329,7 @@ def train_on_scans(
         decides=[[scan.code, scan.checksum] for scan in (*scans, *validation)],
         validates=validates if validation else None,
         start=start,
-        penalty=penalty,
+        penalties=penalties,
         device=device,
     )
 

@@ -117,7 +117,7 @@ def train_once(
     decides: Any,
     validates: Callable[[Stage], Validate] | None = None,
     start: SliceNetwork | None = None,
-    penalty: Loss | None = None,
+    penalties: Sequence[Loss] = (),
     device: str = "cpu",
 ) -> Trained:
     """Train a network, or read it if that was done before.
@@ -141,7 +141,7 @@ def train_once(
         Returns the validation of a stage, which scores the network after each epoch.
     start : SliceNetwork, optional
         A network of the recipe's size, whose weights are the first ones instead of random ones.
-    penalty : dataclass that is called like a loss, optional
+    penalties : sequence of dataclasses that are called like losses
         Added to the recipe's loss: what is known of the answer besides the labels.
     device : str
         "cpu" or "cuda".
@@ -153,8 +153,8 @@ def train_once(
     """
     first = [] if start is None else [one.cpu().numpy() for one in start.state_dict().values()]
     settings = [recipe.decisive, decides, first, cache.code_digest(train_once)]
-    if penalty is not None:
-        settings += [penalty, cache.code_digest(penalty)]
+    if penalties:
+        settings += [[one, cache.code_digest(one)] for one in penalties]
     place = cache.folder_for(folder, recipe.network, draws, settings)
     if not (place / WEIGHTS).exists():
         network = recipe.fresh()
@@ -171,7 +171,7 @@ def train_once(
                 place / f"stage-{number}",
                 stage=number,
                 validate=None if validates is None else validates(stage),
-                penalty=penalty,
+                penalties=penalties,
                 device=device,
             )
             tables.append(trained)
@@ -225,7 +225,7 @@ def train(
     *,
     stage: int = 0,
     validate: Validate | None = None,
-    penalty: Loss | None = None,
+    penalties: Sequence[Loss] = (),
     device: str = "cpu",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network in place; go on where an interrupted call stopped.
@@ -249,7 +249,7 @@ def train(
     validate : callable, optional
         Called after each epoch, e.g. from `scoring.patch_validation`. If the recipe keeps the best
         epoch, the network ends the last stage with its weights.
-    penalty : callable, optional
+    penalties : sequence of callables
         Added to the recipe's loss.
     device : str
         "cpu" or "cuda".
@@ -304,7 +304,7 @@ def train(
                 with fabric.autocast():
                     output = model.logits(image).float()
                 loss = LOSSES[recipe.loss](output, batch)
-                if penalty is not None:
+                for penalty in penalties:
                     loss = loss + penalty(output, batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)

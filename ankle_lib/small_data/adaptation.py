@@ -21,7 +21,7 @@ from ankle_lib.metrics import dice
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES, SmallDataSizes
 from ankle_lib.small_data.few_labels import look_at
-from ankle_lib.small_data.rigid_layer import carried_masks, fit_poses
+from ankle_lib.small_data.rigid_layer import fit_poses
 from ankle_lib.small_data.target_scans import TargetChild
 
 BATCH = 16
@@ -95,8 +95,8 @@ def confirmed_frames(
     """Label unlabelled children by the network itself, where rigid motion over time agrees.
 
     The bones of the network's static labels are carried into all frames. Where they agree with
-    what the network sees there, for every bone, the carried bones are the frame's labels; others
-    are left out, and so is the static scan of a child of whom no frame is kept.
+    what the network sees there, for every bone, the carried bones are the frame's labels; other
+    frames are left out.
 
     Parameters
     ----------
@@ -115,27 +115,16 @@ def confirmed_frames(
     """
     scans, rows = [], []
     for child in children:
-        frames = list(range(child.frames.n_frames))
-        seen = look_at(child, segmenter, frames)
-        fit = fit_poses(
-            seen.static, seen.static_affine, seen.frames, seen.frame_affine, sizes.rigid_steps
-        )
-        kept = []
-        for frame in frames:
-            poses = {bone: fit.poses[bone][frame] for bone in BONES}
-            masks = carried_masks(seen.static, seen.static_affine, poses,
-                                  child.frames.shape, child.frames.affine)  # fmt: skip
+        seen = look_at(child, segmenter, range(child.frames.n_frames))
+        for frame, poses in enumerate(fit_poses(seen, sizes.rigid_steps)):
+            masks = seen.carried_masks(poses, child.frames.grid)
             agreement = min(dice(masks[bone], seen.masks[frame][bone]) for bone in BONES)
             truth = child.masks(frame)
             right = float(np.mean([dice(masks[bone], truth[bone]) for bone in BONES]))
             rows.append((child.code, frame, agreement, agreement >= CONFIRMED, right))
             if agreement >= CONFIRMED:
-                kept.append(_with_labels(child.scan(frame, labelled=False), masks, sizes))
-        scans += kept
+                scan = child.scan(frame, labelled=False)
+                scan = replace(scan, item=replace(scan.item, labels=masks))
+                scans.append(coarser(scan, factor_for(scan, sizes.pixel_mm), to_learn=True))
     columns = ["subject", "frame", "agreement", "kept", "dice"]
     return scans, pd.DataFrame(rows, columns=columns)
-
-
-def _with_labels(scan: Scan, masks: dict, sizes: SmallDataSizes) -> Scan:
-    labelled = replace(scan, item=replace(scan.item, labels=masks))
-    return coarser(labelled, factor_for(labelled, sizes.pixel_mm), to_learn=True)

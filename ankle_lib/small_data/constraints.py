@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ankle_lib import cache
-from ankle_lib.learning.losses import Loss
 from ankle_lib.learning.scans import Scan, patch_source
 from ankle_lib.metrics import dice
 from ankle_lib.patches.source import Augmentation, Batch
@@ -72,19 +71,22 @@ def smallest_gap_pixels(scans: Sequence[Scan], most: int = 3) -> int:
     return most
 
 
-class _Encoder(nn.Sequential):
-    """Maps patches (n, 3, h, w) of labels to codes (n, CODE)."""
+def _encoder(pixels: int) -> nn.Sequential:
+    """Return a network that maps patches (n, 3, h, w) of labels to codes (n, CODE)."""
+    side = -(-pixels // 8)
+    return nn.Sequential(
+        nn.Conv2d(len(BONES), 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * side**2, CODE),
+    )  # fmt: skip
 
-    def __init__(self, pixels: int) -> None:
-        widths = (len(BONES), 8, 16, 16)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
-        side = pixels
-        for _ in widths[1:]:
-            side = (side + 1) // 2
-        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * side**2, CODE))
-        self.side = side
+
+def _decoder(pixels: int) -> nn.Sequential:
+    side = -(-pixels // 8)
+    return nn.Sequential(
+        nn.Linear(CODE, 16 * side**2), nn.ReLU(), nn.Unflatten(1, (16, side, side)),
+        nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 8, 4, 2, 1),
+        nn.ReLU(), nn.ConvTranspose2d(8, len(BONES), 4, 2, 1),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +103,13 @@ class ShapePenalty:
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the penalty of a batch, as a loss does; unknown labels do not count."""
         known = batch.valid.all(dim=1).to(logits.dtype)
-        encoder = self._encoder().to(logits.device)
+        encoder = self._frozen().to(logits.device)
         apart = (encoder(torch.sigmoid(logits)) - encoder(batch.target)).square().sum(dim=1)
         return self.weight / self.spread * (apart * known).sum() / known.sum().clamp_min(1.0)
 
-    def _encoder(self) -> _Encoder:
+    def _frozen(self) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
-            encoder = _Encoder(self.pixels).requires_grad_(False)
+            encoder = _encoder(self.pixels).requires_grad_(False)
         for parameter, values in zip(encoder.parameters(), self.weights, strict=True):
             parameter.copy_(torch.from_numpy(values))
         return encoder
@@ -149,14 +151,7 @@ def _learnt_shapes(
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = _Encoder(pixels)
-        decoder = nn.Sequential(
-            nn.Linear(CODE, 16 * encoder.side**2), nn.ReLU(),
-            nn.Unflatten(1, (16, encoder.side, -1)),
-            nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(),
-            nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ReLU(),
-            nn.ConvTranspose2d(8, len(BONES), 4, 2, 1),
-        )  # fmt: skip
+        encoder, decoder = _encoder(pixels), _decoder(pixels)
     both = nn.ModuleList([encoder, decoder])
     optimizer = torch.optim.Adam(both.parameters(), SHAPE_RATE)
     for _ in range(steps):
@@ -172,17 +167,6 @@ def _learnt_shapes(
         spread = float((codes - codes.roll(1, 0)).square().sum(dim=1).mean())
         kept = dice((decoder(codes)[..., :pixels, :pixels] > 0).numpy(), (target > 0.5).numpy())
     return [[one.detach().numpy() for one in encoder.parameters()], max(spread, 1e-6), kept]
-
-
-@dataclass(frozen=True)
-class Penalties:
-    """Several penalties at once."""
-
-    parts: tuple[Loss, ...]
-
-    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return their sum."""
-        return torch.stack([part(logits, batch) for part in self.parts]).sum()
 
 
 # --- measures ---

@@ -1,24 +1,20 @@
 """How much is learnt from few labelled children, and what stood before them.
 
 Three starts are compared on equal steps: none, scans whose every label has one mean brightness and
-one spread, and the phantom's scans. Whatever the start, the weights after the labelled children may
-be averaged with those before (Wortsman et al., arXiv 2109.01903).
+one spread, and the phantom's scans.
 """
 
-import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from numpy.typing import NDArray
 
 from ankle_lib import cache
-from ankle_lib.geometry import Matrix
+from ankle_lib.geometry import voxel_size
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.random_scans import (
@@ -45,7 +41,7 @@ from ankle_lib.registration.truth import (
     tre_mm,
 )
 from ankle_lib.small_data.constraints import knowledge_scores, overlap_mm3
-from ankle_lib.small_data.rigid_layer import carried_masks, fit_poses
+from ankle_lib.small_data.rigid_layer import Seen, fit_poses
 from ankle_lib.small_data.target_scans import TargetChild
 from ankle_lib.volume import canonical_voxel_size, read_header
 
@@ -59,7 +55,6 @@ SPREAD = (0.05, 0.35)
 """Of the brightness within a label of a Gaussian look; means are drawn from 0.05 to 1."""
 
 SCRATCH, GAUSSIAN, PHANTOM, RANDOM = "from scratch", "Gaussian looks", "phantom", "random looks"
-AVERAGED = ", averaged"
 NETWORK, RIGID, JOINTS_KEPT = "network", "rigid", "rigid, joints kept"
 
 
@@ -172,57 +167,17 @@ def recipe_for(sizes: SmallDataSizes, steps: int, rate: float, seed: int = 0) ->
     )
 
 
-def averaged(before: SliceNetwork, after: SliceNetwork, share: float = 0.5) -> SliceNetwork:
-    """Return a network whose weights are a mean of two networks' weights.
-
-    Parameters
-    ----------
-    before, after : SliceNetwork
-        Of one size, one trained from the other's weights: else the mean means nothing.
-    share : float
-        Of ``after``.
-    """
-    result = copy.deepcopy(after)
-    mixed = {
-        name: torch.lerp(one, other, share) if one.is_floating_point() else other
-        for (name, one), other in zip(
-            before.state_dict().items(), after.state_dict().values(), strict=True
-        )
-    }
-    result.load_state_dict(mixed)
-    return result
-
-
 # --- how good a network is on children of the target domain ---
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What a network sees of a child: probabilities of `BONES`, with the network's pixels."""
-
-    static: NDArray[np.float16]
-    """(B, i, j, K)."""
-    static_affine: Matrix
-    frames: NDArray[np.float16]
-    """(F, B, i, j, k)."""
-    frame_affine: Matrix
-    masks: list[dict[str, NDArray[np.bool_]]]
-    """Of each frame, on its own grid."""
 
 
 def look_at(child: TargetChild, segmenter: Segmenter, frames: Sequence[int]) -> Seen:
     """Segment the static scan and some frames of a child."""
     still = predict(child.static.data, child.static.voxel_size_mm, segmenter)
-    found = [
-        predict(child.frames.data[..., n], child.frames.voxel_size_mm, segmenter) for n in frames
-    ]
-    return Seen(
-        still.maps,
-        child.static.affine @ still.grid,
-        np.stack([one.maps for one in found]),
-        child.frames.affine @ found[0].grid,
-        [one.masks() for one in found],
-    )
+    sizes, data = child.frames.voxel_size_mm, child.frames.data
+    found = [predict(data[..., n], sizes, segmenter) for n in frames]
+    affines = child.static.affine @ still.grid, child.frames.affine @ found[0].grid
+    maps, masks = np.stack([one.maps for one in found]), [one.masks() for one in found]
+    return Seen(still.maps, affines[0], maps, affines[1], masks)
 
 
 def score_children(
@@ -258,18 +213,12 @@ def score_children(
     segmenter = Segmenter(network.cpu(), BONES, (sizes.pixel_mm,) * 2, FINAL_CONTEXT_MM)
     settings = [weights, [child.checksum for child in children], step, list(ways)]
     settings += [sizes.rigid_steps, sizes.pixel_mm]
-    work = partial(_scores, segmenter, children, sizes.rigid_steps, step, ways)
-    return cache.remembered(folder / f"{cache.digest(settings)[:16]}.json", work, settings=settings)
+    score = partial(_child_scores, segmenter, sizes.rigid_steps, step, ways)
+    record = folder / f"{cache.digest(settings)[:16]}.json"
+    return cache.remembered(record, partial(_all_scores, score, children), settings=settings)
 
 
-def _scores(
-    segmenter: Segmenter,
-    children: Sequence[TargetChild],
-    rigid_steps: int,
-    step: int,
-    ways: Sequence[str],
-) -> pd.DataFrame:
-    score = partial(_child_scores, segmenter, rigid_steps, step, ways)
+def _all_scores(score: Callable[..., Any], children: Sequence[TargetChild]) -> pd.DataFrame:
     return pd.DataFrame([row for rows in run_all(score, children) for row in rows])
 
 
@@ -277,62 +226,30 @@ def _child_scores(
     segmenter: Segmenter, rigid_steps: int, step: int, ways: Sequence[str], child: TargetChild
 ) -> list[dict[str, Any]]:
     frames = list(range(0, child.frames.n_frames, step))
-    seen = look_at(child, segmenter, frames)
-    sizes = child.frames.voxel_size_mm
+    seen, sizes = look_at(child, segmenter, frames), child.frames.voxel_size_mm
     places = {bone: bone_points(mask, child.static.affine) for bone, mask in child.masks().items()}
     rows = []
     for way in ways:
-        fit = None
-        if way != NETWORK:
-            fit = fit_poses(seen.static, seen.static_affine, seen.frames, seen.frame_affine,
-                            rigid_steps, keep_joints=way == JOINTS_KEPT)  # fmt: skip
+        poses = (
+            [] if way == NETWORK else fit_poses(seen, rigid_steps, keep_joints=way == JOINTS_KEPT)
+        )
         for n, frame in enumerate(frames):
-            truth, masks, poses = child.masks(frame), seen.masks[n], {}
+            truth, masks = child.masks(frame), seen.masks[n]
             # one label a voxel rules overlap out: it is measured on the probabilities themselves
-            claimed = {bone: seen.frames[n, b] >= 0.5 for b, bone in enumerate(BONES)}
-            pixels = np.linalg.norm(seen.frame_affine[:3, :3], axis=0).tolist()
-            if fit is not None:
-                poses = {bone: fit.poses[bone][n] for bone in BONES}
-                masks = carried_masks(seen.static, seen.static_affine, poses,
-                                      child.frames.shape, child.frames.affine)  # fmt: skip
-                claimed, pixels = masks, sizes
+            claimed = dict(zip(BONES, seen.frames[n] >= 0.5, strict=True))
+            pixels = voxel_size(seen.frame_affine)
+            if poses:
+                masks = claimed = seen.carried_masks(poses[n], child.frames.grid)
+                pixels = sizes
             known = knowledge_scores(masks, truth, sizes)
             known["overlap_mm3"] = overlap_mm3(claimed, pixels)
             for row in bone_scores(child.code, masks, truth, sizes):
-                bone = row["bone"]
-                right = child.poses[frame][bone]
-                row |= {"way": way, "frame": frame, "tre_mm": np.nan, "rotation_error_deg": np.nan,
-                        "volume_cm3": float(masks[bone].sum() * np.prod(sizes) / 1000)}  # fmt: skip
+                bone, tre, turned = row["bone"], np.nan, np.nan
                 if poses:
-                    row["tre_mm"] = tre_mm(poses[bone], right, places[bone])
-                    turned = rotation_errors_deg(poses[bone], right)
-                    row["rotation_error_deg"] = float(np.linalg.norm(turned))
-                rows.append(row | known)
+                    pair = poses[n][bone], child.poses[frame][bone]
+                    tre = tre_mm(*pair, places[bone])
+                    turned = float(np.linalg.norm(rotation_errors_deg(*pair)))
+                volume = float(masks[bone].sum() * np.prod(sizes) / 1000)
+                more = {"way": way, "frame": frame, "volume_cm3": volume, "tre_mm": tre}
+                rows.append(row | more | {"rotation_error_deg": turned} | known)
     return rows
-
-
-def volume_variation(scores: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return how much a bone's volume varies over the frames: sd over mean, in percent.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Of `score_children`, with the columns ``by``.
-    by : sequence of str
-
-    Returns
-    -------
-    DataFrame
-        Columns ``by``, subject, bone, volume_variation; NaN where the bone was never found.
-    """
-    groups = scores.groupby([*by, "subject", "bone"], sort=False)["volume_cm3"]
-    spread = 100 * groups.std(ddof=0) / groups.mean()
-    return spread.rename("volume_variation").reset_index()
-
-
-def paired(table: pd.DataFrame, by: str, first: str, other: str, score: str) -> pd.Series:
-    """Return the score of ``first`` minus that of ``other``, each subject's mean."""
-    means: Mapping[Any, pd.Series] = {
-        name: table[table[by] == name].groupby("subject")[score].mean() for name in (first, other)
-    }
-    return means[first] - means[other]

@@ -8,14 +8,13 @@ doi:10.1109/TMI.2023.3236216).
 """
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ankle_lib.geometry import Grid, Matrix, apply, slice_parts
+from ankle_lib.geometry import Grid, Matrix, apply, slice_parts, voxel_size
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.volume import Volume
 
@@ -33,10 +32,14 @@ AT_ONCE = 60_000
 
 
 class SpaceTime(nn.Module):
-    """Maps places and times (N, 4), in mm and frames, to brightness (N,).
+    """Maps places and times (N, 4), in mm and frames, to brightness (N,) as a z-score.
 
     Parameters
     ----------
+    affine : (4, 4) array
+        Of the frames; places count from their first voxel, along their axes.
+    mean, sd : float
+        Of the brightness.
     seed : int
         Of the first weights.
     """
@@ -46,8 +49,9 @@ class SpaceTime(nn.Module):
     primes: Tensor
     first: Tensor
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, affine: Matrix, mean: float, sd: float, seed: int = 0) -> None:
         super().__init__()
+        self.affine, self.mean, self.sd = affine, mean, sd
         coarse, fine = (torch.tensor(cells) for cells in (COARSEST, FINEST))
         part = torch.linspace(0, 1, LEVELS)[:, None]
         self.register_buffer("cells", coarse * (fine / coarse) ** part)
@@ -62,6 +66,18 @@ class SpaceTime(nn.Module):
                 nn.Linear(LEVELS * FEATURES, HIDDEN), nn.ReLU(),
                 nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1),
             )  # fmt: skip
+
+    def at(self, frame: float, grid: Grid) -> NDArray[np.float32]:
+        """Return the brightness on a grid (shape and affine, frames' world) at a time in frames."""
+        shape, affine = grid
+        voxels = np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 3)
+        home = apply(np.linalg.inv(self.affine) @ affine, voxels) * voxel_size(self.affine)
+        places = np.column_stack([home, np.full(len(home), frame)]).astype(np.float32)
+        with torch.inference_mode():
+            parts = torch.from_numpy(places).to(self.table.device).split(AT_ONCE)
+            found = torch.cat([self(part) for part in parts]).cpu().numpy()
+        result: NDArray[np.float32] = (self.mean + self.sd * found).reshape(shape).clip(min=0)
+        return result
 
     def forward(self, places: Tensor) -> Tensor:
         """Return the brightness at places (N, 4)."""
@@ -80,44 +96,9 @@ class SpaceTime(nn.Module):
         return out
 
 
-@dataclass(frozen=True, eq=False)
-class ImplicitSequence:
-    """A fitted sequence.
-
-    Attributes
-    ----------
-    network : SpaceTime
-    affine : (4, 4) array
-        Of the frames.
-    spacing_mm : (3,) array
-        Of the frames.
-    mean, sd : float
-        Of what was measured in the foot.
-    """
-
-    network: SpaceTime
-    affine: Matrix
-    spacing_mm: NDArray[np.float64]
-    mean: float
-    sd: float
-
-    def at(self, frame: float, grid: Grid) -> NDArray[np.float32]:
-        """Return the function on a grid (shape and affine, frames' world) at a time in frames."""
-        shape, affine = grid
-        voxels = np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 3)
-        home = apply(np.linalg.inv(self.affine) @ affine, voxels) * self.spacing_mm
-        device = self.network.table.device
-        places = np.column_stack([home, np.full(len(home), frame)]).astype(np.float32)
-        with torch.inference_mode():
-            parts = torch.from_numpy(places).to(device).split(AT_ONCE)
-            found = torch.cat([self.network(part) for part in parts])
-        result: NDArray[np.float32] = (self.mean + self.sd * found).cpu().numpy().reshape(shape)
-        return result.clip(min=0)
-
-
 def fit_sequence(
     frames: Volume, steps: int, *, profile: bool = True, seed: int = 0, device: str = "cpu"
-) -> ImplicitSequence:
+) -> SpaceTime:
     """Fit a function of place and time to a sequence.
 
     Parameters
@@ -139,32 +120,27 @@ def fit_sequence(
     data = np.asarray(frames.data, dtype=np.float32)
     foot = np.stack([find_foot(data[..., n]) for n in range(frames.n_frames)], axis=-1)
     mean, sd = float(data[foot].mean()), float(data[foot].std())
-    spacing = np.asarray(frames.voxel_size_mm)
     inside = np.argwhere(foot)
     rng = np.random.default_rng(seed)
     outside = rng.permutation(np.argwhere(~foot))[: len(inside) // 4]
     places = torch.from_numpy(np.concatenate([inside, outside]).astype(np.float32)).to(device)
     values = torch.from_numpy((data[tuple(np.concatenate([inside, outside]).T)] - mean) / sd)
     values = values.to(device)
-    scale = torch.tensor([*spacing, 1.0], dtype=torch.float32, device=device)
+    scale = torch.tensor([*frames.voxel_size_mm, 1.0], device=device)
     offsets = torch.zeros(PARTS if profile else 1, 4, device=device)
     if profile:
         offsets[:, 2] = torch.from_numpy(slice_parts(PARTS)).float().to(device)
-    network = SpaceTime(seed).to(device)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [network.table], "lr": TABLE_RATE, "eps": 1e-12},
-            {"params": network.network.parameters(), "lr": NETWORK_RATE},
-        ]
-    )
+    network = SpaceTime(frames.affine, mean, sd, seed).to(device)
+    rest = network.network.parameters()
+    optimizer = torch.optim.Adam([{"params": [network.table], "lr": TABLE_RATE, "eps": 1e-12},
+                                  {"params": rest, "lr": NETWORK_RATE}])  # fmt: skip
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator(device).manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randint(len(places), (BATCH,), generator=generator, device=device)
-        shifted = offsets
+        shifted = offsets.clone()
         if profile:  # other places in every step, the same mean
             jitter = torch.rand(1, generator=generator, device=device) - 0.5
-            shifted = offsets.clone()
             shifted[:, 2] += jitter / PARTS
         where = (places[chosen, None] + shifted) * scale
         seen = network(where.reshape(-1, 4)).reshape(BATCH, -1).mean(dim=1)
@@ -173,4 +149,4 @@ def fit_sequence(
         loss.backward()
         optimizer.step()
         schedule.step()
-    return ImplicitSequence(network.eval(), frames.affine, spacing, mean, sd)
+    return network.eval()

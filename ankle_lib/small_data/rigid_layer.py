@@ -17,9 +17,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from ankle_lib.geometry import Matrix, apply, slice_parts, weighted_centre
+from ankle_lib.geometry import Grid, Matrix, apply, rigid, slice_parts, voxel_size, weighted_centre
 from ankle_lib.presets import BONES
 from ankle_lib.small_data.constraints import JOINTS, NEAREST
+from ankle_lib.volume import Volume, resample
 
 N_PARTS = 4
 """Samples across a slice."""
@@ -83,118 +84,81 @@ def carried(
 
 
 @dataclass(frozen=True, eq=False)
-class RigidFit:
-    """Poses of one sequence.
+class Seen:
+    """What a network sees of a child: probabilities of `presets.BONES`, with its own pixels."""
 
-    Attributes
-    ----------
-    poses : mapping of bone to (F, 4, 4) array
-        Static world to frame world, RAS mm.
-    error : (F, B) array
-        Root mean square of carried minus seen probabilities.
-    """
+    static: NDArray[np.floating]
+    """(B, I, J, K), in the static scan."""
+    static_affine: Matrix
+    frames: NDArray[np.floating]
+    """(F, B, i, j, k); thick slices along the last axis."""
+    frame_affine: Matrix
+    masks: Sequence[Mapping[str, NDArray[np.bool_]]] = ()
+    """Its labels of each frame, on the frame's grid."""
 
-    poses: dict[str, NDArray[np.float64]]
-    error: NDArray[np.float64]
+    def carried_masks(
+        self, poses: Mapping[str, Matrix], grid: Grid
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Return where the static bones, carried, fill at least half of a frame's voxels."""
+        masks = {}
+        for bone, values in zip(BONES, self.static, strict=True):
+            volume = Volume(np.asarray(values, np.float32), self.static_affine)
+            there = resample(volume, *grid, pose=poses[bone], slice_samples=N_PARTS)
+            masks[bone] = there.data >= 0.5
+        return masks
 
 
-def fit_poses(
-    static: NDArray[np.floating],
-    static_affine: Matrix,
-    frames: NDArray[np.floating],
-    frame_affine: Matrix,
-    steps: int,
-    *,
-    keep_joints: bool = False,
-    seed: int = 0,
-) -> RigidFit:
+def fit_poses(seen: Seen, steps: int, *, keep_joints: bool = False) -> list[dict[str, Matrix]]:
     """Find the poses that carry the static bones to where a network sees them in the frames.
 
     Parameters
     ----------
-    static : (B, I, J, K) array
-        Probability of each of `presets.BONES` in the static scan.
-    static_affine, frame_affine : (4, 4) arrays
-    frames : (F, B, i, j, k) array
-        The same in each frame; slices along the last axis.
+    seen : Seen
     steps : int
         Of the descent.
     keep_joints : bool
         Cartilage neither opens nor gives way: the nearest points of two bones keep their distance.
-    seed : int
-        Of the places that are looked at.
+
+    Returns
+    -------
+    list of bone to (4, 4) array
+        For each frame, static world to frame world, RAS mm.
+
+    Examples
+    --------
+    >>> poses = fit_poses(seen, 50, keep_joints=True)
     """
-    rng = np.random.default_rng(seed)
-    shapes = [torch.from_numpy(np.asarray(one, np.float32)) for one in static]
-    middles = [weighted_centre(one.numpy() ** 2 + 1e-9, static_affine) for one in shapes]
-    centres = [torch.from_numpy(middle).float() for middle in middles]
-    looks = [_places(frames[:, b], frame_affine, rng) for b in range(len(shapes))]
-    starts = []
-    for b, shape in enumerate(shapes):
-        points, seen = looks[b]
-        middle = torch.stack([_middle(points, one) for one in seen])
-        tried = []
-        for angle in STARTS_DEG:
-            pose = torch.zeros(len(seen), 6)
-            pose[:, 0], pose[:, 3:] = math.radians(angle), middle - centres[b]
-            error = (
-                (carried(shape, static_affine, pose, centres[b], points) - seen).square().mean(1)
-            )
-            tried.append((error, pose))
-        best = torch.stack([error for error, _ in tried]).argmin(dim=0)
-        starts.append(torch.stack([pose for _, pose in tried])[best, torch.arange(len(best))])
-    poses = torch.stack(starts, dim=1)  # (F, B, 6)
-    turns, shifts = (part.clone().requires_grad_() for part in (poses[..., :3], poses[..., 3:]))
+    affine, looks, starts = seen.static_affine, [], []
+    rng = np.random.default_rng(0)
+    for number, static in enumerate(seen.static):
+        shape = torch.from_numpy(np.asarray(static, np.float32))
+        centre = torch.from_numpy(weighted_centre(shape.numpy() ** 2 + 1e-9, affine)).float()
+        points, wanted = _places(seen.frames[:, number], seen.frame_affine, rng)
+        looks.append((shape, centre, points, wanted))
+        starts.append(_start(shape, affine, centre, points, wanted))
+    turns, shifts = (part.clone().requires_grad_() for part in torch.stack(starts, 1).split(3, -1))
     optimizer = torch.optim.Adam([{"params": [turns], "lr": math.radians(RATE_DEG)},
                                   {"params": [shifts], "lr": RATE_MM}])  # fmt: skip
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    joints = _joints(static, static_affine) if keep_joints else []
+    joints = _joints(seen) if keep_joints else []
     for _ in range(steps):
-        now = torch.cat([turns, shifts], dim=-1)
+        now = torch.cat([turns, shifts], dim=-1)  # (F, B, 6)
         loss = now.new_zeros(())
-        for b, (points, seen) in enumerate(looks):
-            there = carried(shapes[b], static_affine, now[:, b], centres[b], points)
-            loss = loss + (there - seen).square().mean()
+        for number, (shape, centre, points, wanted) in enumerate(looks):
+            there = carried(shape, affine, now[:, number], centre, points)
+            loss = loss + (there - wanted).square().mean()
         for a, b, field, near, width in joints:
-            moved = _moved(near, now[:, a], centres[a])[:, None]
-            away = carried(field, static_affine, now[:, b], centres[b], moved.movedim(1, 2))
-            n_near = max(1, int(NEAREST * away.shape[1]))
-            gap = away.topk(n_near, largest=False).values.mean(dim=1)
+            gap = joint_widths(field, affine, near, now[:, a], looks[a][1], now[:, b], looks[b][1])
             loss = loss + JOINT_WEIGHT * (gap - width).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    with torch.inference_mode():
-        now = torch.cat([turns, shifts], dim=-1)
-        errors = [
-            (carried(shapes[b], static_affine, now[:, b], centres[b], points) - seen)
-            .square()
-            .mean(1)
-            for b, (points, seen) in enumerate(looks)
-        ]
-    found = {
-        bone: np.stack([_matrix(one, centres[b]) for one in now[:, b]])
-        for b, bone in enumerate(BONES)
-    }
-    return RigidFit(found, torch.stack(errors, dim=1).sqrt().double().numpy())
-
-
-def carried_masks(
-    static: NDArray[np.floating], static_affine: Matrix, poses: Mapping[str, Matrix],
-    shape: tuple[int, int, int], frame_affine: Matrix,
-) -> dict[str, NDArray[np.bool_]]:  # fmt: skip
-    """Return where carried bones fill at least half of a frame's voxels; (I, J, K) each."""
-    places = np.moveaxis(np.indices(shape), 0, -1).reshape(-1, 3)
-    points = _across(places, frame_affine)
-    masks = {}
-    for b, bone in enumerate(BONES):
-        home = apply(np.linalg.inv(poses[bone]), points.numpy()).astype(np.float32)
-        still = torch.zeros(1, 6)
-        shown = torch.from_numpy(np.asarray(static[b], np.float32))
-        found = carried(shown, static_affine, still, torch.zeros(3), torch.from_numpy(home))
-        masks[bone] = found.reshape(shape).numpy() >= 0.5
-    return masks
+    angles, mm = (part.detach().double().numpy() for part in (turns.rad2deg(), shifts))
+    return [
+        {bone: rigid(angles[f, b], mm[f, b], looks[b][1]) for b, bone in enumerate(BONES)}
+        for f in range(len(angles))
+    ]
 
 
 def _places(
@@ -202,60 +166,71 @@ def _places(
 ) -> tuple[Tensor, Tensor]:
     """Return points (V, S, 3) about a bone and the probabilities (F, V) there."""
     wide = ndimage.binary_dilation(seen.max(axis=0) > 0.1, iterations=2)
-    if not wide.any():
-        wide = np.ones(seen.shape[1:], bool)
-    places = rng.permutation(np.argwhere(wide))[:N_POINTS]
+    places = rng.permutation(np.argwhere(wide if wide.any() else ~wide))[:N_POINTS]
     values = seen[(slice(None), *places.T)].astype(np.float32)
-    return _across(places, affine), torch.from_numpy(values)
+    return across(places, affine), torch.from_numpy(values)
 
 
-def _across(places: NDArray[np.int_], affine: Matrix) -> Tensor:
+def across(places: NDArray[np.int_], affine: Matrix) -> Tensor:
     """Return the points (V, S, 3) over which voxels are averaged; slices along the last axis."""
     parts = np.zeros((N_PARTS, 3))
     parts[:, 2] = slice_parts(N_PARTS)
     return torch.from_numpy(apply(affine, places[:, None] + parts).astype(np.float32))
 
 
-def _middle(points: Tensor, weights: Tensor) -> Tensor:
-    total = weights.sum().clamp_min(1e-6)
-    middle = (points.mean(dim=1) * weights[:, None]).sum(dim=0) / total
-    return middle if weights.sum() > 1e-3 else points.mean(dim=(0, 1))
+def _start(shape: Tensor, affine: Matrix, centre: Tensor, points: Tensor, wanted: Tensor) -> Tensor:
+    """Return poses (F, 6) that bring a bone to where it is seen, turned by the best angle."""
+    weights = wanted + 1e-6
+    middles = weights @ points.mean(dim=1) / weights.sum(dim=1, keepdim=True)
+    tried = torch.zeros(len(STARTS_DEG), len(wanted), 6)
+    tried[..., 0] = torch.tensor(STARTS_DEG).deg2rad()[:, None]
+    tried[..., 3:] = middles - centre
+    errors = [
+        (carried(shape, affine, pose, centre, points) - wanted).square().mean(1) for pose in tried
+    ]
+    return tried[torch.stack(errors).argmin(dim=0), torch.arange(len(wanted))]
 
 
-def _joints(
-    static: NDArray[np.floating], affine: Matrix
-) -> Sequence[tuple[int, int, Tensor, Tensor, Tensor]]:
+def joint_widths(
+    field: Tensor, affine: Matrix, near: Tensor, pose: Tensor, centre: Tensor, others: Tensor,
+    others_centre: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return the width (F,) of a joint: distance of the nearest tenth of a bone's points.
+
+    Parameters
+    ----------
+    field : (I, J, K) tensor
+        Signed distance from the other bone in the static scan.
+    affine : (4, 4) array
+        Of the static scan.
+    near : (N, 3) tensor
+        Points of the bone, static world.
+    pose, others : (F, 6) tensors
+        Of the two bones, about their centres; see `carried`.
+    centre, others_centre : (3,) tensors
+    """
+    turned = (near - centre) @ rotations(pose[:, :3]).transpose(1, 2)
+    points = (turned + centre + pose[:, None, 3:])[:, :, None]
+    away = carried(field, affine, others, others_centre, points)
+    return away.topk(max(1, int(NEAREST * len(near))), largest=False).values.mean(dim=1)
+
+
+def _joints(seen: Seen) -> list[tuple[int, int, Tensor, Tensor, Tensor]]:
     """Return, for each joint, its two bones, the second's distance, points of the first, width."""
-    found = []
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    for first, second in JOINTS.values():
-        a, b = BONES.index(first), BONES.index(second)
-        solid = np.asarray(static[a]) >= 0.5, np.asarray(static[b]) >= 0.5
-        if not (solid[0].any() and solid[1].any()):
+    found, affine, still = [], seen.static_affine, torch.zeros(1, 6)
+    for a, b in ((BONES.index(first), BONES.index(second)) for first, second in JOINTS.values()):
+        one, other = (np.asarray(seen.static[number]) >= 0.5 for number in (a, b))
+        if not (one.any() and other.any()):
             continue
-        outward, inward = (
-            ndimage.distance_transform_edt(m, sampling=sizes) for m in (~solid[1], solid[1])
+        outward, inward = (ndimage.distance_transform_edt(mask, sampling=voxel_size(affine))
+                           for mask in (~other, other))  # fmt: skip
+        away = (outward - inward).astype(np.float32)
+        surface = np.argwhere(one & ~ndimage.binary_erosion(one))
+        nearest = surface[away[tuple(surface.T)].argsort()[: len(surface) // 2]]
+        chosen = nearest[:: max(1, len(nearest) // SURFACE_POINTS)]
+        near = torch.from_numpy(apply(affine, chosen).astype(np.float32))
+        field, zero = torch.from_numpy(away), torch.zeros(3)
+        found.append(
+            (a, b, field, near, joint_widths(field, affine, near, still, zero, still, zero))
         )
-        field = torch.from_numpy((outward - inward).astype(np.float32))
-        surface = np.argwhere(solid[0] & ~ndimage.binary_erosion(solid[0]))
-        near = (outward - inward)[tuple(surface.T)]
-        chosen = near.argsort()[:: max(1, len(near) // (2 * SURFACE_POINTS))][:SURFACE_POINTS]
-        n_near = max(1, int(NEAREST * len(chosen)))
-        points = torch.from_numpy(apply(affine, surface[chosen]).astype(np.float32))
-        width = torch.tensor(float(np.sort(near[chosen])[:n_near].mean()))
-        found.append((a, b, field, points, width))
     return found
-
-
-def _moved(points: Tensor, pose: Tensor, centre: Tensor) -> Tensor:
-    """Return points (N, 3) carried by poses (F, 6): (F, N, 3)."""
-    return (points - centre) @ rotations(pose[:, :3]).transpose(1, 2) + centre + pose[:, None, 3:]
-
-
-def _matrix(pose: Tensor, centre: Tensor) -> Matrix:
-    matrix = np.eye(4)
-    turn = rotations(pose[None, :3].double())[0].numpy()
-    middle = centre.double().numpy()
-    matrix[:3, :3] = turn
-    matrix[:3, 3] = middle + pose[3:].double().numpy() - turn @ middle
-    return matrix

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -61,16 +60,6 @@ def test_a_gaussian_look_has_one_mean_for_each_label_and_nothing_else(target) ->
         assert np.isfinite(made.item.image).all()
 
 
-def test_averaged_weights_lie_between(network) -> None:
-    other = few_labels.averaged(network, network)
-    for parameter in other.parameters():
-        parameter.data += 1
-    half = few_labels.averaged(network, other, 0.25)
-    one, two = next(network.parameters()), next(half.parameters())
-    assert torch.allclose(two - one, torch.tensor(0.25))
-    assert few_labels.averaged(network, other).arguments == network.arguments
-
-
 def test_every_way_is_scored_on_every_frame_once(target, network, tmp_path) -> None:
     ways = (few_labels.NETWORK, few_labels.RIGID)
     table = few_labels.score_children(network, target, SIZES, tmp_path, step=2, ways=ways)
@@ -82,18 +71,6 @@ def test_every_way_is_scored_on_every_frame_once(target, network, tmp_path) -> N
     written = record.stat().st_mtime_ns
     few_labels.score_children(network, target, SIZES, tmp_path, step=2, ways=ways)
     assert record.stat().st_mtime_ns == written
-
-
-def test_summaries_are_paired_by_child() -> None:
-    table = pd.DataFrame({
-        "arm": ["a"] * 4 + ["b"] * 4, "subject": ["x", "x", "y", "y"] * 2, "bone": "talus",
-        "dice": [0.5, 0.7, 0.2, 0.4, 0.6, 0.6, 0.5, 0.5], "volume_cm3": [9, 11, 20, 20, 1, 1, 2, 2],
-    })  # fmt: skip
-    gain = few_labels.paired(table, "arm", "b", "a", "dice")
-    assert gain.round(6).to_dict() == {"x": 0.0, "y": 0.2}
-    varied = few_labels.volume_variation(table, ["arm"]).set_index(["arm", "subject"])
-    assert varied.loc[("a", "x"), "volume_variation"] == pytest.approx(10)
-    assert varied.loc[("a", "y"), "volume_variation"] == 0
 
 
 def test_adaptation_changes_what_it_should_and_nothing_else(target, network) -> None:

@@ -37,7 +37,7 @@ def test_fitted_through_slices_it_gives_the_frames_back_and_is_sharper() -> None
 
 
 def test_it_is_continuous_and_starts_from_its_seed() -> None:
-    one, same, other = SpaceTime(0), SpaceTime(0), SpaceTime(1)
+    one, same, other = (SpaceTime(np.eye(4), 0.0, 1.0, seed) for seed in (0, 0, 1))
     places = torch.rand(50, 4) * 40
     with torch.inference_mode():
         assert torch.equal(one(places), same(places))
