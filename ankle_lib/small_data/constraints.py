@@ -26,7 +26,8 @@ from ankle_lib.metrics import dice
 from ankle_lib.patches.source import Augmentation, Batch
 from ankle_lib.presets import BONES
 
-Masks = Mapping[str, NDArray[np.bool_]]
+Mask = NDArray[np.bool_]
+Masks = Mapping[str, Mask]
 
 JOINTS = {"talocrural": ("talus", "tibia"), "subtalar": ("talus", "calcaneus")}
 NEAREST = 0.1
@@ -71,18 +72,14 @@ def smallest_gap_pixels(scans: Sequence[Scan], most: int = 3) -> int:
     return most
 
 
-def _encoder(pixels: int) -> nn.Sequential:
-    """Return a network that maps patches (n, 3, h, w) of labels to codes (n, CODE)."""
+def _auto_encoder(pixels: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return what maps patches (n, 3, h, w) of labels to codes (n, CODE), and what maps back."""
     side = -(-pixels // 8)
-    return nn.Sequential(
+    encoder = nn.Sequential(
         nn.Conv2d(len(BONES), 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
         nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * side**2, CODE),
     )  # fmt: skip
-
-
-def _decoder(pixels: int) -> nn.Sequential:
-    side = -(-pixels // 8)
-    return nn.Sequential(
+    return encoder, nn.Sequential(
         nn.Linear(CODE, 16 * side**2), nn.ReLU(), nn.Unflatten(1, (16, side, side)),
         nn.ConvTranspose2d(16, 16, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(16, 8, 4, 2, 1),
         nn.ReLU(), nn.ConvTranspose2d(8, len(BONES), 4, 2, 1),
@@ -109,7 +106,7 @@ class ShapePenalty:
 
     def _frozen(self) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
-            encoder = _encoder(self.pixels).requires_grad_(False)
+            encoder = _auto_encoder(self.pixels)[0].requires_grad_(False)
         for parameter, values in zip(encoder.parameters(), self.weights, strict=True):
             parameter.copy_(torch.from_numpy(values))
         return encoder
@@ -151,7 +148,7 @@ def _learnt_shapes(
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder, decoder = _encoder(pixels), _decoder(pixels)
+        encoder, decoder = _auto_encoder(pixels)
     both = nn.ModuleList([encoder, decoder])
     optimizer = torch.optim.Adam(both.parameters(), SHAPE_RATE)
     for _ in range(steps):
@@ -172,9 +169,7 @@ def _learnt_shapes(
 # --- measures ---
 
 
-def joint_gap_mm(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], sizes: Sequence[float]
-) -> float:
+def joint_gap_mm(first: Mask, second: Mask, sizes: Sequence[float]) -> float:
     """Return how far the nearest tenth of a bone's surface is from another bone.
 
     Parameters

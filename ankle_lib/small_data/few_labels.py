@@ -4,6 +4,7 @@ Three starts are compared on equal steps: none, scans whose every label has one 
 one spread, and the phantom's scans.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,9 +46,7 @@ from ankle_lib.small_data.rigid_layer import Seen, fit_poses
 from ankle_lib.small_data.target_scans import TargetChild
 from ankle_lib.volume import canonical_voxel_size, read_header
 
-AUGMENTATION = Augmentation(
-    rotation_deg=30.0, scale=1.15, gain=0.15, shading=0.2, gamma=0.2, noise=0.3
-)
+AUGMENTATION = Augmentation(30.0, scale=1.15, gain=0.15, shading=0.2, gamma=0.2, noise=0.3)
 """Of every training alike."""
 RATE, FINE_RATE = 1e-2, 5e-3
 """Largest learning rates: from random weights, and from learnt ones."""
@@ -90,19 +89,14 @@ def gaussian_looks(scan: Scan, n: int, rng: np.random.Generator, *, pixel_mm: fl
         spread[AIR] = 0
         noise = rng.standard_normal(labels.shape, dtype=np.float32) * spread[labels]
         means = rng.uniform(0.05, 1.0, N_SOFT + 1 + len(BONES))
-        look = Contrast(
-            soft=tuple(means[:N_SOFT]),
-            joint=float(means[N_SOFT]),
-            bones=tuple(means[N_SOFT + 1 :]),
-            cortex=0.0,
-            cortex_mm=0.0,
-            soft_texture=1.0,
-            bone_texture=1.0,
+        soft, joint, bones = np.split(means, [N_SOFT, N_SOFT + 1])
+        look = Contrast(tuple(soft), float(joint[0]), tuple(bones), cortex=0.0, cortex_mm=0.0,
+                        soft_texture=1.0, bone_texture=1.0)  # fmt: skip
+        noisy, names = (
+            replace(tissues, texture=noise),
+            (scan.code, scan.group, f"Gaussian {number}"),
         )
-        names = (scan.code, scan.group, f"Gaussian {number}")
-        found.append(
-            take(replace(tissues, texture=noise), look, ScanRanges(), rng, pixel_mm, names)
-        )
+        found.append(take(noisy, look, ScanRanges(), rng, pixel_mm, names))
     return found
 
 
@@ -155,16 +149,10 @@ def labelled_scans(
 
 def recipe_for(sizes: SmallDataSizes, steps: int, rate: float, seed: int = 0) -> Recipe:
     """Return how every network of the chapter is trained."""
-    return Recipe(
-        (Stage(sizes.pixels, steps, 8, rate, "one-cycle"),),
-        width=sizes.width,
-        loss="dice+bce",
-        optimizer="muon",
-        context_mm=FINAL_CONTEXT_MM,
-        min_fraction=0.2,
-        augmentation=AUGMENTATION,
-        seed=seed,
-    )
+    stages = (Stage(sizes.pixels, steps, 8, rate, "one-cycle"),)
+    return Recipe(stages, width=sizes.width, loss="dice+bce", optimizer="muon", seed=seed,
+                  context_mm=FINAL_CONTEXT_MM, min_fraction=0.2,
+                  augmentation=AUGMENTATION)  # fmt: skip
 
 
 # --- how good a network is on children of the target domain ---
@@ -181,14 +169,9 @@ def look_at(child: TargetChild, segmenter: Segmenter, frames: Sequence[int]) -> 
 
 
 def score_children(
-    network: SliceNetwork,
-    children: Sequence[TargetChild],
-    sizes: SmallDataSizes,
-    folder: Path,
-    *,
-    step: int = 1,
-    ways: Sequence[str] = (NETWORK,),
-) -> pd.DataFrame:
+    network: SliceNetwork, children: Sequence[TargetChild], sizes: SmallDataSizes, folder: Path, *,
+    step: int = 1, ways: Sequence[str] = (NETWORK,),
+) -> pd.DataFrame:  # fmt: skip
     """Score a network on every so-many-th frame of children, once.
 
     Parameters
@@ -210,7 +193,8 @@ def score_children(
         rotation_error_deg, and those of `constraints.knowledge_scores`, the same for all bones.
     """
     weights = cache.digest([one.cpu().numpy() for one in network.state_dict().values()])
-    segmenter = Segmenter(network.cpu(), BONES, (sizes.pixel_mm,) * 2, FINAL_CONTEXT_MM)
+    cpu = copy.deepcopy(network).cpu()
+    segmenter = Segmenter(cpu, BONES, (sizes.pixel_mm,) * 2, FINAL_CONTEXT_MM)
     settings = [weights, [child.checksum for child in children], step, list(ways)]
     settings += [sizes.rigid_steps, sizes.pixel_mm]
     score = partial(_child_scores, segmenter, sizes.rigid_steps, step, ways)
@@ -230,9 +214,9 @@ def _child_scores(
     places = {bone: bone_points(mask, child.static.affine) for bone, mask in child.masks().items()}
     rows = []
     for way in ways:
-        poses = (
-            [] if way == NETWORK else fit_poses(seen, rigid_steps, keep_joints=way == JOINTS_KEPT)
-        )
+        poses = []
+        if way != NETWORK:
+            poses = fit_poses(seen, rigid_steps, keep_joints=way == JOINTS_KEPT)
         for n, frame in enumerate(frames):
             truth, masks = child.masks(frame), seen.masks[n]
             # one label a voxel rules overlap out: it is measured on the probabilities themselves
@@ -241,8 +225,8 @@ def _child_scores(
             if poses:
                 masks = claimed = seen.carried_masks(poses[n], child.frames.grid)
                 pixels = sizes
-            known = knowledge_scores(masks, truth, sizes)
-            known["overlap_mm3"] = overlap_mm3(claimed, pixels)
+            overlap = {"overlap_mm3": overlap_mm3(claimed, pixels)}
+            known = knowledge_scores(masks, truth, sizes) | overlap
             for row in bone_scores(child.code, masks, truth, sizes):
                 bone, tre, turned = row["bone"], np.nan, np.nan
                 if poses:

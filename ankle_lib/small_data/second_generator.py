@@ -181,14 +181,11 @@ def _flesh(
     return classes, _noise(shape, TEXTURE_GRAIN_MM / spacing_mm, rng)
 
 
-def _rod(
-    world: Matrix, start: Sequence[float], end: Sequence[float], radius: float
-) -> NDArray[np.float64]:
+def _rod(world: Matrix, start: Sequence[float], end: Sequence[float], radius: float) -> Matrix:
     """Return the signed distance (I, J, K) in mm from a rod with round ends."""
     apart, along = world - np.array(start), np.array(end) - np.array(start)
     part = np.clip(apart @ along / (along @ along), 0, 1)[..., None]
-    found: NDArray[np.float64] = np.linalg.norm(apart - part * along, axis=-1) - radius
-    return found
+    return np.asarray(np.linalg.norm(apart - part * along, axis=-1) - radius)
 
 
 # --- motion ---
@@ -272,28 +269,19 @@ def draw_motion(child: Child, rng: np.random.Generator) -> Motion:
         drawn = np.array(direction) + rng.normal(0, AXIS_SPREAD, 3)
         axes.append(drawn / np.linalg.norm(drawn))
     low, high = (rng.uniform(*ends) for ends in RANGE_DEG)
-    return Motion(
-        child,
-        points,
-        (low, high),
-        (axes[0], np.array([dome[:, 0].mean(), *centre])),
-        (axes[1], under.mean(axis=0)),
-        rng.uniform(*SUBTALAR_SHARE),
-        np.stack([rng.normal(0, LEG_DEG / 2, 3), rng.normal(0, LEG_MM / 2, 3)]),
-    )
+    ankle = (axes[0], np.array([dome[:, 0].mean(), *centre]))
+    leg = rng.normal(0, 0.5, (2, 3)) * [[LEG_DEG], [LEG_MM]]
+    share = rng.uniform(*SUBTALAR_SHARE)
+    return Motion(child, points, (low, high), ankle, (axes[1], under.mean(axis=0)), share, leg)
 
 
 # --- the scanner ---
 
 
 def scan(
-    child: Child,
-    moments: Sequence[Poses],
-    grid: Grid,
-    kind: str,
-    rng: np.random.Generator | None,
-    gain: float = 1.0,
-) -> tuple[Image, NDArray[np.uint8]]:
+    child: Child, moments: Sequence[Poses], grid: Grid, kind: str,
+    rng: np.random.Generator | None, gain: float = 1.0,
+) -> tuple[Image, NDArray[np.uint8]]:  # fmt: skip
     """Take one image, and tell where the bones are in the middle of its moments.
 
     Parameters

@@ -81,13 +81,9 @@ def read_template(paths: Mapping[str, Path], spacing_mm: float) -> Masks:
 
 
 def write_target(
-    folder: Path,
-    template: Mapping[str, Path],
-    codes: Sequence[str],
-    sizes: SmallDataSizes,
-    n_frames: int,
-    seed: int = 0,
-) -> None:
+    folder: Path, template: Mapping[str, Path], codes: Sequence[str], sizes: SmallDataSizes,
+    n_frames: int, seed: int = 0,
+) -> None:  # fmt: skip
     """Simulate children and write their files; what is there already is kept.
 
     Parameters
@@ -121,12 +117,9 @@ class _Simulation:
 
     def write(self, code: str) -> None:
         """Write a child's files, once."""
-        cache.remembered(
-            self.folder / "made" / f"{code}.json",
-            partial(self.simulate, code),
-            inputs=self.template.values(),
-            settings=[self.sizes.anatomy_mm, self.sizes.target_pixel_mm, self.n_frames, self.seed],
-        )
+        settings = [self.sizes.anatomy_mm, self.sizes.target_pixel_mm, self.n_frames, self.seed]
+        record, work = self.folder / "made" / f"{code}.json", partial(self.simulate, code)
+        cache.remembered(record, work, inputs=self.template.values(), settings=settings)
 
     def simulate(self, code: str) -> str:
         """Make a child, let it move, scan it."""
