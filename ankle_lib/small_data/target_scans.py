@@ -38,12 +38,13 @@ from ankle_lib.volume import Volume, load, resample, save, to_orientation
 
 SEQUENCE = "active"
 N_SLICES = 7
-MARGIN_MM = (18.0, 14.0)
-"""Around the bones, along posterior and superior, in every scan."""
+MARGIN_MM = (24.0, 20.0)
+"""Around the bones of the static pose, along posterior and superior."""
+OFF_MM, TILT_DEG, PHASE = (12.0, 9.0, 4.0), 5.0, 0.05
+"""How far, at most, a field of view lies off along posterior, superior and right; how far frames
+are tilted, about each axis; by which part of a cycle its first frame is late."""
 STATIC_SLICE_MM, STATIC_SIDE_MM = 1.6, 32.0
 """Thickness of the static scan's slices, and what they cover on either side of the middle."""
-TILT_DEG = 6.0
-"""Of the frames' grid in the world of the static scan."""
 
 
 # --- writing ---
@@ -128,22 +129,23 @@ class _Simulation:
         motion = draw_motion(child, rng)
         raw, truth = self.folder / "raw" / code, self.folder / "truth" / code
         pixel, n_static = self.sizes.target_pixel_mm, round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
-        static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4))
+        static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4), rng)
         image, labels = scan(child, [dict.fromkeys(BONES, np.eye(4))], static, "static", rng)
         save(raw / "static.nii.gz", image, static[1], scale="auto")
         save(raw / "static_dseg.nii.gz", labels, static[1])
-        tilt = rigid((0, 0, TILT_DEG), (0, 0, 0))
-        grid = _grid(child, (pixel, pixel, SLICE_MM), N_SLICES, tilt)
+        tilt = rigid(rng.uniform(-TILT_DEG, TILT_DEG, 3), (0, 0, 0))
+        grid = _grid(child, (pixel, pixel, SLICE_MM), N_SLICES, tilt, rng)
+        late = rng.uniform(-PHASE, PHASE)
         images, outlines, written = [], [], []
         for frame in range(self.n_frames):
             moments = frame + EXPOSURE * (np.arange(EXPOSURES) / (EXPOSURES - 1) - 0.5)
-            moving = [motion.poses(moment / self.n_frames) for moment in moments]
+            moving = [motion.poses(late + moment / self.n_frames) for moment in moments]
             gain = 1 + DRIFT * np.sin(2 * np.pi * frame / self.n_frames)
             image, labels = scan(child, moving, grid, "frame", rng, gain)
             images.append(image)
             outlines.append(labels)
-            poses = motion.poses(frame / self.n_frames)
-            angle = motion.dorsiflexion_deg(frame / self.n_frames)
+            poses = motion.poses(late + frame / self.n_frames)
+            angle = motion.dorsiflexion_deg(late + frame / self.n_frames)
             matrices = {bone: pose.tolist() for bone, pose in poses.items()}
             written.append({"frame": frame, "dorsiflexion_deg": angle, "poses": matrices})
             if frame == self.n_frames // 2:
@@ -155,17 +157,20 @@ class _Simulation:
         return code
 
 
-def _grid(child: Child, voxel_mm: Sequence[float], n_slices: int, tilt: Matrix) -> Grid:
-    """Return a grid around the child's bones, axes posterior, superior, right, in the world."""
+def _grid(
+    child: Child, voxel_mm: Sequence[float], n_slices: int, tilt: Matrix, rng: np.random.Generator
+) -> Grid:
+    """Return a grid about the child's bones, as somebody placed it, axes P, S, R."""
     inside = np.argwhere((child.depth.numpy() < 0).any(axis=0))
     world = apply(child.affine, inside)
+    off = rng.uniform(-1, 1, 3) * OFF_MM
     low, high = world.min(axis=0), world.max(axis=0)
-    back, front = low[1] - MARGIN_MM[0], high[1] + MARGIN_MM[0]
-    bottom, top = low[2] - MARGIN_MM[1], high[2] - 2  # the shank goes on
+    back, front = off[0] + low[1] - MARGIN_MM[0], off[0] + high[1] + MARGIN_MM[0]
+    bottom, top = off[1] + low[2] - MARGIN_MM[1], off[1] + high[2] + 6  # the shank goes on
     rows, columns = (int((front - back) / voxel_mm[0]), int((top - bottom) / voxel_mm[1]))
     affine = np.zeros((4, 4))
     affine[1, 0], affine[2, 1], affine[0, 2], affine[3, 3] = *(-1, 1, 1) * np.array(voxel_mm), 1
-    middle = (low[0] + high[0]) / 2
+    middle = (low[0] + high[0]) / 2 + off[2]
     affine[:3, 3] = middle - (n_slices - 1) / 2 * voxel_mm[2], front, bottom
     return (rows, columns, n_slices), tilt @ affine
 
