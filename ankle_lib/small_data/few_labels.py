@@ -189,8 +189,8 @@ def score_children(
     Returns
     -------
     DataFrame
-        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3, tre_mm,
-        rotation_error_deg, and those of `constraints.knowledge_scores`, the same for all bones.
+        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3,
+        true_volume_cm3, tre_mm, rotation_error_deg, and those of `constraints.knowledge_scores`, the same for all bones.
     """
     weights = cache.digest([one.cpu().numpy() for one in network.state_dict().values()])
     cpu = copy.deepcopy(network).cpu()
@@ -233,7 +233,8 @@ def _child_scores(
                     pair = poses[n][bone], child.poses[frame][bone]
                     tre = tre_mm(*pair, places[bone])
                     turned = float(np.linalg.norm(rotation_errors_deg(*pair)))
-                volume = float(masks[bone].sum() * np.prod(sizes) / 1000)
-                more = {"way": way, "frame": frame, "volume_cm3": volume, "tre_mm": tre}
-                rows.append(row | more | {"rotation_error_deg": turned} | known)
+                cm3 = float(np.prod(sizes)) / 1000
+                found, right = (cm3 * np.count_nonzero(one[bone]) for one in (masks, truth))
+                more = {"way": way, "frame": frame, "volume_cm3": found, "true_volume_cm3": right}
+                rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | known)
     return rows
