@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter
-from ankle_lib.learning.scans import Scan, coarser, factor_for, patch_source
+from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.metrics import dice
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES, SmallDataSizes
@@ -84,11 +84,6 @@ def _batches(source: PatchSource, steps: int) -> list[Tensor]:
     return [source.draw(BATCH, generator).image for _ in range(steps)]
 
 
-def unlabelled_source(scans: Sequence[Scan], pixels: int, device: str = "cpu") -> PatchSource:
-    """Return patches of scans without labels."""
-    return patch_source(scans, BONES, pixels, 0.2, device, (-1.6, 0.0, 1.6))
-
-
 def confirmed_frames(
     segmenter: Segmenter, children: Sequence[TargetChild], sizes: SmallDataSizes
 ) -> tuple[list[Scan], pd.DataFrame]:
@@ -126,5 +121,4 @@ def confirmed_frames(
                 scan = child.scan(frame, labelled=False)
                 scan = replace(scan, item=replace(scan.item, labels=masks))
                 scans.append(coarser(scan, factor_for(scan, sizes.pixel_mm), to_learn=True))
-    columns = ["subject", "frame", "agreement", "kept", "dice"]
-    return scans, pd.DataFrame(rows, columns=columns)
+    return scans, pd.DataFrame(rows, columns=["subject", "frame", "agreement", "kept", "dice"])

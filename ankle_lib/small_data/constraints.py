@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from ankle_lib import cache
 from ankle_lib.learning.scans import Scan, patch_source
-from ankle_lib.metrics import dice
+from ankle_lib.metrics import dice, joint_gap_mm
 from ankle_lib.patches.source import Augmentation, Batch
 from ankle_lib.presets import BONES
 
@@ -30,8 +30,6 @@ Mask = NDArray[np.bool_]
 Masks = Mapping[str, Mask]
 
 JOINTS = {"talocrural": ("talus", "tibia"), "subtalar": ("talus", "calcaneus")}
-NEAREST = 0.1
-"""Part of a bone's surface, the nearest to the other bone, of which a joint's gap is the mean."""
 
 GAP_WEIGHT, SHAPE_WEIGHT = 1.0, 0.3
 """Beside a cross-entropy and a Dice; set once, on no child that is scored."""
@@ -169,36 +167,9 @@ def _learnt_shapes(
 # --- measures ---
 
 
-def joint_gap_mm(first: Mask, second: Mask, sizes: Sequence[float]) -> float:
-    """Return how far the nearest tenth of a bone's surface is from another bone.
-
-    Parameters
-    ----------
-    first, second : (I, J, K) bool arrays
-    sizes : three floats
-        Of the voxels in mm.
-
-    Returns
-    -------
-    float
-        0 where bones overlap; the image's diagonal, than which nothing is longer, if one is missed.
-    """
-    if not (first.any() and second.any()):
-        return float(np.linalg.norm(np.array(sizes) * first.shape))
-    surface = first & ~ndimage.binary_erosion(first)
-    away = np.sort(ndimage.distance_transform_edt(~second, sampling=sizes)[surface])
-    return float(away[: max(1, int(NEAREST * len(away)))].mean())
-
-
-def overlap_mm3(masks: Masks, sizes: Sequence[float]) -> float:
-    """Return the volume that two bones, or more, claim at once."""
-    claimed = np.sum([*masks.values()], axis=0)
-    return float((claimed > 1).sum() * np.prod(sizes))
-
-
-def knowledge_scores(found: Masks, truth: Masks, sizes: Sequence[float]) -> dict[str, float]:
-    """Return overlap_mm3, gap_error_mm (mean over joints) and each joint's gap, found and true."""
-    row = {"overlap_mm3": overlap_mm3(found, sizes)}
+def gap_scores(found: Masks, truth: Masks, sizes: Sequence[float]) -> dict[str, float]:
+    """Return gap_error_mm (mean over joints) and each joint's gap, found and true."""
+    row: dict[str, float] = {}
     errors = []
     for joint, (a, b) in JOINTS.items():
         gaps = [joint_gap_mm(masks[a], masks[b], sizes) for masks in (found, truth)]

@@ -18,30 +18,17 @@ from ankle_lib import cache
 from ankle_lib.geometry import voxel_size
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter, predict
-from ankle_lib.learning.random_scans import (
-    AIR,
-    JOINT,
-    N_SOFT,
-    Contrast,
-    ScanRanges,
-    take,
-    tissues_of,
-)
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import FINAL_CONTEXT_MM, Scan, coarser, factor_for
 from ankle_lib.learning.scoring import bone_scores
 from ankle_lib.manifest.layouts import CleanSubject
+from ankle_lib.metrics import overlap_mm3
 from ankle_lib.parallel import run_all
 from ankle_lib.patches.items import dynamic_item
 from ankle_lib.patches.source import Augmentation
 from ankle_lib.presets import BONES, LABELS, SmallDataSizes
-from ankle_lib.registration.truth import (
-    bone_points,
-    read_true_labels,
-    rotation_errors_deg,
-    tre_mm,
-)
-from ankle_lib.small_data.constraints import knowledge_scores, overlap_mm3
+from ankle_lib.registration import truth as known
+from ankle_lib.small_data.constraints import gap_scores
 from ankle_lib.small_data.rigid_layer import Seen, fit_poses
 from ankle_lib.small_data.target_scans import TargetChild
 from ankle_lib.volume import canonical_voxel_size, read_header
@@ -50,54 +37,12 @@ AUGMENTATION = Augmentation(30.0, scale=1.15, gain=0.15, shading=0.2, gamma=0.2,
 """Of every training alike."""
 RATE, FINE_RATE = 1e-2, 5e-3
 """Largest learning rates: from random weights, and from learnt ones."""
-SPREAD = (0.05, 0.35)
-"""Of the brightness within a label of a Gaussian look; means are drawn from 0.05 to 1."""
 
 SCRATCH, GAUSSIAN, PHANTOM, RANDOM = "from scratch", "Gaussian looks", "phantom", "random looks"
 NETWORK, RIGID, JOINTS_KEPT = "network", "rigid", "rigid, joints kept"
 
 
 # --- what is learnt from ---
-
-
-def gaussian_looks(scan: Scan, n: int, rng: np.random.Generator, *, pixel_mm: float) -> list[Scan]:
-    """Return scans in which every label is noise about one mean: no cortex, no texture, no physics.
-
-    Labels are the three bones, what lies between them, and the classes of the soft tissue. Pose,
-    slices, field of view and noise are drawn as for `random_scans.random_scans`.
-
-    Parameters
-    ----------
-    scan : Scan
-        A static scan with its three bones.
-    n : int
-    rng : numpy Generator
-    pixel_mm : float
-        Of the results.
-
-    Examples
-    --------
-    >>> made = gaussian_looks(scan, 10, np.random.default_rng(0), pixel_mm=2.5)
-    """
-    tissues = tissues_of(coarser(scan, factor_for(scan, pixel_mm)))
-    labels = tissues.classes.copy()
-    for number, bone in enumerate(BONES, JOINT + 1):
-        labels[tissues.bones[bone]] = number
-    found = []
-    for number in range(n):
-        spread = rng.uniform(*SPREAD, JOINT + 1 + len(BONES)).astype(np.float32)
-        spread[AIR] = 0
-        noise = rng.standard_normal(labels.shape, dtype=np.float32) * spread[labels]
-        means = rng.uniform(0.05, 1.0, N_SOFT + 1 + len(BONES))
-        soft, joint, bones = np.split(means, [N_SOFT, N_SOFT + 1])
-        look = Contrast(tuple(soft), float(joint[0]), tuple(bones), cortex=0.0, cortex_mm=0.0,
-                        soft_texture=1.0, bone_texture=1.0)  # fmt: skip
-        noisy, names = (
-            replace(tissues, texture=noise),
-            (scan.code, scan.group, f"Gaussian {number}"),
-        )
-        found.append(take(noisy, look, ScanRanges(), rng, pixel_mm, names))
-    return found
 
 
 def labelled_frames(
@@ -119,15 +64,14 @@ def labelled_frames(
     scans = []
     for subject in subjects:
         for sequence, paths in subject.sequences.items():
-            labels = read_true_labels(truth, subject.code, sequence)
+            labels = known.read_true_labels(truth, subject.code, sequence)
             if labels is None:
                 continue
             for frame in range(0, len(paths), step):
                 item = dynamic_item(subject, sequence, frame, masked)
-                known = labels[..., frame]
-                if known.shape != item.image.shape or not known.any():
-                    continue  # a field of view that was cut, or a bone that left it
-                masks = {bone: known == LABELS[bone] for bone in BONES}
+                if labels.shape[:3] != item.image.shape:
+                    continue  # a field of view that was cut
+                masks = {bone: labels[..., frame] == LABELS[bone] for bone in BONES}
                 sizes = canonical_voxel_size(read_header(paths[frame]).affine)
                 scan = Scan(replace(item, labels=masks), subject.group, sizes)
                 scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
@@ -190,7 +134,8 @@ def score_children(
     -------
     DataFrame
         A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3,
-        true_volume_cm3, tre_mm, rotation_error_deg, and those of `constraints.knowledge_scores`, the same for all bones.
+        true_volume_cm3, tre_mm, rotation_error_deg; overlap_mm3 and those of
+        `constraints.gap_scores`, the same for all bones.
     """
     weights = cache.digest([one.cpu().numpy() for one in network.state_dict().values()])
     cpu = copy.deepcopy(network).cpu()
@@ -211,7 +156,9 @@ def _child_scores(
 ) -> list[dict[str, Any]]:
     frames = list(range(0, child.frames.n_frames, step))
     seen, sizes = look_at(child, segmenter, frames), child.frames.voxel_size_mm
-    places = {bone: bone_points(mask, child.static.affine) for bone, mask in child.masks().items()}
+    places = {
+        bone: known.bone_points(mask, child.static.affine) for bone, mask in child.masks().items()
+    }
     rows = []
     for way in ways:
         poses = []
@@ -226,15 +173,15 @@ def _child_scores(
                 masks = claimed = seen.carried_masks(poses[n], child.frames.grid)
                 pixels = sizes
             overlap = {"overlap_mm3": overlap_mm3(claimed, pixels)}
-            known = knowledge_scores(masks, truth, sizes) | overlap
+            of_all = gap_scores(masks, truth, sizes) | overlap
             for row in bone_scores(child.code, masks, truth, sizes):
                 bone, tre, turned = row["bone"], np.nan, np.nan
                 if poses:
                     pair = poses[n][bone], child.poses[frame][bone]
-                    tre = tre_mm(*pair, places[bone])
-                    turned = float(np.linalg.norm(rotation_errors_deg(*pair)))
+                    tre = known.tre_mm(*pair, places[bone])
+                    turned = float(np.linalg.norm(known.rotation_errors_deg(*pair)))
                 cm3 = float(np.prod(sizes)) / 1000
                 found, right = (cm3 * np.count_nonzero(one[bone]) for one in (masks, truth))
                 more = {"way": way, "frame": frame, "volume_cm3": found, "true_volume_cm3": right}
-                rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | known)
+                rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | of_all)
     return rows

@@ -45,9 +45,6 @@ class SpaceTime(nn.Module):
     """
 
     cells: Tensor
-    corners: Tensor
-    primes: Tensor
-    first: Tensor
 
     def __init__(self, affine: Matrix, mean: float, sd: float, seed: int = 0) -> None:
         super().__init__()
@@ -55,10 +52,6 @@ class SpaceTime(nn.Module):
         coarse, fine = (torch.tensor(cells) for cells in (COARSEST, FINEST))
         part = torch.linspace(0, 1, LEVELS)[:, None]
         self.register_buffer("cells", coarse * (fine / coarse) ** part)
-        corners = list(itertools.product((0, 1), repeat=4))
-        self.register_buffer("corners", torch.tensor(corners))
-        self.register_buffer("primes", torch.tensor(PRIMES))
-        self.register_buffer("first", TABLE * torch.arange(LEVELS))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.table = nn.Parameter(1e-2 * torch.randn(LEVELS * TABLE, FEATURES))
@@ -86,11 +79,14 @@ class SpaceTime(nn.Module):
         part = scaled - low
         cell = low.long()
         found = places.new_zeros(len(places), LEVELS, FEATURES)
-        for corner in self.corners:
+        primes = torch.tensor(PRIMES, device=places.device)
+        first = TABLE * torch.arange(LEVELS, device=places.device)
+        for bits in itertools.product((0, 1), repeat=4):
+            corner = torch.tensor(bits, device=places.device)
             weight = torch.where(corner.bool(), part, 1 - part).prod(dim=-1, keepdim=True)
-            mixed = (cell + corner) * self.primes
+            mixed = (cell + corner) * primes
             hashed = mixed[..., 0] ^ mixed[..., 1] ^ mixed[..., 2] ^ mixed[..., 3]
-            index = hashed.remainder(TABLE) + self.first
+            index = hashed.remainder(TABLE) + first
             found = found + weight * nn.functional.embedding(index, self.table)
         out: Tensor = self.network(found.flatten(1))[:, 0]
         return out

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ankle_lib.geometry import Grid, Matrix, apply, rigid, slice_parts, voxel_size, weighted_centre
+from ankle_lib.metrics import NEAREST
 from ankle_lib.presets import BONES
-from ankle_lib.small_data.constraints import JOINTS, NEAREST
+from ankle_lib.small_data.constraints import JOINTS
 from ankle_lib.volume import Volume, resample
 
 N_PARTS = 4
@@ -185,9 +186,7 @@ def _start(shape: Tensor, affine: Matrix, centre: Tensor, points: Tensor, wanted
     tried = torch.zeros(len(STARTS_DEG), len(wanted), 6)
     tried[..., 0] = torch.tensor(STARTS_DEG).deg2rad()[:, None]
     tried[..., 3:] = middles - centre
-    errors = [
-        (carried(shape, affine, pose, centre, points) - wanted).square().mean(1) for pose in tried
-    ]
+    errors = [(carried(shape, affine, p, centre, points) - wanted).square().mean(1) for p in tried]
     return tried[torch.stack(errors).argmin(dim=0), torch.arange(len(wanted))]
 
 
@@ -230,7 +229,6 @@ def _joints(seen: Seen) -> list[tuple[int, int, Tensor, Tensor, Tensor]]:
         chosen = nearest[:: max(1, len(nearest) // SURFACE_POINTS)]
         near = torch.from_numpy(apply(affine, chosen).astype(np.float32))
         field, zero = torch.from_numpy(away), torch.zeros(3)
-        found.append(
-            (a, b, field, near, joint_widths(field, affine, near, still, zero, still, zero))
-        )
+        width = joint_widths(field, affine, near, still, zero, still, zero)
+        found.append((a, b, field, near, width))
     return found

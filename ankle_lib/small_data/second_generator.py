@@ -25,6 +25,7 @@ from ankle_lib.presets import BONES
 Image = NDArray[np.float32]
 Masks = Mapping[str, NDArray[np.bool_]]
 Poses = dict[str, Matrix]
+Random = np.random.Generator
 
 SCALES = (0.88, 1.08)
 """Of a child's bones, over the given ones."""
@@ -103,7 +104,7 @@ class Child:
         return _sampled(field, self.affine, where).double().numpy().reshape(points.shape[:-1])
 
 
-def make_child(bones: Masks, spacing_mm: float, rng: np.random.Generator) -> Child:
+def make_child(bones: Masks, spacing_mm: float, rng: Random) -> Child:
     """Return a child whose bones are like the given ones, in flesh of its own.
 
     Parameters
@@ -146,9 +147,7 @@ def make_child(bones: Masks, spacing_mm: float, rng: np.random.Generator) -> Chi
     return Child(affine, depth, soft, levels, cortex_mm, plate, coil)
 
 
-def _flesh(
-    depth: Image, affine: Matrix, spacing_mm: float, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], Image]:
+def _flesh(depth: Image, affine: Matrix, spacing_mm: float, rng: Random) -> tuple[NDArray, Image]:
     """Return the tissue of each voxel, as its place in `TISSUES`, and a texture."""
     shape = depth.shape[1:]
     world = apply(affine, np.moveaxis(np.indices(shape), 0, -1))
@@ -231,9 +230,7 @@ class Motion:
             pose = rigid((0, 0, 0), (at_home - gap) * normal) @ pose
         return pose
 
-    def _gap(
-        self, bone: str, pose: Matrix, other: str, others: Matrix
-    ) -> tuple[float, NDArray[np.float64]]:
+    def _gap(self, bone: str, pose: Matrix, other: str, others: Matrix) -> tuple[float, Matrix]:
         """Return the distance of the nearest tenth of a bone, and the way outward there, world."""
         there = apply(compose(invert(others), pose), self.points[bone])
         steps = np.concatenate([np.zeros((1, 3)), 0.5 * np.eye(3), -0.5 * np.eye(3)])
@@ -244,7 +241,7 @@ class Motion:
         return float(away[near, 0].mean()), outward
 
 
-def draw_motion(child: Child, rng: np.random.Generator) -> Motion:
+def draw_motion(child: Child, rng: Random) -> Motion:
     """Draw how a child with equinus moves its foot: out and back, hardly past neutral.
 
     Parameters
@@ -280,7 +277,7 @@ def draw_motion(child: Child, rng: np.random.Generator) -> Motion:
 
 def scan(
     child: Child, moments: Sequence[Poses], grid: Grid, kind: str,
-    rng: np.random.Generator | None, gain: float = 1.0,
+    rng: Random | None, gain: float = 1.0,
 ) -> tuple[Image, NDArray[np.uint8]]:  # fmt: skip
     """Take one image, and tell where the bones are in the middle of its moments.
 
@@ -377,7 +374,7 @@ def _moved(points: Tensor, matrix: NDArray[np.floating]) -> Tensor:
     return points @ rows[:, :3].T + rows[:, 3]
 
 
-def _noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> Image:
+def _noise(shape: tuple[int, ...], grain: float, rng: Random) -> Image:
     """Return smooth noise of unit variance: a cubic spline of random coefficients."""
     made = rng.standard_normal([int(n / grain) + 4 for n in shape])
     for n in shape:  # one axis after the other, each in turn the first

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ankle_lib import cache
 from ankle_lib.files import AnkleError, write_json
@@ -23,18 +24,8 @@ from ankle_lib.patches.items import Item, zscore
 from ankle_lib.pose_files import CONVENTION
 from ankle_lib.presets import BONES, LABELS, SmallDataSizes
 from ankle_lib.registration.truth import TruePoses, read_sharp, read_true_poses
-from ankle_lib.small_data.second_generator import (
-    DRIFT,
-    EXPOSURE,
-    EXPOSURES,
-    SLICE_MM,
-    Child,
-    Masks,
-    draw_motion,
-    make_child,
-    scan,
-)
-from ankle_lib.volume import Volume, load, resample, save, to_orientation
+from ankle_lib.small_data import second_generator as generator
+from ankle_lib.volume import Volume, load, save, to_orientation
 
 SEQUENCE = "active"
 N_SLICES = 7
@@ -50,7 +41,7 @@ STATIC_SLICE_MM, STATIC_SIDE_MM = 1.6, 32.0
 # --- writing ---
 
 
-def read_template(paths: Mapping[str, Path], spacing_mm: float) -> Masks:
+def read_template(paths: Mapping[str, Path], spacing_mm: float) -> generator.Masks:
     """Read masks of the three bones onto one grid of cubes, axes posterior, superior, right.
 
     Parameters
@@ -63,19 +54,14 @@ def read_template(paths: Mapping[str, Path], spacing_mm: float) -> Masks:
     Raises
     ------
     AnkleError
-        If a bone is missing or empty.
+        If a bone is empty.
     """
-    if missing := [bone for bone in BONES if bone not in paths]:
-        raise AnkleError(f"no mask of {', '.join(missing)}: give one of each of {', '.join(BONES)}")
     masks = {}
     for bone in BONES:
         volume = to_orientation(load(paths[bone]))
-        sizes = np.array(volume.voxel_size_mm)
-        shape = np.ceil(np.array(volume.shape) * sizes / spacing_mm).astype(int)
-        affine = volume.affine @ np.diag([*(spacing_mm / sizes), 1.0])
-        inside = Volume((volume.data > 0).astype(np.float32), volume.affine)
-        i, j, k = shape.tolist()
-        masks[bone] = resample(inside, (i, j, k), affine).data >= 0.5
+        finer = np.array(volume.voxel_size_mm) / spacing_mm
+        inside = (volume.data > 0).astype(np.float32)
+        masks[bone] = ndimage.zoom(inside, finer, order=1, grid_mode=True, mode="nearest") >= 0.5
         if not masks[bone].any():
             raise AnkleError(f"{paths[bone]}: the mask is empty: look at it in a viewer")
     return masks
@@ -125,23 +111,27 @@ class _Simulation:
     def simulate(self, code: str) -> str:
         """Make a child, let it move, scan it."""
         rng, spacing = np.random.default_rng([self.seed, *code.encode()]), self.sizes.anatomy_mm
-        child = make_child(read_template(self.template, spacing), spacing, rng)
-        motion = draw_motion(child, rng)
+        child = generator.make_child(read_template(self.template, spacing), spacing, rng)
+        motion = generator.draw_motion(child, rng)
         raw, truth = self.folder / "raw" / code, self.folder / "truth" / code
         pixel, n_static = self.sizes.target_pixel_mm, round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
         static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4), rng)
-        image, labels = scan(child, [dict.fromkeys(BONES, np.eye(4))], static, "static", rng)
+        image, labels = generator.scan(
+            child, [dict.fromkeys(BONES, np.eye(4))], static, "static", rng
+        )
         save(raw / "static.nii.gz", image, static[1], scale="auto")
         save(raw / "static_dseg.nii.gz", labels, static[1])
         tilt = rigid(rng.uniform(-TILT_DEG, TILT_DEG, 3), (0, 0, 0))
-        grid = _grid(child, (pixel, pixel, SLICE_MM), N_SLICES, tilt, rng)
+        grid = _grid(child, (pixel, pixel, generator.SLICE_MM), N_SLICES, tilt, rng)
         late = rng.uniform(-PHASE, PHASE)
         images, outlines, written = [], [], []
         for frame in range(self.n_frames):
-            moments = frame + EXPOSURE * (np.arange(EXPOSURES) / (EXPOSURES - 1) - 0.5)
+            moments = frame + generator.EXPOSURE * (
+                np.arange(generator.EXPOSURES) / (generator.EXPOSURES - 1) - 0.5
+            )
             moving = [motion.poses(late + moment / self.n_frames) for moment in moments]
-            gain = 1 + DRIFT * np.sin(2 * np.pi * frame / self.n_frames)
-            image, labels = scan(child, moving, grid, "frame", rng, gain)
+            gain = 1 + generator.DRIFT * np.sin(2 * np.pi * frame / self.n_frames)
+            image, labels = generator.scan(child, moving, grid, "frame", rng, gain)
             images.append(image)
             outlines.append(labels)
             poses = motion.poses(late + frame / self.n_frames)
@@ -149,7 +139,7 @@ class _Simulation:
             matrices = {bone: pose.tolist() for bone, pose in poses.items()}
             written.append({"frame": frame, "dorsiflexion_deg": angle, "poses": matrices})
             if frame == self.n_frames // 2:
-                sharp, _ = scan(child, [poses], static, "frame", None, gain)
+                sharp, _ = generator.scan(child, [poses], static, "frame", None, gain)
                 save(truth / f"{SEQUENCE}_frame-{frame:02d}_sharp.nii.gz", sharp, static[1])
         save(raw / f"{SEQUENCE}.nii.gz", np.stack(images, axis=-1), grid[1], scale="auto")
         save(raw / f"{SEQUENCE}_dseg.nii.gz", np.stack(outlines, axis=-1), grid[1])
@@ -158,7 +148,11 @@ class _Simulation:
 
 
 def _grid(
-    child: Child, voxel_mm: Sequence[float], n_slices: int, tilt: Matrix, rng: np.random.Generator
+    child: generator.Child,
+    voxel_mm: Sequence[float],
+    n_slices: int,
+    tilt: Matrix,
+    rng: np.random.Generator,
 ) -> Grid:
     """Return a grid about the child's bones, as somebody placed it, axes P, S, R."""
     inside = np.argwhere((child.depth.numpy() < 0).any(axis=0))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ankle_lib.learning.scans import Scan
+from ankle_lib.metrics import joint_gap_mm, overlap_mm3
 from ankle_lib.patches.items import Item
 from ankle_lib.patches.source import Augmentation, Batch
 from ankle_lib.presets import BONES
@@ -80,13 +81,13 @@ def test_measures_of_two_blocks() -> None:
     masks["talus"][10:14, 2:10] = True
     masks["tibia"][17:20, 2:10] = True
     sizes = (1.0, 2.0, 8.0)
-    gap = constraints.joint_gap_mm(masks["talus"], masks["calcaneus"], sizes)
+    gap = joint_gap_mm(masks["talus"], masks["calcaneus"], sizes)
     assert gap == 3  # rows 8 and 9 are between: centres are 3 mm apart
     nearer = dict(masks) | {"talus": np.roll(masks["talus"], -3, axis=0)}
-    row = constraints.knowledge_scores(nearer, masks, sizes)
-    assert row["overlap_mm3"] == 1 * 8 * 6 * 16
+    assert overlap_mm3(nearer, sizes) == 1 * 8 * 6 * 16
+    row = constraints.gap_scores(nearer, masks, sizes)
     assert row["subtalar_gap_mm"] == 0
     assert row["subtalar_true_gap_mm"] == 3
     assert row["gap_error_mm"] == (3 + 3) / 2
-    none = constraints.joint_gap_mm(masks["talus"], np.zeros((20, 20, 6), bool), sizes)
+    none = joint_gap_mm(masks["talus"], np.zeros((20, 20, 6), bool), sizes)
     assert none == np.linalg.norm([20, 40, 48])  # a missed bone costs the diagonal

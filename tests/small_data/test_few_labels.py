@@ -6,7 +6,8 @@ import torch
 
 from ankle_lib.learning.networks import build
 from ankle_lib.learning.prediction import Segmenter
-from ankle_lib.learning.scans import FINAL_CONTEXT_MM
+from ankle_lib.learning.random_scans import gaussian_looks
+from ankle_lib.learning.scans import FINAL_CONTEXT_MM, patch_source
 from ankle_lib.presets import BONES, get_preset
 from ankle_lib.small_data import adaptation, few_labels
 from ankle_lib.small_data.target_scans import read_target, write_target
@@ -53,7 +54,7 @@ def test_children_differ_and_come_as_files(target) -> None:
 def test_a_gaussian_look_has_one_mean_for_each_label_and_nothing_else(target) -> None:
     scan = target[0].scan()
     rng = np.random.default_rng(3)
-    first, second = few_labels.gaussian_looks(scan, 2, rng, pixel_mm=SIZES.pixel_mm)
+    first, second = gaussian_looks(scan, 2, rng, pixel_mm=SIZES.pixel_mm)
     assert not np.array_equal(first.item.image, second.item.image)
     for made in (first, second):
         assert any(mask.any() for mask in made.item.labels.values())
@@ -75,7 +76,7 @@ def test_every_way_is_scored_on_every_frame_once(target, network, tmp_path) -> N
 
 def test_adaptation_changes_what_it_should_and_nothing_else(target, network) -> None:
     scans = few_labels.labelled_scans(target, 1, SIZES.pixel_mm, labelled=False)
-    source = adaptation.unlabelled_source(scans, 32)
+    source = patch_source(scans, BONES, 32, 0.2, "cpu", FINAL_CONTEXT_MM)
     kept = {name: one.clone() for name, one in network.state_dict().items()}
     images = source.draw(16, torch.Generator().manual_seed(5)).image
 
