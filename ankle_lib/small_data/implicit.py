@@ -8,6 +8,8 @@ doi:10.1109/TMI.2023.3236216).
 """
 
 import itertools
+from functools import reduce
+from operator import mul, xor
 
 import numpy as np
 import torch
@@ -76,18 +78,15 @@ class SpaceTime(nn.Module):
         """Return the brightness at places (N, 4)."""
         scaled = places[:, None] / self.cells
         low = scaled.floor()
-        part = scaled - low
-        cell = low.long()
-        found = places.new_zeros(len(places), LEVELS, FEATURES)
-        primes = torch.tensor(PRIMES, device=places.device)
+        shares = [(1 - part, part) for part in (scaled - low).unbind(-1)]
+        cells, found = low.long().unbind(-1), places.new_zeros(len(places), LEVELS, FEATURES)
         first = TABLE * torch.arange(LEVELS, device=places.device)
-        for bits in itertools.product((0, 1), repeat=4):
-            corner = torch.tensor(bits, device=places.device)
-            weight = torch.where(corner.bool(), part, 1 - part).prod(dim=-1, keepdim=True)
-            mixed = (cell + corner) * primes
-            hashed = mixed[..., 0] ^ mixed[..., 1] ^ mixed[..., 2] ^ mixed[..., 3]
-            index = hashed.remainder(TABLE) + first
-            found = found + weight * nn.functional.embedding(index, self.table)
+        for corner in itertools.product((0, 1), repeat=4):
+            weight = reduce(mul, (share[bit] for share, bit in zip(shares, corner, strict=True)))
+            sides = zip(cells, corner, PRIMES, strict=True)
+            hashed = reduce(xor, ((cell + bit) * prime for cell, bit, prime in sides))
+            index = (hashed & (TABLE - 1)) + first
+            found = found + weight[..., None] * nn.functional.embedding(index, self.table)
         out: Tensor = self.network(found.flatten(1))[:, 0]
         return out
 

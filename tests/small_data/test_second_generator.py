@@ -11,6 +11,7 @@ from ankle_lib.geometry import apply, invert, is_rigid, rotation_angle_deg
 from ankle_lib.presets import BONES
 from ankle_lib.small_data.second_generator import (
     NEAREST_TENTH,
+    NOISE,
     SLICE_MM,
     draw_motion,
     scan,
@@ -93,7 +94,8 @@ def test_a_bone_is_labelled_where_its_pose_puts_it() -> None:
     assert np.mean(moved[:, :, 2:] != still[:, :, :-2]) < 1e-3
 
 
-def test_a_frame_is_thick_and_a_sharp_one_is_not() -> None:
+def test_a_frame_is_thick_and_a_sharp_one_is_not(monkeypatch) -> None:
+    monkeypatch.setitem(NOISE, "frame", 0.0)
     child = toy_child()
     affine = child.affine @ np.diag([1, 1, SLICE_MM / SPACING, 1.0])
     grid = ((*child.depth.shape[1:3], 8), affine)
