@@ -60,7 +60,7 @@ LEG_DEG, LEG_MM = 2.5, 2.0
 NEAREST_TENTH, CONTACT_STEPS, CONTACT_POINTS = 0.1, 6, 1500
 EXPOSURE, EXPOSURES = 0.6, 3
 """Part of the time between frames in which one is measured; it is the mean of so many moments."""
-SLICE_MM, PLANES = 8.0, 4
+SLICE_MM, PLANES = 8.0, 3
 """Distance and width of the frames' slices (full width at half maximum), and planes per slice."""
 NOISE = {"static": 0.04, "frame": 0.09}
 """Standard deviation of the noise, over the brightness of muscle."""
@@ -304,8 +304,14 @@ def scan(
     --------
     >>> image, labels = scan(child, [motion.poses(0.5)], grid, "frame", rng)
     """
-    thick = kind == "frame" and rng is not None
-    seen = [_looked_at(child, poses, grid, kind, thick) for poses in moments]
+    count = PLANES if kind == "frame" and rng is not None else 1
+    offsets = np.arange(-count, count + 1) / count if count > 1 else np.zeros(1)
+    weights = torch.from_numpy(np.exp2(-((2 * offsets) ** 2)).astype(np.float32))
+    planes = np.arange((grid[0][2] - 1) * count + len(offsets)) / count + offsets[0]
+    voxels = np.meshgrid(np.arange(grid[0][0]), np.arange(grid[0][1]), planes, indexing="ij")
+    points = torch.from_numpy(apply(grid[1], np.stack(voxels, -1)).astype(np.float32))
+    profile = (weights / weights.sum(), count)
+    seen = [_looked_at(child, poses, points, kind, *profile) for poses in moments]
     shares = seen[len(seen) // 2][1]
     filled = torch.cat([torch.full_like(shares[:1], 0.499), shares]).argmax(dim=0)
     image = torch.stack([signal for signal, _ in seen]).mean(dim=0).numpy()
@@ -322,17 +328,12 @@ def scan(
 
 
 def _looked_at(
-    child: Child, poses: Poses, grid: Grid, kind: str, thick: bool
+    child: Child, poses: Poses, points: Tensor, kind: str, weights: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the signal (I, J, K) and the share of each bone (3, I, J, K) without any noise."""
-    (i, j, k), affine = grid
-    count = PLANES if thick else 1
-    offsets = np.arange(-count, count + 1) / count if thick else np.zeros(1)
-    weights = torch.from_numpy(np.exp2(-((2 * offsets) ** 2)).astype(np.float32))
-    planes = np.arange((k - 1) * count + len(offsets)) / count + offsets[0]
-    axes = (np.arange(i), np.arange(j), planes)
-    voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    points = torch.from_numpy(apply(affine, voxels).astype(np.float32))
+    """Return the signal (I, J, K) and the share of each bone (3, I, J, K) without any noise.
+
+    Slices are sums of the points' planes (I, J, P, 3), each ``count`` planes after the other.
+    """
     homes = [_moved(points, invert(poses[bone])) for bone in BONES]
     fields = zip(child.depth, homes, strict=True)
     depth = torch.stack([_sampled(field[None], child.affine, home)[0] for field, home in fields])
@@ -354,7 +355,7 @@ def _looked_at(
         bone = level["cortex"] + deep * (marrow - level["cortex"])
         signal = signal + share * (bone - signal)
     together = torch.cat([signal[None], inside]).unfold(-1, len(weights), count)
-    seen = together @ (weights / weights.sum())
+    seen = together @ weights
     return seen[0], seen[1:]
 
 

@@ -88,7 +88,8 @@ def write_target(
     --------
     >>> write_target(folder, template, ["C01", "C02"], get_preset("smoke").small_data, 5)
     """
-    simulation = _Simulation(folder, dict(template), sizes, n_frames, seed)
+    bones = read_template(template, sizes.anatomy_mm)
+    simulation = _Simulation(folder, bones, sizes, n_frames, seed)
     run_all(simulation.write, list(codes), desc="simulating the target domain")
 
 
@@ -97,21 +98,22 @@ class _Simulation:
     """What `write_target` is told."""
 
     folder: Path
-    template: dict[str, Path]
+    bones: generator.Masks
     sizes: SmallDataSizes
     n_frames: int
     seed: int
 
     def write(self, code: str) -> None:
         """Write a child's files, once."""
-        settings = [self.sizes.anatomy_mm, self.sizes.target_pixel_mm, self.n_frames, self.seed]
+        sizes = [self.sizes.anatomy_mm, self.sizes.target_pixel_mm]
+        settings = [dict(self.bones), sizes, self.n_frames, self.seed]
         record, work = self.folder / "made" / f"{code}.json", partial(self.simulate, code)
-        cache.remembered(record, work, inputs=self.template.values(), settings=settings)
+        cache.remembered(record, work, settings=settings)
 
     def simulate(self, code: str) -> str:
         """Make a child, let it move, scan it."""
         rng, spacing = np.random.default_rng([self.seed, *code.encode()]), self.sizes.anatomy_mm
-        child = generator.make_child(read_template(self.template, spacing), spacing, rng)
+        child = generator.make_child(self.bones, spacing, rng)
         motion = generator.draw_motion(child, rng)
         raw, truth = self.folder / "raw" / code, self.folder / "truth" / code
         pixel, n_static = self.sizes.target_pixel_mm, round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
