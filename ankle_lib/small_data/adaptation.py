@@ -113,8 +113,9 @@ def confirmed_frames(
         seen = look_at(child, segmenter, range(child.frames.n_frames))
         for frame, poses in enumerate(fit_poses(seen, sizes.rigid_steps)):
             masks = seen.carried_masks(poses, child.frames.grid)
-            agreement = min(dice(masks[bone], seen.masks[frame][bone]) for bone in BONES)
-            truth = child.masks(frame)
+            truth, own = child.masks(frame), seen.masks[frame]
+            # what neither of them sees agrees in nothing
+            agreement = min(np.nan_to_num(dice(masks[bone], own[bone])) for bone in BONES)
             right = float(np.mean([dice(masks[bone], truth[bone]) for bone in BONES]))
             rows.append((child.code, frame, agreement, agreement >= CONFIRMED, right))
             if agreement >= CONFIRMED:
