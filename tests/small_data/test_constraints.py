@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ankle_lib.learning.scans import Scan
 from ankle_lib.metrics import joint_gap_mm, overlap_mm3
-from ankle_lib.patches.items import Item
 from ankle_lib.patches.source import Augmentation, Batch
 from ankle_lib.presets import BONES
 from ankle_lib.small_data import constraints
+from tests.small_data.toy_target import blocks
 
 
 def batch_of(target: torch.Tensor) -> Batch:
@@ -40,25 +39,16 @@ def test_the_gap_penalty_pulls_overlapping_bones_apart() -> None:
     assert (logits.grad > 0).all()
 
 
-def scan_of(gap: int) -> Scan:
-    masks = {bone: np.zeros((40, 40, 3), bool) for bone in BONES}
-    masks["calcaneus"][8:20, 4:14] = True
-    masks["talus"][8:20, 14 + gap : 26 + gap] = True
-    masks["tibia"][26:38, 6:16] = True
-    image = np.random.default_rng(0).normal(size=(40, 40, 3)).astype(np.float32)
-    return Scan(Item("C01", "x", image, np.ones(image.shape, bool), masks), "control", (1, 1, 1))
-
-
 @pytest.mark.parametrize(("gap", "pixels"), [(0, 0), (1, 1), (2, 2), (9, 3)])
 def test_the_reach_is_below_the_smallest_gap(gap: int, pixels: int) -> None:
-    assert constraints.smallest_gap_pixels([scan_of(9), scan_of(gap)]) == pixels
+    assert constraints.smallest_gap_pixels([blocks(9), blocks(gap)]) == pixels
 
 
 def test_codes_tell_shapes_apart_and_are_learnt_once(tmp_path) -> None:
     record = tmp_path / "shapes.json"
-    penalty, kept = constraints.learn_shapes([scan_of(2)], 32, 120, Augmentation(), record)
+    penalty, kept = constraints.learn_shapes([blocks(2)], 32, 120, Augmentation(), record)
     written = record.stat().st_mtime_ns
-    again, _ = constraints.learn_shapes([scan_of(2)], 32, 120, Augmentation(), record)
+    again, _ = constraints.learn_shapes([blocks(2)], 32, 120, Augmentation(), record)
     assert record.stat().st_mtime_ns == written
     assert 0.5 < kept <= 1
     target = torch.zeros(2, 3, 32, 32)
