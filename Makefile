@@ -13,10 +13,10 @@ env: .venv/.made
 	touch $@
 
 figures: env
-	$(BIN)/ankle run --part 1 --preset $(PRESET) --device $(DEVICE)
+	$(BIN)/ankle run --preset $(PRESET) --device $(DEVICE) --part 1
 
 beyond: env
-	$(BIN)/ankle run --part 2 --preset $(PRESET) --device $(DEVICE)
+	$(BIN)/ankle run --preset $(PRESET) --device $(DEVICE) --part 2
 
 reference: figures beyond
 	rm -rf reference/$(PRESET) && mkdir -p reference/$(PRESET)

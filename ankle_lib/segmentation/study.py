@@ -38,6 +38,9 @@ from ankle_lib.patches.source import Batch
 from ankle_lib.patches.split import Part, Split, cross_validation, report_split
 from ankle_lib.presets import BONES, SegmentationSizes
 
+STEPS_SAVED = 1000
+"""A long training is saved, and scored, at least so often."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -79,12 +82,24 @@ class Study:
         return [scan for code in codes for scan in self.scans if scan.code == code]
 
     def report_recipe(self, network: str, bone: str, **changes: Any) -> Recipe:
-        """Return the report's recipe; ``changes`` are fields of a `Recipe`, or ``rate``."""
-        rate = changes.pop("rate", 5e-4)
-        steps = self.sizes.resnet_steps if "resnet" in network else self.sizes.steps
-        stage = Stage(self.pixels, steps, learning_rate=rate)
-        usual = {"stages": (stage,), "labels": (bone,), "network": network}
-        return Recipe(**usual | {"n_validation": self.sizes.n_patches} | changes)
+        """Return the report's recipe; ``changes`` are fields of a `Recipe`, ``rate``, ``steps``."""
+        rate, sizes = changes.pop("rate", 5e-4), self.sizes
+        usual = sizes.resnet_steps if "resnet" in network else sizes.steps
+        steps = changes.pop("steps", usual)
+        recipe = {
+            "stages": (Stage(self.pixels, steps, learning_rate=rate),),
+            "labels": (bone,),
+            "network": network,
+            "n_validation": sizes.n_patches,
+            "epochs": max(Recipe.epochs, steps // STEPS_SAVED),
+        }
+        return Recipe(**recipe | changes)
+
+    def table_recipe(self, network: str, bone: str, **changes: Any) -> Recipe:
+        """Return the recipe for a network of the report's tables; see `report_recipe`."""
+        sizes = self.sizes
+        steps = sizes.table_resnet_steps if "resnet" in network else sizes.table_steps
+        return self.report_recipe(network, bone, steps=steps, **changes)
 
     def fit(self, recipe: Recipe, split: Split | None = None) -> Trained:
         """Train on the training part, or read what was trained before."""
