@@ -38,11 +38,11 @@ SKIN_MM = (9.0, 15.0)
 FAT_MM, CORTEX_MM, CARTILAGE_MM = 4.0, (1.0, 1.8), (2.5, 6.0)
 """Thickness of fat and cortex; nearer than this to one bone, and to a second, is cartilage."""
 TENDON_MM = 4.0
-STATIC_TIMES_FRAME = {"air": (0, 0), "skin": (420, 380), "fat": (980, 560), "muscle": (470, 600),
+BRIGHTNESS = {"air": (0, 0), "skin": (420, 380), "fat": (980, 560), "muscle": (470, 600),
                       "tendon": (110, 120), "marrow": (850, 640), "cortex": (130, 150),
                       "cartilage": (560, 900)}  # fmt: skip
 """Brightness in the static scan and in the frames: marrow is as bright as muscle in these."""
-TISSUES = tuple(STATIC_TIMES_FRAME)
+TISSUES = tuple(BRIGHTNESS)
 KINDS = ("static", "frame")
 CONTRAST_SPREAD = 0.07
 """Of each brightness from child to child, relative."""
@@ -137,7 +137,7 @@ def make_child(bones: Masks, spacing_mm: float, rng: Random) -> Child:
     levels, soft = {}, {}
     spread = np.exp(rng.normal(0, CONTRAST_SPREAD, len(TISSUES)))
     for number, kind in enumerate(KINDS):
-        values = [STATIC_TIMES_FRAME[tissue][number] for tissue in TISSUES]
+        values = [BRIGHTNESS[tissue][number] for tissue in TISSUES]
         levels[kind] = dict(zip(TISSUES, (np.array(values) * spread).tolist(), strict=True))
         bright = np.array([*levels[kind].values()], np.float32)[classes]
         soft[kind] = torch.from_numpy(bright * (1 + TEXTURE * texture))[None]
