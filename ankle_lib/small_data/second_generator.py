@@ -39,8 +39,8 @@ FAT_MM, CORTEX_MM, CARTILAGE_MM = 4.0, (1.0, 1.8), (2.5, 6.0)
 """Thickness of fat and cortex; nearer than this to one bone, and to a second, is cartilage."""
 TENDON_MM = 4.0
 BRIGHTNESS = {"air": (0, 0), "skin": (420, 380), "fat": (980, 560), "muscle": (470, 600),
-                      "tendon": (110, 120), "marrow": (850, 640), "cortex": (130, 150),
-                      "cartilage": (560, 900)}  # fmt: skip
+              "tendon": (110, 120), "marrow": (850, 640), "cortex": (130, 150),
+              "cartilage": (560, 900)}  # fmt: skip
 """Brightness in the static scan and in the frames: marrow is as bright as muscle in these."""
 TISSUES = tuple(BRIGHTNESS)
 KINDS = ("static", "frame")
