@@ -138,14 +138,14 @@ class SmallDataSizes:
     width: int = _sizes(4, 12, 16)
     """Channels of the first level of the U-Nets."""
     pretraining_steps: int = _sizes(4, 300, 2500)
-    steps: int = _sizes(4, 120, 600)
+    steps: int = _sizes(4, 200, 600)
     """Of 8 patches: before the target domain is met, and on it."""
-    adaptation_steps: int = _sizes(2, 40, 200)
+    adaptation_steps: int = _sizes(2, 30, 200)
     rigid_steps: int = _sizes(10, 50, 80)
     """Of the fit of all poses of a sequence."""
     n_implicit: int = _sizes(1, 2, 6)
     """Test children whose sequence is also made sharp without a static scan."""
-    implicit_steps: int = _sizes(20, 400, 3000)
+    implicit_steps: int = _sizes(20, 300, 3000)
 
 
 @dataclass(frozen=True, kw_only=True)

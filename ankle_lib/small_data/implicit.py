@@ -20,14 +20,14 @@ from ankle_lib.geometry import Grid, Matrix, apply, slice_parts, voxel_size
 from ankle_lib.masking.foot import find_foot
 from ankle_lib.volume import Volume
 
-LEVELS = 7
+LEVELS = 6
 COARSEST, FINEST = (24.0, 24.0, 24.0, 8.0), (1.6, 1.6, 4.0, 1.0)
 """Cells along the two axes within a slice and across it, in mm, and in time, in frames."""
 TABLE = 2**14
 FEATURES, HIDDEN = 2, 32
 PRIMES = (1, 2_654_435_761, 805_459_861, 3_674_653_429)
 """Of the hash (Müller et al.)."""
-BATCH, PARTS = 2048, 4
+BATCH, PARTS = 4096, 3
 """Voxels of a step, and places across a slice that are averaged."""
 TABLE_RATE, NETWORK_RATE = 2e-2, 3e-3
 AT_ONCE = 60_000
@@ -101,7 +101,7 @@ def fit_sequence(
     frames : Volume
         4D, thick slices along the last axis.
     steps : int
-        Of 2048 voxels, drawn from all frames, mostly of the foot.
+        Of 4096 voxels, drawn from all frames, mostly of the foot.
     profile : bool
         Compare the measured voxel with the mean across its slice; else with the function in its
         middle, as interpolation does.
@@ -110,7 +110,7 @@ def fit_sequence(
 
     Examples
     --------
-    >>> sharp = fit_sequence(frames, 400).at(7, (static.shape, static.affine))
+    >>> sharp = fit_sequence(frames, 300).at(7, (static.shape, static.affine))
     """
     data = np.asarray(frames.data, dtype=np.float32)
     foot = np.stack([find_foot(data[..., n]) for n in range(frames.n_frames)], axis=-1)
