@@ -7,7 +7,7 @@ mask; an empty mask, or a value inside it that is not finite, is refused.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,9 @@ from scipy import ndimage
 from ankle_lib.files import AnkleError
 
 HD_PERCENTILE = 95.0
+
+NEAREST = 0.1
+"""Part of a bone's surface, the nearest to the other bone, of which a joint's gap is the mean."""
 
 RANGE_PERCENTILES = (0.5, 99.5)
 """Between them lies the data range: single bright voxels must not decide."""
@@ -124,6 +127,33 @@ def mask_scores(first: Mask, second: Mask, voxel_size_mm: Sequence[float]) -> Ma
     ]
     hd95_mm = max(float(np.percentile(one, HD_PERCENTILE)) for one in distances)
     return MaskScores(overlap, hd95_mm, float(np.concatenate(distances).mean()))
+
+
+def joint_gap_mm(first: Mask, second: Mask, sizes: Sequence[float]) -> float:
+    """Return how far the nearest tenth of a bone's surface is from another bone.
+
+    Parameters
+    ----------
+    first, second : (I, J, K) bool arrays
+    sizes : three floats
+        Of the voxels in mm.
+
+    Returns
+    -------
+    float
+        0 where bones overlap; the image's diagonal, than which nothing is longer, if one is missed.
+    """
+    if not (first.any() and second.any()):
+        return float(np.linalg.norm(np.array(sizes) * first.shape))
+    surface = first & ~ndimage.binary_erosion(first)
+    away = np.sort(ndimage.distance_transform_edt(~second, sampling=sizes)[surface])
+    return float(away[: max(1, int(NEAREST * len(away)))].mean())
+
+
+def overlap_mm3(masks: Mapping[str, Mask], sizes: Sequence[float]) -> float:
+    """Return the volume that two bones, or more, claim at once."""
+    claimed = np.sum([*masks.values()], axis=0)
+    return float((claimed > 1).sum() * np.prod(sizes))
 
 
 # --- images ---

@@ -113,6 +113,42 @@ class DynamicSizes:
 
 
 @dataclass(frozen=True)
+class SmallDataSizes:
+    """Simulations and trainings of chapter 08."""
+
+    anatomy_mm: float = _sizes(2.0, 1.25, 1.0)
+    """Voxels in which the second generator lays a foot out."""
+    target_pixel_mm: float = _sizes(2.5, 1.25, 0.7)
+    """Pixels of the scans of the target domain."""
+    pixel_mm: float = _sizes(2.5, 2.5, 1.4)
+    """Pixels that the networks see."""
+    n_labelled: tuple[int, ...] = _sizes((1, 2), (1, 2, 4, 8), (1, 2, 4, 8))
+    """Labelled children of the target domain."""
+    n_test: int = _sizes(2, 6, 12)
+    """Children on whom everything is scored."""
+    labelled_frames: int = _sizes(1, 3, 3)
+    """Outlined frames of a labelled child, beside its static scan."""
+    n_seeds: int = _sizes(1, 1, 5)
+    frame_step: int = _sizes(2, 5, 3)
+    """The curve over labelled children is scored on every so-many-th frame."""
+    n_looks: int = _sizes(1, 10, 30)
+    """Gaussian, and random, looks of each control."""
+    pixels: int = _sizes(32, 48, 80)
+    """Of the patches."""
+    width: int = _sizes(4, 12, 16)
+    """Channels of the first level of the U-Nets."""
+    pretraining_steps: int = _sizes(4, 300, 2500)
+    steps: int = _sizes(4, 200, 600)
+    """Of 8 patches: before the target domain is met, and on it."""
+    adaptation_steps: int = _sizes(2, 30, 200)
+    rigid_steps: int = _sizes(10, 50, 80)
+    """Of the fit of all poses of a sequence."""
+    n_implicit: int = _sizes(1, 2, 6)
+    """Test children whose sequence is also made sharp without a static scan."""
+    implicit_steps: int = _sizes(20, 300, 3000)
+
+
+@dataclass(frozen=True)
 class ModalitySizes:
     """Children and trainings of chapter 10."""
 
@@ -181,6 +217,7 @@ class Preset:
         metadata={"values": _instances(ReconstructionSizes)}, repr=False
     )
     dynamic: DynamicSizes = field(metadata={"values": _instances(DynamicSizes)}, repr=False)
+    small_data: SmallDataSizes = field(metadata={"values": _instances(SmallDataSizes)}, repr=False)
     modality: ModalitySizes = field(metadata={"values": _instances(ModalitySizes)}, repr=False)
 
 

@@ -17,11 +17,12 @@ from ankle_lib.foot.segment import segment_scan
 from ankle_lib.learning.networks import ready_to_predict
 from ankle_lib.learning.prediction import Segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
-from ankle_lib.learning.scans import draw_patches
+from ankle_lib.learning.scans import draw_patches, patch_source, train_on_scans
 from ankle_lib.learning.training import Trained
 from ankle_lib.modalities import arms, synthesis
 from ankle_lib.modalities.unpaired_scans import Regime
 from ankle_lib.patches.counting import count_cohort
+from ankle_lib.patches.source import Augmentation
 from ankle_lib.phantom.simulate import simulate
 from ankle_lib.phantom.tomography import simulate_pairs
 from ankle_lib.presets import BONES, PRESETS
@@ -32,10 +33,14 @@ from ankle_lib.reconstruction.sharp_scenes import read_scenes
 from ankle_lib.registration.engines import Resolution, Settings
 from ankle_lib.registration.every_sequence import Variant, register_cohort
 from ankle_lib.segmentation.study import read_study, score_final, train_final
+from ankle_lib.small_data import constraints
+from ankle_lib.small_data.adaptation import least_entropy
+from ankle_lib.small_data.implicit import fit_sequence
 from ankle_lib.volume import save
 from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames, written_ankle
 from tests.modalities.toy_children import toy_study
 from tests.reconstruction.toy_scene import toy_pairs, toy_truth
+from tests.small_data.toy_target import blocks
 from tests.toy_ankle import oblique_affine
 from tests.toy_motion import motion
 from tests.toy_scans import SIZES, Reader, written
@@ -169,6 +174,20 @@ def register_own_scan(folder: Path) -> None:
     register_scans(scans, folder, device=GPU, high_resolution=False)
 
 
+def know_anatomy(folder: Path) -> None:
+    scan = blocks(2)
+    shape, _ = constraints.learn_shapes([scan], 16, 1, Augmentation(), folder / "shapes.json")
+    recipe = Recipe((Stage(16, 1, 2),), depth=2, width=2, loss="dice+bce", min_fraction=0.2)
+    known = (constraints.GapPenalty(1), shape)
+    trained = train_on_scans(recipe, [scan], folder / "trainings", penalties=known, device=GPU)
+    source = patch_source([scan], BONES, 16, 0.2, GPU)
+    assert on_gpu(least_entropy(trained.network, source, 1))
+    ankle = motion((0.0, 8.0))
+    sequence = fit_sequence(ankle.frames, 1, device=GPU)
+    assert on_gpu(sequence)
+    sequence.at(0, ankle.static.grid)
+
+
 PATHS = (
     simulate_a_subject,
     compare_modalities,
@@ -180,4 +199,5 @@ PATHS = (
     segment_frames,
     segment_own_scan,
     register_own_scan,
+    know_anatomy,
 )

@@ -47,6 +47,12 @@ TABLES = {
     "07_dynamic_segmentation/tables/dynamic_segmentation.csv": [
         *("method", "subject", "bone", "dice", "hd95_mm", "assd_mm"),
     ],
+    "08_few_children/tables/label_efficiency.csv": [
+        *("arm", "n_labelled", "dice_mean", "dice_low", "dice_high"),
+    ],
+    "08_few_children/tables/constraints.csv": ["constraint", "dice_mean", "dice_low", "dice_high"],
+    "08_few_children/tables/adaptation.csv": ["method", "bone", "dice_mean"],
+    "08_few_children/tables/implicit.csv": ["method", "bone", "correlation", "psnr_db"],
     "10_blind_to_the_modality/tables/modalities.csv": [
         *("arm", "regime", "modality", "dice_mean", "dice_low", "dice_high"),
         *("assd_mm_mean", "assd_mm_low", "assd_mm_high"),

@@ -9,7 +9,7 @@ voxel by voxel, is told from its static scan.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ COIL_MM = (40.0, 90.0)
 FOOT_SHARE = (0.1, 0.25)
 """Masks of the foot are what is brighter than a threshold, so they leave out what is darker than
 this part of the foot's median."""
+GAUSSIAN_MEAN, GAUSSIAN_SPREAD = (0.05, 1.0), (0.05, 0.35)
+"""Brightness of a label of a Gaussian look, and its standard deviation within the label."""
 AIR_MM = (4.0, 20.0)
 """Air so close to the foot is never black."""
 
@@ -212,6 +214,46 @@ def random_scans(
         contrast = draw_contrast(ranges, tissues.marrow_class, rng)
         names = (scan.code, scan.group, f"random {number}")
         found.append(take(tissues, contrast, ranges, rng, pixel_mm, names))
+    return found
+
+
+def gaussian_looks(scan: Scan, n: int, rng: np.random.Generator, *, pixel_mm: float) -> list[Scan]:
+    """Return scans in which every label is noise about one mean: no cortex, no texture, no physics.
+
+    Labels are the three bones, what lies between them, and the classes of the soft tissue. Pose,
+    slices, field of view and noise are drawn as for `random_scans`.
+
+    Parameters
+    ----------
+    scan : Scan
+        A static scan with its three bones.
+    n : int
+    rng : numpy Generator
+    pixel_mm : float
+        Of the results.
+
+    Examples
+    --------
+    >>> made = gaussian_looks(scan, 10, np.random.default_rng(0), pixel_mm=2.5)
+    """
+    tissues = tissues_of(coarser(scan, factor_for(scan, pixel_mm)))
+    labels = tissues.classes.copy()
+    for number, bone in enumerate(BONES, JOINT + 1):
+        labels[tissues.bones[bone]] = number
+    found = []
+    for number in range(n):
+        spread = rng.uniform(*GAUSSIAN_SPREAD, JOINT + 1 + len(BONES)).astype(np.float32)
+        spread[AIR] = 0
+        noise = rng.standard_normal(labels.shape, dtype=np.float32) * spread[labels]
+        means = rng.uniform(*GAUSSIAN_MEAN, N_SOFT + 1 + len(BONES))
+        soft, joint, bones = np.split(means, [N_SOFT, N_SOFT + 1])
+        look = Contrast(tuple(soft), float(joint[0]), tuple(bones), cortex=0.0, cortex_mm=0.0,
+                        soft_texture=1.0, bone_texture=1.0)  # fmt: skip
+        noisy, names = (
+            replace(tissues, texture=noise),
+            (scan.code, scan.group, f"Gaussian {number}"),
+        )
+        found.append(take(noisy, look, ScanRanges(), rng, pixel_mm, names))
     return found
 
 

@@ -15,7 +15,7 @@ from ankle_lib import cache
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.recipes import Recipe, Schedule, Stage
 from ankle_lib.learning.scoring import patch_validation
-from ankle_lib.learning.training import DrawBatch, Trained, Validate, train_once
+from ankle_lib.learning.training import DrawBatch, Penalty, Trained, Validate, train_once
 from ankle_lib.manifest.layouts import CleanSubject
 from ankle_lib.patches.items import Item, slices_at, static_items
 from ankle_lib.patches.rules import PatchRule
@@ -286,6 +286,7 @@ def train_on_scans(
     *,
     validation: Sequence[Scan] = (),
     start: SliceNetwork | None = None,
+    penalties: Sequence[Penalty] = (),
     device: str = "cpu",
 ) -> Trained:
     """Train a network on patches of scans, or read it if that was done before; see `train_once`.
@@ -301,6 +302,8 @@ def train_on_scans(
         Scored after each epoch.
     start : SliceNetwork, optional
         Whose weights are the first ones.
+    penalties : sequence of callables
+        Added to the recipe's loss, see `train_once`.
     device : str
         "cpu" or "cuda".
     """
@@ -325,6 +328,7 @@ def train_on_scans(
         decides=[[scan.code, scan.checksum] for scan in (*scans, *validation)],
         validates=validates if validation else None,
         start=start,
+        penalties=penalties,
         device=device,
     )
 

@@ -120,7 +120,7 @@ def train_once(
     decides: Any,
     validates: Callable[[Stage], Validate] | None = None,
     start: SliceNetwork | None = None,
-    penalty: Penalty | None = None,
+    penalties: Sequence[Penalty] = (),
     device: str = "cpu",
 ) -> Trained:
     """Train a network, or read it if that was done before.
@@ -144,8 +144,9 @@ def train_once(
         Returns the validation of a stage, which scores the network after each epoch.
     start : SliceNetwork, optional
         A network of the recipe's size, whose weights are the first ones instead of random ones.
-    penalty : callable, optional
-        A function of a module, added to the loss.
+    penalties : sequence of callables
+        Added to the recipe's loss: what is known of the answer besides the labels. Functions of
+        modules, or dataclasses.
     device : str
         "cpu" or "cuda".
 
@@ -156,8 +157,9 @@ def train_once(
     """
     first = [] if start is None else [one.cpu().numpy() for one in start.state_dict().values()]
     settings = [recipe.decisive, decides, first, cache.code_digest(train_once)]
-    if penalty is not None:
-        settings += [penalty.__name__, cache.code_digest(penalty)]
+    if penalties:
+        known = [getattr(one, "__name__", one) for one in penalties]
+        settings += [known, [cache.code_digest(one) for one in penalties]]
     place = cache.folder_for(folder, recipe.network, draws, settings)
     if not (place / WEIGHTS).exists():
         network = recipe.fresh()
@@ -174,7 +176,7 @@ def train_once(
                 place / f"stage-{number}",
                 stage=number,
                 validate=None if validates is None else validates(stage),
-                penalty=penalty,
+                penalties=penalties,
                 device=device,
             )
             tables.append(trained)
@@ -228,7 +230,7 @@ def train(
     *,
     stage: int = 0,
     validate: Validate | None = None,
-    penalty: Penalty | None = None,
+    penalties: Sequence[Penalty] = (),
     device: str = "cpu",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network in place; go on where an interrupted call stopped.
@@ -252,8 +254,8 @@ def train(
     validate : callable, optional
         Called after each epoch, e.g. from `scoring.patch_validation`. If the recipe keeps the best
         epoch, the network ends the last stage with its weights.
-    penalty : callable, optional
-        Added to the loss.
+    penalties : sequence of callables
+        Added to the recipe's loss.
     device : str
         "cpu" or "cuda".
 
@@ -307,7 +309,7 @@ def train(
                 with fabric.autocast():
                     output = model.logits(image).float()
                 loss = LOSSES[recipe.loss](output, batch)
-                if penalty is not None:
+                for penalty in penalties:
                     loss = loss + penalty(network, output, batch)
                 optimizer.zero_grad()
                 fabric.backward(loss)

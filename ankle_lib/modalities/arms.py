@@ -74,7 +74,7 @@ NETWORKS = {
 
 MAIN_ARMS = (ALONE, DISTILLED)
 
-PENALTIES: dict[str, Penalty] = {DISTILLED: distillation, CONTRASTED: contrast}
+PENALTIES: dict[str, tuple[Penalty, ...]] = {DISTILLED: (distillation,), CONTRASTED: (contrast,)}
 
 MISSING = 1 / 3
 """Share of patches from which the network for both at once sees the MR scan only; as many show
@@ -170,7 +170,8 @@ class ModalityStudy:
         for run in runs:
             scans = self.scans_to_learn(run)
             recipe = self.recipe(run)
-            options: dict[str, Any] = {"penalty": PENALTIES.get(run.arm), "device": self.device}
+            penalties = PENALTIES.get(run.arm, ())
+            train = partial(train_arm, recipe, penalties=penalties, device=self.device)
             parts: list[tuple[tuple[str, ...], dict[str, list[Scan]]]]
             if run.arm == ALONE:
                 parts = [((one,), {one: own}) for one, own in scans.items()]
@@ -182,7 +183,7 @@ class ModalityStudy:
                 for scan in (scan for own in seen.values() for scan in own):
                     _ = scan.checksum  # here, not in every process
                 names.append((run, modalities))
-                trainings.append(partial(train_arm, recipe, seen, self.folder, **options))
+                trainings.append(partial(train, seen, self.folder))
         found: dict[Run, dict[str, Trained]] = {run: {} for run in runs}
         for (run, modalities), trained in zip(names, train_side_by_side(trainings), strict=True):
             found[run] |= dict.fromkeys(modalities, trained)
@@ -194,7 +195,7 @@ def train_arm(
     scans: Mapping[str, Sequence[Scan]],
     folder: Path,
     *,
-    penalty: Penalty | None = None,
+    penalties: Sequence[Penalty] = (),
     device: str = "cpu",
 ) -> Trained:
     """Train a network on scans of one kind, or on as many patches of each of several kinds.
@@ -206,7 +207,7 @@ def train_arm(
     scans : mapping of kind to sequence of Scan
         In the order of `MODALITIES`; or those of one kind, e.g. stacked ones.
     folder : Path
-    penalty : Penalty, optional
+    penalties : sequence of Penalty
     device : str
     """
     told, both = recipe.network in ("unet-by-modality", "x-unet"), BOTH in scans
@@ -220,7 +221,7 @@ def train_arm(
         return partial(draw_patches_of_all, sources, recipe.augmentation, told, both)
 
     decides = {kind: [[one.code, one.checksum] for one in own] for kind, own in scans.items()}
-    return train_once(recipe, draws, folder, decides=decides, penalty=penalty, device=device)
+    return train_once(recipe, draws, folder, decides=decides, penalties=penalties, device=device)
 
 
 def draw_patches_of_all(

@@ -1,0 +1,1 @@
+"""Chapter 08: what knowledge of anatomy and motion is worth, in labelled children."""
