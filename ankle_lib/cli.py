@@ -317,23 +317,23 @@ def summary_command(
 @networks.command("train")
 def train_command(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the training; bones.ckpt goes there.")
+        Path, typer.Option(metavar="DIR", help="Folder of the trainings; the networks go there.")
     ],
     small: Annotated[
         bool, typer.Option("--small", help="In a minute, to see whether everything runs.")
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a network for thin and thick slices of any contrast, on simulated and random feet.
+    """Train networks for thin and for thick slices of any contrast, on simulated and random feet.
 
-    So the network of the package was made. A run that was stopped goes on where it was.
+    So the networks of the package were made. A run that was stopped goes on where it was.
     """
     from ankle_lib.running.records import one_writer
-    from ankle_lib.weights.making import FULL, SMALL, make_network
+    from ankle_lib.weights.making import FULL, SMALL, make_networks
 
     with one_writer(out):
-        sizes = SMALL if small else FULL
-        print(make_network(out / "bones.ckpt", out / "training", sizes, device=device))
+        for network in make_networks(out, SMALL if small else FULL, device=device):
+            print(network)
 
 
 @course_commands.command("exercises")

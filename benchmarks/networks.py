@@ -1,4 +1,4 @@
-"""Score a network that segments on scans that it was not made for.
+"""Score the networks of the package, or another one, on scans that they were not made for.
 
 The simulated cohort's children with equinus (static scans, frames, and frames taken in other
 ways, all without faults), a second cohort, and the bones of the public template in flesh of noise:
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ankle_lib.learning.prediction import Segmenter, predict, read_segmenter
+from ankle_lib.learning.prediction import THICKEST_MM, THIN_MM, Segmenter, predict, read_segmenter
 from ankle_lib.learning.random_scans import draw_contrast, take
 from ankle_lib.metrics import mask_scores, over_subjects
 from ankle_lib.phantom.faults import FAULTS, IMAGE_FAULTS
@@ -52,21 +52,22 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=3, help="of each sequence")
     parser.add_argument("--subjects", nargs="*", help="instead of all")
     options = parser.parse_args()
-    checkpoint = options.checkpoint or shipped_network()
-    print(named(checkpoint))
-    segmenter = read_segmenter(checkpoint)
+    pair = [options.checkpoint or shipped_network(one) for one in (THIN_MM, THICKEST_MM)]
+    print(*dict.fromkeys(map(named, pair)), sep="\n")
+    segmenters = tuple(map(read_segmenter, pair))
     codes = tuple(options.subjects or [s for s in SUBJECTS if s in SEQUENCES and s[0] == "E"])
     for name, seed in COHORTS.items():
         sizes = dataclasses.replace(get_preset(options.preset), subjects=codes)
         folder = options.cohorts / f"{options.preset}-{seed}"
         with mock.patch.dict(FAULTS, clear=True), mock.patch.dict(IMAGE_FAULTS, clear=True):
             simulate(sizes, folder, seed=seed)
-        show(name, score(cases_of(folder, codes, options.frames), segmenter))
+        show(name, score(cases_of(folder, codes, options.frames), segmenters))
     for folder in sorted(options.contrasts.iterdir()) if options.contrasts else []:
         codes = tuple(path.name for path in (folder / "raw").iterdir())
-        show(f"contrasts: {folder.name}", score(cases_of(folder, codes, options.frames), segmenter))
+        cases = cases_of(folder, codes, options.frames)
+        show(f"contrasts: {folder.name}", score(cases, segmenters))
     if options.template:
-        show("template", score(template_cases(options.template, segmenter), segmenter))
+        show("template", score(template_cases(options.template, segmenters[0]), segmenters))
 
 
 def cases_of(cohort: Path, codes: tuple[str, ...], n_frames: int) -> Iterator[Case]:
@@ -108,12 +109,12 @@ def template_cases(folder: Path, segmenter: Segmenter) -> Iterator[Case]:
         yield f"template, {kind}", str(number), volume, labels
 
 
-def score(cases: Iterator[Case], segmenter: Segmenter) -> pd.DataFrame:
-    """Return Dice and distance of each bone of each case."""
+def score(cases: Iterator[Case], segmenters: tuple[Segmenter, Segmenter]) -> pd.DataFrame:
+    """Return Dice and distance of each bone of each case; thick slices are the second's."""
     rows = []
     for kind, code, scan, labels in cases:
         size = tuple(float(np.linalg.norm(column)) for column in scan.affine[:3, :3].T)
-        found = predict(scan.data, size, segmenter)
+        found = predict(scan.data, size, segmenters[size[2] > THIN_MM])
         for label, bone in enumerate(BONES, 1):
             made = mask_scores(found.mask(bone), labels == label, size)
             rows.append((kind, code, bone, made.dice, made.hd95_mm))

@@ -24,7 +24,7 @@ from ankle_lib.foot.results import Outcome, beside, frames_in_words, written
 from ankle_lib.geometry import in_words
 from ankle_lib.learning.prediction import Prediction, Segmenter, predict, read_segmenter
 from ankle_lib.presets import BONES, LABELS
-from ankle_lib.volume import Volume, canonical_voxel_size, save, to_orientation
+from ankle_lib.volume import Volume, canonical_voxel_size, read_header, save, to_orientation
 from ankle_lib.weights.shipped import named, shipped_network
 
 COARSE = 2.0
@@ -100,7 +100,7 @@ def segment_file(
     AnkleError
         If a file cannot be used, there is no bone in it, or ``out`` cannot be written.
     """
-    checkpoint = checkpoint or shipped_network()
+    checkpoint = checkpoint or shipped_network(canonical_voxel_size(read_header(image).affine)[2])
     files = label_files(out, image, checkpoint)
     segmenter = read_segmenter(checkpoint)
     notes: list[str] = []

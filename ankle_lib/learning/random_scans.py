@@ -115,6 +115,15 @@ class Contrast:
         Its thickness; 0 is none.
     soft_texture, bone_texture : float
         Brightness per unit of the texture; negative ones turn it over.
+    red : float
+        Brightness of red marrow over that of the yellow rest.
+    red_mm : float
+        The marrow turns from red to yellow within about this distance of the growth plate.
+    plate_mm : float
+        Thickness of the growth plate, which is as bright as a joint.
+    plates : three pairs of floats, or None for bones without
+        For each bone two of its voxels, as parts of their number: the plate passes through the
+        first, across the line to the second, and red marrow lies on that side.
     """
 
     soft: tuple[float, ...]
@@ -124,6 +133,10 @@ class Contrast:
     cortex_mm: float
     soft_texture: float
     bone_texture: float
+    red: float = 1.0
+    red_mm: float = 15.0
+    plate_mm: float = 0.0
+    plates: tuple[tuple[float, float] | None, ...] = (None,) * len(BONES)
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,17 @@ class ScanRanges:
     """Brightness per unit of the marrow's texture; turned over, growth plates are bright."""
     soft_texture: tuple[float, float] = (0.0, 0.25)
     """The same for everything else."""
+    red: float = 0.7
+    """Share in which red marrow, towards the shaft from a growth plate, has a brightness of its
+    own: darker than yellow marrow in a T1 scan, brighter where fat is suppressed."""
+    red_contrast: float = 3.0
+    """Red marrow is up to this times as bright as yellow marrow, or as dark."""
+    red_mm: tuple[float, float] = (5.0, 40.0)
+    """Reach of red marrow from the plate."""
+    plate_mm: tuple[float, float] = (0.0, 3.0)
+    """Thickness of the plate."""
+    plated: tuple[str, ...] = ("calcaneus", "tibia")
+    """Bones with a growth plate and red marrow behind it."""
     ankle_deg: float = 25.0
     """Talus and calcaneus turn up to this about the ankle's right-left axis, either way."""
     bone_deg: float = 4.0
@@ -271,6 +295,8 @@ def draw_contrast(ranges: ScanRanges, marrow_class: int, rng: np.random.Generato
     marrow = soft[marrow_class] if rng.random() < ranges.same_marrow else own
     if alike or rng.random() < ranges.dark_cortex:
         soft[0] = rng.uniform(0.0, 0.2)
+    some_red = rng.random() < ranges.red
+    brightest = np.log(ranges.red_contrast)
     return Contrast(
         soft=tuple(soft),
         joint=float(joint),
@@ -279,6 +305,13 @@ def draw_contrast(ranges: ScanRanges, marrow_class: int, rng: np.random.Generato
         cortex_mm=rng.uniform(*(ranges.alike_cortex_mm if alike else ranges.cortex_mm)),
         soft_texture=rng.uniform(*ranges.soft_texture),
         bone_texture=rng.uniform(*ranges.bone_texture),
+        red=float(np.exp(rng.uniform(-brightest, brightest))) if some_red else 1.0,
+        red_mm=rng.uniform(*ranges.red_mm),
+        plate_mm=rng.uniform(*ranges.plate_mm) if some_red else 0.0,
+        plates=tuple(
+            (through, towards) if bone in ranges.plated else None
+            for bone, (through, towards) in zip(BONES, rng.random((len(BONES), 2)), strict=True)
+        ),
     )
 
 
@@ -497,14 +530,31 @@ def painted(tissues: Tissues, contrast: Contrast) -> Image:
     signal += contrast.soft_texture * tissues.texture
     signal[tissues.classes == AIR] = 0
     softness = float(np.mean(tissues.spacing_mm[:2]))
-    for bone, level in zip(BONES, contrast.bones, strict=True):
+    for bone, level, plate in zip(BONES, contrast.bones, contrast.plates, strict=True):
         mask = tissues.bones[bone]
         inner = level + contrast.bone_texture * tissues.texture[mask]
+        if plate is not None:
+            behind = _behind_plate(mask, tissues.spacing_mm, plate)
+            red = np.where(behind > 0, np.exp(-behind.clip(0) / contrast.red_mm), 0)
+            inner += level * (contrast.red - 1) * red
+            inner[np.abs(behind) < contrast.plate_mm / 2] = contrast.joint
         # a rim thinner than a voxel fills a part of it
         rim = np.clip((contrast.cortex_mm - tissues.depth_mm[mask]) / softness + 0.5, 0, 1)
         rim *= min(1.0, contrast.cortex_mm / softness)
         signal[mask] = inner + rim * (contrast.cortex - inner)
     return np.maximum(signal, 0)
+
+
+def _behind_plate(
+    mask: NDArray[np.bool_], spacing_mm: Sequence[float], plate: tuple[float, float]
+) -> Image:
+    """Return how far, in mm, each voxel of a bone lies behind its plate; see `Contrast`."""
+    points = np.argwhere(mask) * np.array(spacing_mm, np.float32)
+    through, towards = points[[int(part * len(points)) for part in plate]]
+    along = towards - through
+    length = float(np.linalg.norm(along))
+    behind: Image = ((points - through) @ along / max(length, 1e-6)).astype(np.float32)
+    return behind
 
 
 def between_bones(depths: Mapping[str, Image]) -> NDArray[np.bool_]:

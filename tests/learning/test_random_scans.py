@@ -218,3 +218,22 @@ def test_cortex_is_as_thick_as_asked_for(scan):
     surface = np.mean([3 / axis for axis in ELLIPSOIDS["tibia"][1]])
     assert loss[2] == pytest.approx(2.0 * surface, rel=0.4)
     assert 0.3 < loss[1] / loss[2] < 0.7
+
+
+def test_red_marrow_lies_behind_a_growth_plate(scan):
+    tissues = tissues_of(scan)
+    bright = replace(FLAT, bones=(1.0, 1.0, 1.0), joint=3.0)
+    plates = ((0.5, 0.1),) * 3
+    red = painted(tissues, replace(bright, red=0.25, red_mm=10.0, plates=plates))
+    for bone in BONES:
+        places = np.argwhere(scan.item.labels[bone])
+        through, towards = places[[len(places) // 2, len(places) // 10]]
+        behind = (places - through) @ (towards - through)
+        values = red[scan.item.labels[bone]]
+        assert (values[behind <= 0] == 1).all()
+        assert values[behind > 0].max() < 1
+        assert values.min() == pytest.approx(0.25, abs=0.1)  # at the plate
+        order = np.argsort(behind[behind > 0])
+        assert (np.diff(values[behind > 0][order]) >= -1e-6).all()  # fades away from it
+    plate = painted(tissues, replace(bright, plate_mm=3.0, plates=plates))
+    assert {1.0, 3.0} == set(np.unique(plate[scan.item.labels["talus"]]).tolist())
