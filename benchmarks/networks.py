@@ -96,8 +96,8 @@ def template_cases(folder: Path, segmenter: Segmenter) -> Iterator[Case]:
         step = round(spacing / masks[BONES[0]].voxel_size_mm[0])
         bones = {bone: mask.data[::step, ::step, ::step] > 0 for bone, mask in masks.items()}
         foot = noise_foot(bones, np.zeros_like(bones[BONES[0]]), rng, spacing)
-        contrast = draw_contrast(RANGES, foot.marrow_class, rng)
-        ranges = dataclasses.replace(RANGES, thick=float(number % 2))
+        ranges = dataclasses.replace(RANGES, thick=float(number % 2), red=0.0)
+        contrast = draw_contrast(ranges, foot.marrow_class, rng)
         scan = take(foot, contrast, ranges, rng, segmenter.pixel_mm[0], ("template", "", ""))
         labels = np.zeros(scan.item.image.shape, np.uint8)
         for label, bone in enumerate(BONES, 1):
