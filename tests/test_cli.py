@@ -353,7 +353,8 @@ def test_segment_takes_the_network_of_the_package(
     from ankle_lib.weights import shipped
 
     scan, _, checkpoint, *_ = own_static_scan(tmp_path)
-    monkeypatch.setattr(shipped, "SHIPPED", Path(checkpoint))
+    monkeypatch.setattr(shipped, "SHIPPED", Path(checkpoint).parent)
+    monkeypatch.setattr(shipped, "STATIC", Path(checkpoint).name)
     shipped.write_checksum(Path(checkpoint))
     status, shown, errors = command("segment", scan, "--out", tmp_path / "seg.nii")
     assert (status, errors) == (0, "")

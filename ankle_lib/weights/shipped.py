@@ -46,7 +46,7 @@ def shipped_network(slice_mm: float = THIN_MM) -> Path:
         raise AnkleError(
             f"{checkpoint}: the package's network is missing or another file (sha256 {found[:12]}, "
             f"expected {expected[:12]}): install ankle_lib again, or make one with `ankle networks "
-            "train --out DIR` and give --checkpoint DIR/{checkpoint.name}"
+            f"train --out DIR` and give --checkpoint DIR/{checkpoint.name}"
         )
     return checkpoint
 

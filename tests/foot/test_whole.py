@@ -125,7 +125,7 @@ def test_without_masks_the_network_of_the_package_is_taken(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = tmp_path / "bones.ckpt"
-    monkeypatch.setattr(shipped, "SHIPPED", network)
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path)
     scans = files["static"], [files["movie"]], tmp_path / "out"
     with pytest.raises(AnkleError, match="the package's network is missing or another file"):
         foot_files(*scans, tell=lambda line: None)

