@@ -77,4 +77,4 @@ def test_networks_of_the_package_know_feet_that_they_did_not_learn_from(
         item = scan.item
         found = predict(item.image, scan.voxel_size_mm, segmenter, foot=item.region)
         scores += [dice(found.mask(bone), item.labels[bone]) for bone in BONES]
-    assert np.mean(scores) > 0.6, scores  # looks are drawn without mercy
+    assert np.mean(scores) > 0.6, scores  # some looks hide a bone
