@@ -38,7 +38,7 @@ class SegmentationSizes:
     """Of 8 patches, for an FCN or a U-Net."""
     resnet_steps: int = _sizes(1, 40, 600)
     """The same for a ResNet, which costs 10 to 20 times as much."""
-    table_steps: int = _sizes(2, 350, 24_000)
+    table_steps: int = _sizes(2, 1_000, 24_000)
     """Of an FCN or a U-Net of Tables 6.1 to 6.4; the report's had 24,000 batches."""
     table_resnet_steps: int = _sizes(1, 40, 24_000)
     """The same for a ResNet."""
