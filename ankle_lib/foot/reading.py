@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.cleaning.checks import MAX_LABELS, binarise
+from ankle_lib.cleaning.checks import MAX_LABELS, binarise, without_missing
 from ankle_lib.cleaning.laterality import wrong_way_up
 from ankle_lib.cleaning.placing import turned_against
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
@@ -115,8 +115,8 @@ def converted(path: Path, folder: Path) -> Path:
 def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path]) -> Scans:
     """Read and check the scans of one foot.
 
-    What was not measured (padding) becomes 0, an offset of all intensities is taken off, frames
-    that show nothing are left out; all of it is noted.
+    What was not measured (padding) becomes 0, an offset of all intensities is taken off, a few
+    voxels that are no numbers are filled, frames that show nothing are left out; all is noted.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def read_image(path: Path, thickest_mm: float = THIN_MM, notes: list[str] | None
     Raises
     ------
     AnkleError
-        If it cannot be read, is no scan of an ankle (see `check_scan`), or has slices too thick
+        If it cannot be read, is no scan of an ankle (see `checked_scan`), or has slices too thick
         for the network, or pixels too large to show the bones' shape.
     """
     scan, _ = _measured([path], load(path), [] if notes is None else notes)
@@ -201,8 +201,8 @@ def read_image(path: Path, thickest_mm: float = THIN_MM, notes: list[str] | None
     return scan
 
 
-def check_scan(name: Path | str, volume: Volume) -> None:
-    """Refuse what cannot be a scan of an ankle.
+def checked_scan(name: Path | str, volume: Volume) -> tuple[Volume, str]:
+    """Refuse what cannot be a scan of an ankle; fill a few voxels that are no numbers.
 
     Parameters
     ----------
@@ -211,11 +211,18 @@ def check_scan(name: Path | str, volume: Volume) -> None:
     volume : Volume
         3D, in any orientation.
 
+    Returns
+    -------
+    volume : Volume
+        Itself if nothing is missing.
+    found : str
+        What was filled, for a person; empty if nothing.
+
     Raises
     ------
     AnkleError
-        If it is a single slice, smaller or larger than any scan of an ankle, not finite,
-        constant, or a mask.
+        If it is a single slice, smaller or larger than any scan of an ankle, constant, or a mask,
+        or if too many voxels are NaN or infinite.
     """
     if min(volume.shape) < FEWEST_SLICES:
         raise AnkleError(
@@ -228,16 +235,17 @@ def check_scan(name: Path | str, volume: Volume) -> None:
             f"{name}: its longest side is {longest:.3g} mm, expected {LARGEST_SIDE_MM[0]:g} to "
             f"{LARGEST_SIDE_MM[1]:g}: is the header in another unit than mm?"
         )
-    data = volume.data
-    n_bad = 0 if data.dtype.kind in "iu" else int(data.size - np.isfinite(data).sum())
-    if n_bad:
-        raise AnkleError(f"{name}: {n_bad} voxels are NaN or infinite: replace them by 0")
+    try:
+        data, found = without_missing(volume.data)
+    except AnkleError as error:
+        raise AnkleError(f"{name}: {error}") from None
     values = _few_values(data)
     if values is not None:
         problem = f"holds only the values {values_in_words(values)}: a mask was given for a scan"
         if len(values) == 1:
             problem = f"every voxel is {values[0]:g}: there is no image in it"
         raise AnkleError(f"{name}: {problem}")
+    return (replace(volume, data=data), f"{name}: {found}") if found else (volume, "")
 
 
 def values_in_words(values: NDArray[Any]) -> str:
@@ -283,30 +291,39 @@ def _frames(paths: Sequence[Path], notes: list[str]) -> tuple[Volume, list[int]]
 
 
 def _measured(paths: Sequence[Path], volume: Volume, notes: list[str]) -> tuple[Volume, list[int]]:
-    """Check a scan frame by frame; return it without padding and offset, and its bad frames."""
+    """Check a scan frame by frame; return it whole, without padding and offset; its bad frames."""
     _check_axes(paths[0], volume)
     notes += map(header_note, paths)
     frames = range(volume.n_frames)
     names = [str(path) for path in paths]
     if len(paths) == 1 < volume.n_frames:
         names = [f"{paths[0]}, frame {number}" for number in frames]
-    problems = {}
+    problems, filled = {}, {}
     for number in frames:
         try:
-            check_scan(names[number], volume.frame(number))
+            checked, found = checked_scan(names[number], volume.frame(number))
         except AnkleError as error:
             problems[number] = str(error)
+            continue
+        if found:
+            filled[number] = checked.data
+            notes.append(found)
     good = [number for number in frames if number not in problems]
     if not good:
         raise AnkleError(problems[0])
-    data, found = without_padding(volume.data[..., good] if problems else volume.data)
-    notes += [f"{paths[0]}: {text}" for text in found]
+    series = volume.data.reshape(*volume.shape, volume.n_frames)
+    if filled:
+        series = series.copy()
+    for number, data in filled.items():
+        series[..., number] = data
+    measured, told = without_padding(series[..., good] if problems else series)
+    notes += [f"{paths[0]}: {text}" for text in told]
     notes += [f"{problem}: this frame is rejected" for problem in problems.values()]
     if problems:
-        whole = np.zeros(volume.data.shape, dtype=data.dtype)
-        whole[..., good] = data
-        data = whole
-    return replace(volume, data=data), list(problems)
+        whole = np.zeros(series.shape, dtype=measured.dtype)
+        whole[..., good] = measured
+        measured = whole
+    return replace(volume, data=measured.reshape(volume.data.shape)), list(problems)
 
 
 def _check_axes(path: Path, volume: Volume) -> None:

@@ -154,7 +154,10 @@ BAD = {
     ),
     "cm for mm": (spoil("dynamic", affine=scaled(0.1)), "another unit than mm"),
     "a tenth of mm": (spoil("static", affine=scaled(10.0)), "another unit than mm"),
-    "NaN in the scan": (spoil("static", data=put(np.nan)), "static.nii: 1 voxels are NaN"),
+    "NaN in the scan": (
+        spoil("static", data=lambda d: np.where(np.arange(d.shape[2]) == 5, np.nan, d)),
+        r"static.nii: \d+ voxels \([\d.]+%\) are NaN or infinite, more than 1%",
+    ),
     "infinity in a frame": (
         spoil("dynamic", data=lambda d: np.where(d > 700, np.inf, d)),
         "dynamic.nii, frame 0: .* NaN or infinite",
@@ -386,6 +389,22 @@ def test_a_bad_frame_is_left_out_and_told(files: Files, ankle: ToyAnkle, value: 
     (note,) = scans.notes
     assert "dynamic.nii, frame 2: " in note
     assert note.endswith(": this frame is rejected")
+
+
+def test_few_missing_voxels_are_filled_and_told(files: Files, ankle: ToyAnkle) -> None:
+    static = ankle.static.data.astype(np.float32)
+    static[3, 4, 5] = np.nan
+    series = ankle.sequence.data.astype(np.float32)
+    series[3, 4, 2, 1] = np.inf
+    scans = files.change("static", static).change("dynamic", series).read()
+    first, second = scans.notes
+    assert "static.nii: 1 voxels (0.00%) are NaN or infinite: filled from their" in first
+    assert "dynamic.nii, frame 1: 1 voxels" in second
+    assert scans.bad_frames == ()
+    neighbours = series[2:5, 3:6, 1:4, 1]
+    expected = neighbours[np.isfinite(neighbours)].mean()
+    np.testing.assert_allclose(scans.frames.data[3, 4, 2, 1], expected, rtol=1e-5)
+    assert np.isfinite(scans.static.data).all()
 
 
 def test_a_foot_that_lies_as_none_can_is_told(files: Files) -> None:

@@ -237,16 +237,16 @@ def test_nothing_accepted_is_refused(scene: Motion, folder: Path, tmp_path: Path
         read_poses(tmp_path / "t.json", scans)
 
 
-def test_nan_and_poses_out_of_sight_are_refused(
+def test_missing_frames_and_poses_out_of_sight_are_refused(
     scene: Motion, folder: Path, tmp_path: Path, command: Any
 ) -> None:
     out = tmp_path / "sharp.nii.gz"
     data = scene.frames.data.copy()
-    data[20, 20, 3, 1] = np.nan
+    data[20:30, :, :, 1] = np.nan
     save(tmp_path / "nan.nii.gz", data, scene.frames.affine)
     status, shown, errors = command(*arguments(folder, out, dynamic=tmp_path / "nan.nii.gz"))
     assert status == 1
-    assert "frame 1: 1 voxels are NaN" in shown
+    assert "are NaN or infinite, more than 1%: this frame is rejected" in shown
     assert "no accepted pose in frame 1: these frames are 0" in errors
     for path in tmp_path.glob("sharp*"):
         path.unlink()
