@@ -199,9 +199,9 @@ class TargetChild:
 
     @cached_property
     def checksum(self) -> str:
-        """Digest of images and labels."""
-        parts = [self.static.data, self.frames.data, self.static_labels, self.frame_labels]
-        return cache.digest([self.code, *parts])
+        """Digest of everything that a score sees of the child."""
+        images = [[one.data, one.affine] for one in (self.static, self.frames)]
+        return cache.digest([self.code, images, self.static_labels, self.frame_labels, self.poses])
 
     def masks(self, frame: int | None = None) -> dict[str, NDArray[np.bool_]]:
         """Return where each bone is, in a frame or, without one, in the static scan."""

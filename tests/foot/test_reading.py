@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.foot.reading import read_scans
+from ankle_lib.foot.reading import read_image, read_scans
 from ankle_lib.geometry import rigid
 from ankle_lib.volume import Volume, resample, save, to_orientation
 from tests.toy_ankle import DYNAMIC_SHAPE, ToyAnkle, toy_ankle
@@ -376,6 +376,21 @@ def test_padding_and_offsets_change_nothing(files: Files, ankle: ToyAnkle) -> No
     told = " ".join(scans.notes)
     assert "static.nii: an offset of all intensities, -1024, was taken off" in told
     assert "% of the voxels, all -3024, were not measured: now 0" in told
+
+
+def test_a_scan_to_be_segmented_is_read_like_all_others(tmp_path: Path, ankle: ToyAnkle) -> None:
+    data = ankle.static.data - np.int16(1024)
+    data[:4] = -3024
+    path, notes = save(tmp_path / "scan.nii", data, ankle.static.affine), []
+    scan = read_image(path, notes=notes)
+    assert not scan.data[:4].any()
+    np.testing.assert_array_equal(scan.data[4:], ankle.static.data[4:])
+    told = " ".join(notes)
+    assert "scan.nii: an offset of all intensities, -1024, was taken off" in told
+    assert "% of the voxels, all -3024, were not measured: now 0" in told
+    place_twice(path, ankle.static.affine, FAR_TURN @ ankle.static.affine)
+    with pytest.raises(AnkleError, match=r"scan\.nii: lies in two places, which are .* mm apart"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])

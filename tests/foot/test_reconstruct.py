@@ -313,6 +313,15 @@ def test_what_is_judged_is_what_is_written(folder: Path, tmp_path: Path, plain: 
     assert frame.result.consistency.ratio == pytest.approx(again.ratio, rel=1e-3)
 
 
+def test_a_series_in_coarse_steps_is_told_not_to_explain_the_frames(
+    folder: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ankle_lib.foot.reconstruct.FINEST_STEP", 50.0)  # of the noise
+    status, _, errors = command(*arguments(folder, tmp_path / "sharp.nii"))
+    assert status == 0, errors
+    assert pd.read_csv(tmp_path / "sharp_consistency.csv")["consistency"].min() > 2
+
+
 def test_an_offset_changes_nothing(
     scene: Motion, folder: Path, tmp_path: Path, command: Any, plain: Volume
 ) -> None:
