@@ -63,7 +63,7 @@ def requirements(extra: str | None = None) -> list[Requirement]:
 # --- versions ---
 
 
-@pytest.mark.parametrize("extra", [None, "cluster", "dev"])
+@pytest.mark.parametrize("extra", [None, "cluster", "site", "dev"])
 def test_pins_satisfy_the_bounds(extra: str | None) -> None:
     pins = constraints()
     for requirement in requirements(extra):
@@ -82,7 +82,7 @@ def test_every_bound_has_its_reason() -> None:
     )
     assert block
     lines = [line for line in "\n".join(block.groups()).splitlines() if line.startswith('    "')]
-    extras = ("cluster", "dev")
+    extras = ("cluster", "site", "dev")
     assert len(lines) == len(requirements()) + sum(len(requirements(e)) for e in extras)
     for line in lines:
         assert re.search(r"# \S.{5}", line), line
