@@ -28,13 +28,13 @@ from ankle_lib.running.student_copy import student_copy
 LOOKS = Path("docs") / "site"
 """Sphinx's settings, the first page, styles and scripts."""
 
-TEXTS = {
-    "docs/glossary.md": "docs/glossary.md",
-    "docs/report.md": "docs/report.md",
-    "docs/teaching.md": "docs/teaching.md",
-    "ankle_lib/weights/README.md": "docs/networks.md",
-}
-"""Texts of the repository, and where they stand on the site."""
+TEXTS = (
+    "docs/glossary.md",
+    "docs/report.md",
+    "docs/teaching.md",
+    "ankle_lib/weights/README.md",
+)
+"""Texts of the repository that are pages of the site."""
 
 REPAIRS = {
     '<p class="caption" role="heading">': '<p class="caption">',
@@ -111,12 +111,9 @@ def _write_sources(source: Path, root: Path, run: Path, chapters: list[Path]) ->
     """Write all that Sphinx reads; paths are those of the repository, where that can be."""
     shutil.copytree(root / LOOKS, source)
     extra = source / "extra"
-    texts = {name: path for name, path in TEXTS.items() if (root / name).is_file()}
-    pages = {f"notebooks/{one.name}" for one in chapters} | set(texts.values())
-    pages |= {RESULTS_PAGE, TIMES_PAGE}
-    for name, path in texts.items():
-        text = (root / name).read_text("utf-8")
-        write_text(source / path, site_text(text, path if path == name else name, pages))
+    pages = {f"notebooks/{one.name}" for one in chapters} | {*TEXTS, RESULTS_PAGE, TIMES_PAGE}
+    for name in TEXTS:
+        write_text(source / name, site_text((root / name).read_text("utf-8"), name, pages))
     words = glossary_words((root / "docs" / "glossary.md").read_text("utf-8"))
     script = f"window.ankleWords = {json.dumps(words, ensure_ascii=False)};\n"
     write_text(source / "_static" / "words.js", script)
@@ -127,7 +124,7 @@ def _write_sources(source: Path, root: Path, run: Path, chapters: list[Path]) ->
     write_text(source / RESULTS_PAGE, _results(run, [one.stem for one in chapters], extra))
     first = (source / "index.md").read_text("utf-8")
     first = first.replace("[chapters]", _chapters(made)).replace("[preset]", run.name)
-    write_text(source / "index.md", first + _navigation(chapters, texts.values()))
+    write_text(source / "index.md", first + _navigation(chapters))
 
 
 def _write_chapter(
@@ -244,7 +241,7 @@ def _results(run: Path, chapters: list[str], extra: Path) -> str:
     return "\n".join(lines)
 
 
-def _navigation(chapters: list[Path], texts: Any) -> str:
+def _navigation(chapters: list[Path]) -> str:
     parts: dict[str, list[str]] = {
         "Part I · the ankle": [],
         "Part II · other questions": [],
@@ -254,7 +251,7 @@ def _navigation(chapters: list[Path], texts: Any) -> str:
     for one in chapters:
         part = primer if one.stem[0] == "A" else second if one.stem[:2] >= "08" else first
         parts[part].append(f"notebooks/{one.stem}")
-    around = [RESULTS_PAGE, TIMES_PAGE, *texts]
+    around = [RESULTS_PAGE, TIMES_PAGE, *TEXTS]
     parts["Around the course"] = [path.removesuffix(".md") for path in around]
     blocks = []
     for caption, names in parts.items():
