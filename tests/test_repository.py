@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from ankle_lib.running.chapter import earlier_chapters
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted((ROOT / "ankle_lib").rglob("*.py"))
@@ -274,3 +276,12 @@ def test_citation_names_the_report_and_the_motion_model() -> None:
     import ankle_lib
 
     assert ankle_lib.__version__ == PROJECT["version"]
+
+
+def test_teachers_are_told_what_chapters_read() -> None:
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\w\w\]\(\.\./notebooks/(\w+)\.ipynb\)[^|]*\| ([^|]+) \|", text, re.M)
+    assert len(rows) >= 11
+    for name, told in rows:
+        read = sorted(chapter[:2] for chapter in earlier_chapters(ROOT, name))
+        assert told == (", ".join(read) or "–"), name

@@ -205,8 +205,7 @@ def _times(made: dict[Path, tuple[SitePage, dict[str, Any]]]) -> str:
         "# Time for each section",
         "",
         "Minutes to read are counted from the words of text and code, 150 a minute; what the cells "
-        "took is from the record of the run that this site shows. Exercises take what they take: "
-        "a quarter of an hour for one star, an evening for three is no shame.",
+        "took is from the record of the run that this site shows. Exercises want to be solved, too.",
     ]
     for chapter, (page, record) in made.items():
         lines += ["", f"## [{_question(chapter)[0]}](../notebooks/{chapter.name})", ""]
