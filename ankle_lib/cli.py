@@ -360,7 +360,9 @@ def site_command(
     """Make the static site from the chapters that a run has executed."""
     from ankle_lib.running.website import build_site
 
-    print(build_site(preset, results=results, out=out))
+    first = build_site(preset, results=results, out=out)
+    size = sum(path.stat().st_size for path in first.parent.rglob("*") if path.is_file())
+    print(f"{first} ({size / 1e6:.0f} MB)")
 
 
 @data.command("simulate")

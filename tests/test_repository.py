@@ -251,7 +251,9 @@ def test_links_within_the_repository_hold(path: Path) -> None:
     if path.suffix == ".ipynb":
         cells = nbformat.reads(text, as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    for linked, anchor in re.findall(r"\]\(([\w./-]+?\.(?:md|ipynb|csv))(?:#([\w-]+))?\)", text):
+    for linked, anchor in re.findall(
+        r"\]\(([\w./-]+?\.(?:md|ipynb|csv|png))(?:#([\w-]+))?\)", text
+    ):
         target = path.parent / linked
         assert target.is_file(), f"{path.name} links to {linked}"
         assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), anchor

@@ -17,6 +17,7 @@ from nbformat.v4 import new_output
 from PIL import Image
 
 from ankle_lib.files import write_figure
+from ankle_lib.running.site_pages import WIDGET
 
 ROOT = Path(__file__).parents[1]
 EXECUTED, OTHER = "00_start_here", "01_data_cleaning"
@@ -35,7 +36,7 @@ def picture(kind: str = "PNG") -> bytes:
 def outputs() -> dict[str, list[Any]]:
     """Return outputs by the beginning of the cells that get them."""
     png = base64.b64encode(picture()).decode()
-    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "box", "version_major": 2}}
+    view = {WIDGET: {"model_id": "box", "version_major": 2}}
     wide = "".join(f"<th>column {n} of a table that is wide</th>" for n in range(20))
     table = (
         '<div><style scoped>p {color: red}</style><table border="1" class="dataframe"><thead><tr>'
@@ -47,6 +48,7 @@ def outputs() -> dict[str, list[Any]]:
         "from ankle_lib.running.chapter import open": [
             new_output("stream", name="stdout", text="23 children\n"),
             new_output("stream", name="stderr", text="frames: 100%|####| 15/15\n"),
+            new_output("display_data", {WIDGET: {"model_id": "bar"}, "text/plain": "0%|  |"}),
         ],
         "from ankle_lib.cleaning": [new_output("display_data", {"image/png": png})],
         "from ankle_lib.widgets.viewers import VolumeViewer": [new_output("display_data", view)],
@@ -71,14 +73,27 @@ def widgets() -> dict[str, Any]:
             "state": {"text": "unseen", "layout": "IPY_MODEL_none"},
             **canvas,
         },
+        "bar": {"model_name": "HBoxModel", "state": {"children": ["IPY_MODEL_part"]}},
+        "part": {"model_name": "FloatProgressModel", "state": {"value": 1.0}},
         "none": {"model_name": "LayoutModel", "state": {"display": "none"}},
     }
 
 
+def short_notebook(name: str) -> Any:
+    """Return a chapter with all its texts, and of its code what `outputs` knows."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    known = ("preset =", *outputs())
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" or cell.source.startswith(known)
+    ]
+    return notebook
+
+
 def executed_notebook() -> Any:
     """Return the first chapter as `ankle run` leaves it."""
-    notebook = nbformat.read(ROOT / "notebooks" / f"{EXECUTED}.ipynb", as_version=4)
-    left = outputs()
+    notebook, left = short_notebook(EXECUTED), outputs()
     for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
         cell.execution_count = number + 1
         cell.metadata["papermill"] = {"duration": 2.0}
@@ -97,7 +112,7 @@ def toy_course(root: Path) -> Path:
     """Write the course and its run into ``root``, and return it."""
     for name in (EXECUTED, OTHER):
         (root / "notebooks").mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", root / "notebooks")
+        nbformat.write(short_notebook(name), root / "notebooks" / f"{name}.ipynb")
     shutil.copytree(ROOT / "docs", root / "docs")
     (root / "ankle_lib" / "weights").mkdir(parents=True)
     shutil.copy(ROOT / "ankle_lib" / "weights" / "README.md", root / "ankle_lib" / "weights")

@@ -26,6 +26,8 @@ ALT_LENGTH = 300
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
+PROGRESS = "FloatProgressModel"
+"""Of which tqdm makes its bars."""
 NO_KERNEL = "This view answers in JupyterLab only; below is what it showed at the end of the run."
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([\w./-]+?\.(?:md|ipynb|csv|cff))(#[\w-]+)?\)")
@@ -269,7 +271,9 @@ def _outputs(page: SitePage, cell: NotebookNode, widgets: dict[str, Any]) -> Ite
             continue  # bars of progress
         data = output.get("data", {})
         if WIDGET in data:
-            yield _html(_still(page, data[WIDGET]["model_id"], widgets))
+            model = data[WIDGET]["model_id"]
+            if not _is_progress(model, widgets):
+                yield _html(_still(page, model, widgets))
         elif "image/png" in data:
             yield _html(_figure(page, base64.b64decode(data["image/png"]), next(files, None)))
         elif "text/html" in data:
@@ -336,6 +340,14 @@ def _pictures(model: str, widgets: dict[str, Any]) -> Iterator[tuple[bytes, str]
             yield base64.b64decode(buffer["data"]), state.get("text") or "a picture of this view"
     for child in state.get("children", []):
         yield from _pictures(child, widgets)
+
+
+def _is_progress(model: str, widgets: dict[str, Any]) -> bool:
+    """Tell whether a widget is a bar of progress, or holds one."""
+    one = widgets.get(model.removeprefix("IPY_MODEL_"), {})
+    children = one.get("state", {}).get("children", [])
+    bar = one.get("model_name") == PROGRESS
+    return bar or any(_is_progress(child, widgets) for child in children)
 
 
 def _hidden(layout: str, widgets: dict[str, Any]) -> bool:

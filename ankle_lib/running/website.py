@@ -205,7 +205,7 @@ def _times(made: dict[Path, tuple[SitePage, dict[str, Any]]]) -> str:
         "# Time for each section",
         "",
         "Minutes to read are counted from the words of text and code, 150 a minute; what the cells "
-        "took is from the record of the run that this site shows. Exercises want to be solved, too.",
+        "took is from the record of the run that this site shows, without solving the exercises.",
     ]
     for chapter, (page, record) in made.items():
         lines += ["", f"## [{_question(chapter)[0]}](../notebooks/{chapter.name})", ""]

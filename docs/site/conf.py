@@ -25,6 +25,7 @@ html_css_files = ["course.css"]
 html_js_files = ["words.js", "course.js"]
 html_favicon = "_static/bones.svg"
 html_logo = "_static/bones.svg"
+html_use_index = False  # nothing is in it
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False

@@ -84,6 +84,7 @@ def test_bars_of_progress_and_what_papermill_added_are_left_out(
 ) -> None:
     text, _, _ = made
     assert "100%" not in text
+    assert text.count("This view") == 1  # of two widgets, one is a bar
     assert "23 children" in text
     assert 'results = "results"\n' not in text
 
@@ -91,15 +92,13 @@ def test_bars_of_progress_and_what_papermill_added_are_left_out(
 def test_times_are_the_runs_own(made: tuple[str, SitePage, Path]) -> None:
     text, page, _ = made
     notebook = executed_notebook()
-    second = next(one for one in page.sections if one.title.startswith("2 · "))
-    cells = notebook.cells
-    (first,) = (n for n, c in enumerate(cells) if "## 2 · Two joints" in c.source)
-    (last,) = (n for n, c in enumerate(cells) if "## 4 · One cycle" in c.source)
-    (third,) = (one for one in page.sections if one.title.startswith("3 · "))
-    n_code = sum(cell.cell_type == "code" for cell in cells[first:last])
-    assert second.cells_s == 0  # its heading and that of 3 stand in one cell
-    assert third.cells_s == 2.0 * n_code > 0
-    assert f"{third.minutes} min to read · its cells ran in {2 * n_code} s" in text
+    (second,) = (one for one in page.sections if one.title.startswith("2 · "))
+    (fifth,) = (one for one in page.sections if one.title.startswith("5 · "))
+    codes = [c.source for c in notebook.cells if c.cell_type == "code"]
+    assert sum(source.startswith("pd.DataFrame(") for source in codes) == 1  # all of section 5
+    assert (second.cells_s, fifth.cells_s) == (0.0, 2.0)
+    assert f"{fifth.minutes} min to read · its cells ran in 2 s" in text
+    assert f"{second.minutes} min to read</p>" in text
     assert sum(one.words for one in page.sections) > 1500
 
 

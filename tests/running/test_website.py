@@ -30,7 +30,7 @@ def test_a_site_is_made_from_a_run(tmp_path: Path) -> None:
     assert "Not executed in the run" in (site / "notebooks" / f"{OTHER}.html").read_text("utf-8")
     assert "<math" in (site / "notebooks" / f"{OTHER}.html").read_text("utf-8")
     times = (site / "docs" / "times.html").read_text("utf-8")
-    assert re.search(r"3 · Two kinds of scan.*?<td.*?>\s*<p>\d+ min.*?<p>2 s", times, re.S)
+    assert re.search(r"5 · The data.*?<td.*?>\s*<p>\d+ min.*?<p>2 s", times, re.S)
     results = (site / "docs" / "results.html").read_text("utf-8")
     assert "no results to compare" in results
     assert str(tmp_path) not in results
