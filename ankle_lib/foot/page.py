@@ -107,7 +107,7 @@ def foot_page(
     )
 
 
-def in_notebook(page: str, height_px: int = 760) -> Any:
+def in_notebook(page: str, height_px: int = 640) -> Any:
     """Return a page as the output of a cell, where it stays alive without a kernel."""
     from IPython.display import HTML  # not at the top: `ankle foot` does without
 
