@@ -42,10 +42,6 @@ from ankle_lib.parallel import run_all
 from ankle_lib.patches.source import Augmentation, Batch, PatchSource
 from ankle_lib.presets import BONES, ModalitySizes
 
-BATCH, RATE = 8, 5e-3
-"""Patches of each modality in a step, so that one network for both is shown what two networks
-together are; the rate is the largest of a cycle."""
-
 AUGMENTATION = Augmentation(
     rotation_deg=20.0, scale=1.15, gain=0.1, shading=0.1, gamma=0.1, noise=0.1
 )
@@ -126,13 +122,15 @@ class ModalityStudy:
 
     def recipe(self, run: Run) -> Recipe:
         """Return the recipe of an arm's network."""
-        batch = BATCH if run.arm == ALONE else BATCH * N_MODALITIES
-        stage = Stage(self.sizes.pixels, self.sizes.steps, batch, RATE, "one-cycle")
+        # one network for both is shown what two networks together are
+        sizes, n_seen = self.sizes, 1 if run.arm == ALONE else N_MODALITIES
+        stage = Stage(sizes.pixels, sizes.steps, n_seen * sizes.batch, sizes.rate, "one-cycle")
         context = self.both_context_mm() if run.arm == BOTH else FINAL_CONTEXT_MM
         return Recipe(
             (stage,),
             network=NETWORKS[run.arm],
-            width=self.sizes.width,
+            depth=sizes.depth,
+            width=sizes.width,
             context_mm=context,
             loss="dice+bce",
             optimizer="muon",
