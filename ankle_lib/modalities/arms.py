@@ -471,17 +471,20 @@ def scores_of_segmenter(study: ModalityStudy, segmenter: Segmenter, arm: str) ->
     }
 
     def work() -> pd.DataFrame:
-        rows = []
-        for (modality, code), scan in scans.items():
-            item, voxel = scan.item, scan.voxel_size_mm
-            found = predict(item.image, voxel, segmenter, foot=item.region, device=study.device)
-            scores = bone_scores(code, found.masks(), item.labels, voxel)
-            rows += [{"modality": modality} | one for one in scores]
-        return pd.DataFrame(rows)
+        score = partial(_scored_by, segmenter, study.device)
+        found = run_all(score, [*scans.values()], device=study.device)
+        parts = zip(scans, found, strict=True)
+        return pd.concat([table.assign(modality=one) for (one, _), table in parts])
 
     settings = [weights, segmenter.pixel_mm, [one.checksum for one in scans.values()]]
     table = cache.remembered(study.folder / "elsewhere.json", work, settings=settings)
     return table.assign(arm=arm)
+
+
+def _scored_by(segmenter: Segmenter, device: str, scan: Scan) -> pd.DataFrame:
+    item, voxel = scan.item, scan.voxel_size_mm
+    found = predict(item.image, voxel, segmenter, foot=item.region, device=device)
+    return pd.DataFrame(bone_scores(scan.code, found.masks(), item.labels, voxel))
 
 
 def scores_of_borrowed(study: ModalityStudy, regime: Regime) -> pd.DataFrame:

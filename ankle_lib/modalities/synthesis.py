@@ -264,11 +264,11 @@ def make_all(
         Hounsfield units, with the pixels of the networks.
     """
     slope, offset = fit_line(study, codes)
-    # side by side, in processes of their own; then both are read
-    run_all(
-        _done,
-        [partial(train_from_pairs, study, codes), partial(train_without_pairs, study, children)],
-    )
+    trainings: list[Callable[[], Any]] = [
+        partial(train_from_pairs, study, codes),
+        partial(train_without_pairs, study, children),
+    ]
+    run_all(_done, trainings)  # side by side, in processes of their own; then both are read
     paired = train_from_pairs(study, codes).network
     unpaired = train_without_pairs(study, children)[GAN_NAMES[0]]
     found: dict[str, dict[str, NDArray[np.float32]]] = {method: {} for method in METHODS}
