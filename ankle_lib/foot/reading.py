@@ -61,7 +61,7 @@ LEAST_SOFT, MOST_BETWEEN, LEAST_BONE = 0.5, 0.15, 0.02
 dense as soft tissue, 9 % lie between it and air. In its MRI, and in ten random looks, moved by
 -1024 and multiplied by 24 numbers each, never more than 46 % are."""
 
-OF_MRI = (
+NOT_FOR_CT = (
     "the values are those of a CT, in Hounsfield units, but the package's networks learnt from MRI "
     "alone: on CT of simulated children their Dice is 0.90, on MRI 0.97: look at the picture"
 )
@@ -325,7 +325,7 @@ def _measured(paths: Sequence[Path], volume: Volume, notes: list[str]) -> tuple[
     """Check a scan frame by frame; return it without padding and offset, and its bad frames."""
     _check_axes(paths[0], volume)
     notes += map(header_note, paths)
-    notes += [f"{paths[0]}: {OF_MRI}"] if is_ct(volume.data) else []
+    notes += [f"{paths[0]}: {NOT_FOR_CT}"] if is_ct(volume.data) else []
     frames = range(volume.n_frames)
     names = [str(path) for path in paths]
     if len(paths) == 1 < volume.n_frames:
