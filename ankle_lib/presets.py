@@ -174,7 +174,7 @@ class ModalitySizes:
     """Rows and columns of a patch."""
     batch: int = _sizes(4, 4, 8)
     """Patches of each modality in a step."""
-    steps: int = _sizes(2, 360, 2000)
+    steps: int = _sizes(2, 250, 2000)
     """For every network that segments."""
     depth: int = _sizes(2, 3, 4)
     """Levels of the U-Nets; so many see a whole patch."""
@@ -182,10 +182,10 @@ class ModalitySizes:
     """Largest learning rate of a cycle."""
     width: int = _sizes(4, 16, 16)
     """Channels of the first level."""
-    pair_steps: int = _sizes(2, 600, 3000)
+    pair_steps: int = _sizes(2, 400, 3000)
     """Of as many patches as two batches, for the network that learns to make CT of MR from
     pairs."""
-    cycle_steps: int = _sizes(2, 200, 3000)
+    cycle_steps: int = _sizes(2, 120, 3000)
     """Of a batch of each modality: the same without pairs."""
     synthesis_width: int = _sizes(4, 8, 16)
     n_seeds: int = _sizes(1, 1, 3)
