@@ -172,14 +172,21 @@ class ModalitySizes:
     """Scans with random looks, per training scan."""
     pixels: int = _sizes(32, 48, 96)
     """Rows and columns of a patch."""
-    steps: int = _sizes(2, 200, 2000)
-    """Of 8 patches of each modality, for every network that segments."""
+    batch: int = _sizes(4, 4, 8)
+    """Patches of each modality in a step."""
+    steps: int = _sizes(2, 250, 2000)
+    """For every network that segments."""
+    depth: int = _sizes(2, 3, 4)
+    """Levels of the U-Nets; so many see a whole patch."""
+    rate: float = _sizes(2e-2, 2e-2, 1e-2)
+    """Largest learning rate of a cycle."""
     width: int = _sizes(4, 16, 16)
     """Channels of the first level."""
-    pair_steps: int = _sizes(2, 600, 3000)
-    """Of 8 patches, for the network that learns to make CT of MR from pairs."""
-    cycle_steps: int = _sizes(2, 200, 3000)
-    """The same without pairs; each costs five times as much."""
+    pair_steps: int = _sizes(2, 400, 3000)
+    """Of as many patches as two batches, for the network that learns to make CT of MR from
+    pairs."""
+    cycle_steps: int = _sizes(2, 120, 3000)
+    """Of a batch of each modality: the same without pairs."""
     synthesis_width: int = _sizes(4, 8, 16)
     n_seeds: int = _sizes(1, 1, 3)
 

@@ -54,6 +54,18 @@ LARGEST_SHARED = 0.5
 LITTLE_SEEN = 0.7
 MAX_POINTS = 5000
 
+AIR_HU, SOFT_HU, BONE_HU = (-1100.0, -900.0), (-200.0, 200.0), 300.0
+BODY_HU = -800.0
+LEAST_SOFT, MOST_BETWEEN, LEAST_BONE = 0.5, 0.15, 0.02
+"""Parts of all that is denser than -800 Hounsfield units. In CT of the phantom 70 % to 75 % are as
+dense as soft tissue, 9 % lie between it and air. In its MRI, and in ten random looks, moved by
+-1024 and multiplied by 24 numbers each, never more than 46 % are."""
+
+NOT_FOR_CT = (
+    "the values are those of a CT, in Hounsfield units, but the package's networks learnt from MRI "
+    "alone: on CT of simulated children their Dice is 0.90, on MRI 0.97: look at the picture"
+)
+
 
 @dataclass(frozen=True)
 class Scans:
@@ -248,6 +260,33 @@ def checked_scan(name: Path | str, volume: Volume) -> tuple[Volume, str]:
     return (replace(volume, data=data), f"{name}: {found}") if found else (volume, "")
 
 
+def is_ct(data: NDArray[Any]) -> bool:
+    """Return whether an image evidently holds Hounsfield units.
+
+    Air is near -1000; most of what is denser is soft tissue, all alike, some is bone, and little
+    lies between air and soft tissue. In MRI whose values were moved by -1024 tissue is spread from
+    air upwards. A CT that was stored with its air at 0 is not recognised.
+
+    Parameters
+    ----------
+    data : array of any shape
+        As stored; what is below -1100 is padding.
+
+    Examples
+    --------
+    >>> is_ct(load("scan.nii.gz").data)
+    """
+    sample = data.ravel(order="K")
+    sample = sample[:: sample.size // SAMPLE + 1].astype(np.float32)
+    sample = sample[sample >= AIR_HU[0]]
+    body = sample[sample > BODY_HU]
+    if len(body) in (0, len(sample)) or np.percentile(sample, 1) > AIR_HU[1]:
+        return False
+    soft = np.mean((body > SOFT_HU[0]) & (body < SOFT_HU[1]))
+    between, bone = np.mean(body <= SOFT_HU[0]), np.mean(body > BONE_HU)
+    return bool(soft >= LEAST_SOFT and between <= MOST_BETWEEN and bone >= LEAST_BONE)
+
+
 def values_in_words(values: NDArray[Any]) -> str:
     """Return the first values, e.g. ``0, 1, 2``."""
     shown = ", ".join(f"{value:g}" for value in values[:5])
@@ -294,6 +333,7 @@ def _measured(paths: Sequence[Path], volume: Volume, notes: list[str]) -> tuple[
     """Check a scan frame by frame; return it whole, without padding and offset; its bad frames."""
     _check_axes(paths[0], volume)
     notes += map(header_note, paths)
+    notes += [f"{paths[0]}: {NOT_FOR_CT}"] if is_ct(volume.data) else []
     frames = range(volume.n_frames)
     names = [str(path) for path in paths]
     if len(paths) == 1 < volume.n_frames:

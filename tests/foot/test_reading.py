@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.foot.reading import read_image, read_scans
+from ankle_lib.foot.reading import is_ct, read_image, read_scans
 from ankle_lib.geometry import rigid
 from ankle_lib.volume import Volume, resample, save, to_orientation
 from tests.toy_ankle import DYNAMIC_SHAPE, ToyAnkle, toy_ankle
@@ -428,3 +428,48 @@ def test_a_foot_that_lies_as_none_can_is_told(files: Files) -> None:
         files.change(name, affine=turn @ volume.affine)
     (note,) = files.read().notes
     assert note.startswith("by its bones, the sole lies above: is the patient's position wrong")
+
+
+def toy_values(of_tissues: dict[str, tuple[float, float]], air: float, noise: float) -> np.ndarray:
+    """A block of fat and muscle with bones in it, each with its value and spread, in noisy air."""
+    random = np.random.default_rng(0)
+    image = air + random.normal(0, noise, (60, 60, 24))
+    places = {"fat": slice(10, 50), "muscle": slice(16, 46), "bone": slice(24, 36)}
+    for tissue, place in places.items():
+        value, spread = of_tissues[tissue]
+        image[place, place, 3:21] = random.normal(value, spread, image[place, place, 3:21].shape)
+    return ndimage.gaussian_filter(image, 0.5)
+
+
+CT_VALUES = {"fat": (-100, 40), "muscle": (50, 40), "bone": (500, 250)}
+MR_VALUES = {"fat": (1000, 150), "muscle": (400, 80), "bone": (900, 300)}
+
+
+def test_hounsfield_units_are_recognised(tmp_path: Path) -> None:
+    image = toy_values(CT_VALUES, -1000, 25)
+    assert is_ct(image)
+    assert is_ct(image.clip(-1024, 3071).astype(np.int16))
+    padded = image.copy()
+    padded[:5] = -3024
+    assert is_ct(padded)
+    notes: list[str] = []
+    read_image(save(tmp_path / "ct.nii", image.astype(np.int16), np.diag([1.5, 1.5, 1.5, 1])),
+               notes=notes)  # fmt: skip
+    assert any("Hounsfield units, but the package's networks learnt from MRI" in n for n in notes)
+
+
+@pytest.mark.parametrize("offset", [0, -1000, -1024])
+def test_no_mri_is_taken_for_a_ct(tmp_path: Path, offset: float) -> None:
+    image = np.abs(toy_values(MR_VALUES, 0, 20))
+    for scale in np.geomspace(0.1, 10, 40):
+        assert not is_ct(scale * image + offset)
+    notes: list[str] = []
+    read_image(save(tmp_path / "mr.nii", (image + offset).astype(np.int16),
+                    np.diag([1.5, 1.5, 1.5, 1])), notes=notes)  # fmt: skip
+    assert not any("Hounsfield" in note for note in notes)
+
+
+def test_nothing_but_air_or_body_is_no_ct(ankle: ToyAnkle) -> None:
+    assert not is_ct(np.full((4, 4, 4), -1000.0))
+    assert not is_ct(np.full((4, 4, 4), 50.0))
+    assert not is_ct(ankle.static.data)
