@@ -40,6 +40,7 @@ RATE, FINE_RATE = 1e-2, 5e-3
 
 SCRATCH, GAUSSIAN, PHANTOM, RANDOM = "from scratch", "Gaussian looks", "phantom", "random looks"
 NETWORK, RIGID, JOINTS_KEPT = "network", "rigid", "rigid, joints kept"
+OUTLINED = "joints kept, static scan outlined"
 
 
 # --- what is learnt from ---
@@ -102,14 +103,18 @@ def recipe_for(sizes: SmallDataSizes, steps: int, rate: float, seed: int = 0) ->
 # --- how good a network is on children of the target domain ---
 
 
-def look_at(child: TargetChild, segmenter: Segmenter, frames: Sequence[int]) -> Seen:
-    """Segment the static scan and some frames of a child."""
-    still = predict(child.static.data, child.static.voxel_size_mm, segmenter)
+def look_at(
+    child: TargetChild, segmenter: Segmenter, frames: Sequence[int], *, still: bool = True
+) -> Seen:
+    """Segment some frames of a child and, unless nothing is carried from it, the static scan."""
     sizes, data = child.frames.voxel_size_mm, child.frames.data
     found = [predict(data[..., n], sizes, segmenter) for n in frames]
-    affines = child.static.affine @ still.grid, child.frames.affine @ found[0].grid
     maps, masks = np.stack([one.maps for one in found]), [one.masks() for one in found]
-    return Seen(still.maps, affines[0], maps, affines[1], masks)
+    affine = child.frames.affine @ found[0].grid
+    if not still:
+        return Seen(np.zeros((0, 0, 0, 0), np.float16), np.eye(4), maps, affine, masks)
+    static = predict(child.static.data, child.static.voxel_size_mm, segmenter)
+    return Seen(static.maps, child.static.affine @ static.grid, maps, affine, masks)
 
 
 def score_children(
@@ -128,13 +133,15 @@ def score_children(
     step : int
     ways : sequence of str
         `NETWORK`: its own labels. `RIGID`: its static labels, carried by `rigid_layer.fit_poses`;
-        `JOINTS_KEPT`: with joints that keep their width.
+        `JOINTS_KEPT`: with joints that keep their width; `OUTLINED`: the same with the reader's
+        static outlines instead of the network's.
 
     Returns
     -------
     DataFrame
-        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3,
-        true_volume_cm3, tre_mm, rotation_error_deg; overlap_mm3 and those of
+        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3 and
+        true_volume_cm3 (of masks), share_cm3 (sum of the probabilities, or of the parts of voxels
+        that a carried bone fills), tre_mm, rotation_error_deg; overlap_mm3 and those of
         `constraints.gap_scores`, the same for all bones.
     """
     weights = cache.digest([one.cpu().numpy() for one in network.state_dict().values()])
@@ -155,33 +162,37 @@ def _child_scores(
     segmenter: Segmenter, rigid_steps: int, step: int, ways: Sequence[str], child: TargetChild
 ) -> list[dict[str, Any]]:
     frames = list(range(0, child.frames.n_frames, step))
-    seen, sizes = look_at(child, segmenter, frames), child.frames.voxel_size_mm
+    seen = look_at(child, segmenter, frames, still=any(way != NETWORK for way in ways))
+    sizes, own_pixels = child.frames.voxel_size_mm, voxel_size(seen.frame_affine)
     places = {
         bone: known.bone_points(mask, child.static.affine) for bone, mask in child.masks().items()
     }
+    outlines = np.stack([mask.astype(np.float32) for mask in child.masks().values()])
+    outlined = replace(seen, static=outlines, static_affine=child.static.affine)
     rows = []
     for way in ways:
-        poses = []
+        poses, shape = [], outlined if way == OUTLINED else seen
         if way != NETWORK:
-            poses = fit_poses(seen, rigid_steps, keep_joints=way == JOINTS_KEPT)
+            poses = fit_poses(shape, rigid_steps, keep_joints=way != RIGID)
         for n, frame in enumerate(frames):
             truth, masks = child.masks(frame), seen.masks[n]
             # one label a voxel rules overlap out: it is measured on the probabilities themselves
-            claimed = dict(zip(BONES, seen.frames[n] >= 0.5, strict=True))
-            pixels = voxel_size(seen.frame_affine)
+            shares, pixels = dict(zip(BONES, seen.frames[n], strict=True)), own_pixels
+            claimed = {bone: share >= 0.5 for bone, share in shares.items()}
             if poses:
-                masks = claimed = seen.carried_masks(poses[n], child.frames.grid)
-                pixels = sizes
-            overlap = {"overlap_mm3": overlap_mm3(claimed, pixels)}
-            of_all = gap_scores(masks, truth, sizes) | overlap
+                shares, pixels = shape.carried_shares(poses[n], child.frames.grid), sizes
+                masks = claimed = {bone: share >= 0.5 for bone, share in shares.items()}
+            of_all = gap_scores(masks, truth, sizes) | {"overlap_mm3": overlap_mm3(claimed, pixels)}
             for row in bone_scores(child.code, masks, truth, sizes):
                 bone, tre, turned = row["bone"], np.nan, np.nan
                 if poses:
                     pair = poses[n][bone], child.poses[frame][bone]
                     tre = known.tre_mm(*pair, places[bone])
                     turned = float(np.linalg.norm(known.rotation_errors_deg(*pair)))
-                cm3 = float(np.prod(sizes)) / 1000
-                found, right = (cm3 * np.count_nonzero(one[bone]) for one in (masks, truth))
-                more = {"way": way, "frame": frame, "volume_cm3": found, "true_volume_cm3": right}
+                found, right = (np.prod(sizes) * one[bone].sum() for one in (masks, truth))
+                filled = np.prod(pixels) * shares[bone].sum(dtype=np.float64)
+                names = ("volume_cm3", "true_volume_cm3", "share_cm3")
+                cm3 = (float(mm3) / 1000 for mm3 in (found, right, filled))
+                more = {"way": way, "frame": frame} | dict(zip(names, cm3, strict=True))
                 rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | of_all)
     return rows

@@ -71,17 +71,20 @@ def carried(
     --------
     >>> seen = carried(static, affine, torch.zeros(15, 6), centre, points)
     """
-    turn = rotations(pose[:, :3])
-    apart = points - centre - pose[:, None, None, 3:]
-    home = apart @ turn[:, None] + centre  # the rows of a rotation are its inverse's columns
-    matrix = torch.from_numpy(np.linalg.inv(affine)[:3]).to(home)
-    scale = 2 / (torch.tensor(probability.shape).to(home) - 1)
-    where = ((home @ matrix[:, :3].T + matrix[:, 3]) * scale - 1).flip(-1)
+    # home, voxels and the sampler's own coordinates are one linear map of the frame's points
+    matrix = torch.from_numpy(np.linalg.inv(affine)[:3]).to(pose)
+    scale = 2 / (torch.tensor(probability.shape).to(pose) - 1)
+    to_sampler = (matrix[:, :3].T * scale).flip(-1)
+    middle = (centre @ matrix[:, :3].T + matrix[:, 3]) * scale - 1
+    turn = rotations(pose[:, :3]) @ to_sampler  # the rows of a rotation are its inverse's columns
+    shift = middle.flip(-1) - (pose[:, None, 3:] @ turn)
+    apart = (points - centre).reshape(-1 if points.ndim == 4 else 1, points.shape[-3:-1].numel(), 3)
+    where = torch.baddbmm(shift, apart.expand(len(pose), -1, -1), turn)
     found = functional.grid_sample(
-        probability[None, None], where.reshape(1, 1, 1, -1, 3), padding_mode="border",
+        probability[None, None], where.view(1, 1, 1, -1, 3), padding_mode="border",
         align_corners=True,
     )  # fmt: skip
-    return found.reshape(where.shape[:-1]).mean(dim=-1)
+    return found.view(len(pose), *points.shape[-3:-1]).mean(dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ class Seen:
     """What a network sees of a child: probabilities of `presets.BONES`, with its own pixels."""
 
     static: NDArray[np.floating]
-    """(B, I, J, K), in the static scan."""
+    """(B, I, J, K), in the static scan; B is 0 where nothing is carried from it."""
     static_affine: Matrix
     frames: NDArray[np.floating]
     """(F, B, i, j, k); thick slices along the last axis."""
@@ -97,16 +100,21 @@ class Seen:
     masks: Sequence[Mapping[str, NDArray[np.bool_]]] = ()
     """Its labels of each frame, on the frame's grid."""
 
+    def carried_shares(
+        self, poses: Mapping[str, Matrix], grid: Grid
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return which part of each voxel of a frame the static bones, carried, fill."""
+        shares = {}
+        for bone, values in zip(BONES, self.static, strict=True):
+            volume = Volume(np.asarray(values, np.float32), self.static_affine)
+            shares[bone] = resample(volume, *grid, pose=poses[bone], slice_samples=N_PARTS).data
+        return shares
+
     def carried_masks(
         self, poses: Mapping[str, Matrix], grid: Grid
     ) -> dict[str, NDArray[np.bool_]]:
         """Return where the static bones, carried, fill at least half of a frame's voxels."""
-        masks = {}
-        for bone, values in zip(BONES, self.static, strict=True):
-            volume = Volume(np.asarray(values, np.float32), self.static_affine)
-            there = resample(volume, *grid, pose=poses[bone], slice_samples=N_PARTS)
-            masks[bone] = there.data >= 0.5
-        return masks
+        return {bone: share >= 0.5 for bone, share in self.carried_shares(poses, grid).items()}
 
 
 def fit_poses(seen: Seen, steps: int, *, keep_joints: bool = False) -> list[dict[str, Matrix]]:
