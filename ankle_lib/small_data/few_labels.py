@@ -5,7 +5,7 @@ one spread, and the phantom's scans.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ankle_lib import cache
-from ankle_lib.geometry import voxel_size
+from ankle_lib.geometry import Matrix, voxel_size
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.recipes import Recipe, Stage
@@ -164,35 +165,50 @@ def _child_scores(
     frames = list(range(0, child.frames.n_frames, step))
     seen = look_at(child, segmenter, frames, still=any(way != NETWORK for way in ways))
     sizes, own_pixels = child.frames.voxel_size_mm, voxel_size(seen.frame_affine)
+    outlines = np.stack([mask.astype(np.float32) for mask in child.masks().values()])
+    outlined = replace(seen, static=outlines, static_affine=child.static.affine)
     places = {
         bone: known.bone_points(mask, child.static.affine) for bone, mask in child.masks().items()
     }
-    outlines = np.stack([mask.astype(np.float32) for mask in child.masks().values()])
-    outlined = replace(seen, static=outlines, static_affine=child.static.affine)
     rows = []
     for way in ways:
-        poses, shape = [], outlined if way == OUTLINED else seen
-        if way != NETWORK:
-            poses = fit_poses(shape, rigid_steps, keep_joints=way != RIGID)
+        shape = outlined if way == OUTLINED else seen
+        poses = [] if way == NETWORK else fit_poses(shape, rigid_steps, keep_joints=way != RIGID)
         for n, frame in enumerate(frames):
-            truth, masks = child.masks(frame), seen.masks[n]
-            # one label a voxel rules overlap out: it is measured on the probabilities themselves
-            shares, pixels = dict(zip(BONES, seen.frames[n], strict=True)), own_pixels
-            claimed = {bone: share >= 0.5 for bone, share in shares.items()}
             if poses:
-                shares, pixels = shape.carried_shares(poses[n], child.frames.grid), sizes
-                masks = claimed = {bone: share >= 0.5 for bone, share in shares.items()}
+                shares = shape.carried_shares(poses[n], child.frames.grid)
+                claimed = masks = {bone: share >= 0.5 for bone, share in shares.items()}
+                pixels, off = sizes, _pose_errors(poses[n], child.poses[frame], places)
+            else:  # one label a voxel rules overlap out: it is measured on the probabilities
+                shares, masks = dict(zip(BONES, seen.frames[n], strict=True)), seen.masks[n]
+                claimed = {bone: share >= 0.5 for bone, share in shares.items()}
+                pixels, off = own_pixels, dict.fromkeys(BONES, (np.nan, np.nan))
+            truth = child.masks(frame)
             of_all = gap_scores(masks, truth, sizes) | {"overlap_mm3": overlap_mm3(claimed, pixels)}
             for row in bone_scores(child.code, masks, truth, sizes):
-                bone, tre, turned = row["bone"], np.nan, np.nan
-                if poses:
-                    pair = poses[n][bone], child.poses[frame][bone]
-                    tre = known.tre_mm(*pair, places[bone])
-                    turned = float(np.linalg.norm(known.rotation_errors_deg(*pair)))
-                found, right = (np.prod(sizes) * one[bone].sum() for one in (masks, truth))
-                filled = np.prod(pixels) * shares[bone].sum(dtype=np.float64)
-                names = ("volume_cm3", "true_volume_cm3", "share_cm3")
-                cm3 = (float(mm3) / 1000 for mm3 in (found, right, filled))
-                more = {"way": way, "frame": frame} | dict(zip(names, cm3, strict=True))
-                rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | of_all)
+                bone = row["bone"]
+                cm3 = {
+                    "volume_cm3": _cm3(masks[bone], sizes),
+                    "true_volume_cm3": _cm3(truth[bone], sizes),
+                    "share_cm3": _cm3(shares[bone], pixels),
+                }
+                errors = dict(zip(("tre_mm", "rotation_error_deg"), off[bone], strict=True))
+                rows.append(row | {"way": way, "frame": frame} | cm3 | errors | of_all)
     return rows
+
+
+def _cm3(shares: NDArray[Any], voxel_size_mm: Sequence[float]) -> float:
+    return float(np.prod(voxel_size_mm) * shares.sum(dtype=np.float64) / 1000)
+
+
+def _pose_errors(
+    found: Mapping[str, Matrix], true: Mapping[str, Matrix], places: Mapping[str, Matrix]
+) -> dict[str, tuple[float, float]]:
+    """Return each bone's target registration error in mm and error of rotation in degrees."""
+    return {
+        bone: (
+            known.tre_mm(found[bone], true[bone], places[bone]),
+            float(np.linalg.norm(known.rotation_errors_deg(found[bone], true[bone]))),
+        )
+        for bone in places
+    }

@@ -81,7 +81,8 @@ def test_outlines_of_the_static_scan_are_carried_as_they_are(target, network, tm
     table = few_labels.score_children(network, [child], SIZES, tmp_path, step=2, ways=(way,))
     for bone, rows in table.groupby("bone"):
         cm3 = child.masks()[bone].sum() * np.prod(child.static.voxel_size_mm) / 1000
-        assert rows["share_cm3"].max() < 1.1 * cm3
+        if bone != "tibia":  # whose shank goes on beyond the static scan
+            assert rows["share_cm3"].max() < 1.05 * cm3
     assert (table["share_cm3"] != table["volume_cm3"]).all()
 
 
