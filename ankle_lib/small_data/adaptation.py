@@ -110,8 +110,7 @@ def confirmed_frames(
         Columns subject, frame, agreement, kept, dice (mean of the bones, of the labels against the
         truth: for the reader's eye alone).
     """
-    work = partial(_confirmed, segmenter, sizes)
-    found = run_all(work, children, desc="asking motion")
+    found = run_all(partial(_confirmed, segmenter, sizes), children, desc="asking motion")
     scans = [scan for of_child, _ in found for scan in of_child]
     rows = [row for _, of_child in found for row in of_child]
     return scans, pd.DataFrame(rows, columns=["subject", "frame", "agreement", "kept", "dice"])

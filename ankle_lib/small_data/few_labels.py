@@ -5,7 +5,7 @@ one spread, and the phantom's scans.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ankle_lib import cache
-from ankle_lib.geometry import Matrix, voxel_size
+from ankle_lib.geometry import voxel_size
 from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.recipes import Recipe, Stage
@@ -42,6 +41,7 @@ RATE, FINE_RATE = 1e-2, 5e-3
 SCRATCH, GAUSSIAN, PHANTOM, RANDOM = "from scratch", "Gaussian looks", "phantom", "random looks"
 NETWORK, RIGID, JOINTS_KEPT = "network", "rigid", "rigid, joints kept"
 OUTLINED = "joints kept, static scan outlined"
+VOLUMES = ("volume_cm3", "true_volume_cm3", "share_cm3")
 
 
 # --- what is learnt from ---
@@ -66,17 +66,14 @@ def labelled_frames(
     scans = []
     for subject in subjects:
         for sequence, paths in subject.sequences.items():
-            labels = known.read_true_labels(truth, subject.code, sequence)
-            if labels is None:
-                continue
-            for frame in range(0, len(paths), step):
+            true = known.read_true_labels(truth, subject.code, sequence)
+            for frame in range(0, 0 if true is None else len(paths), step):
                 item = dynamic_item(subject, sequence, frame, masked)
-                if labels.shape[:3] != item.image.shape:
-                    continue  # a field of view that was cut
-                masks = {bone: labels[..., frame] == LABELS[bone] for bone in BONES}
-                sizes = canonical_voxel_size(read_header(paths[frame]).affine)
-                scan = Scan(replace(item, labels=masks), subject.group, sizes)
-                scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
+                if true.shape[:3] == item.image.shape:  # else it is a field of view that was cut
+                    masks = {bone: true[..., frame] == LABELS[bone] for bone in BONES}
+                    voxel_mm = canonical_voxel_size(read_header(paths[frame]).affine)
+                    scan = Scan(replace(item, labels=masks), subject.group, voxel_mm)
+                    scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
     return scans
 
 
@@ -175,40 +172,21 @@ def _child_scores(
         shape = outlined if way == OUTLINED else seen
         poses = [] if way == NETWORK else fit_poses(shape, rigid_steps, keep_joints=way != RIGID)
         for n, frame in enumerate(frames):
+            # one label a voxel rules overlap out: it is measured on the probabilities themselves
+            shares, pixels = dict(zip(BONES, seen.frames[n], strict=True)), own_pixels
             if poses:
-                shares = shape.carried_shares(poses[n], child.frames.grid)
-                claimed = masks = {bone: share >= 0.5 for bone, share in shares.items()}
-                pixels, off = sizes, _pose_errors(poses[n], child.poses[frame], places)
-            else:  # one label a voxel rules overlap out: it is measured on the probabilities
-                shares, masks = dict(zip(BONES, seen.frames[n], strict=True)), seen.masks[n]
-                claimed = {bone: share >= 0.5 for bone, share in shares.items()}
-                pixels, off = own_pixels, dict.fromkeys(BONES, (np.nan, np.nan))
-            truth = child.masks(frame)
+                shares, pixels = shape.carried_shares(poses[n], child.frames.grid), sizes
+            claimed = {bone: share >= 0.5 for bone, share in shares.items()}
+            masks, truth = claimed if poses else seen.masks[n], child.masks(frame)
             of_all = gap_scores(masks, truth, sizes) | {"overlap_mm3": overlap_mm3(claimed, pixels)}
             for row in bone_scores(child.code, masks, truth, sizes):
-                bone = row["bone"]
-                cm3 = {
-                    "volume_cm3": _cm3(masks[bone], sizes),
-                    "true_volume_cm3": _cm3(truth[bone], sizes),
-                    "share_cm3": _cm3(shares[bone], pixels),
-                }
-                errors = dict(zip(("tre_mm", "rotation_error_deg"), off[bone], strict=True))
-                rows.append(row | {"way": way, "frame": frame} | cm3 | errors | of_all)
+                bone, tre, turned = row["bone"], np.nan, np.nan
+                if poses:
+                    pair = poses[n][bone], child.poses[frame][bone]
+                    tre = known.tre_mm(*pair, places[bone])
+                    turned = float(np.linalg.norm(known.rotation_errors_deg(*pair)))
+                counted = ((masks[bone], sizes), (truth[bone], sizes), (shares[bone], pixels))
+                cm3 = (float(np.prod(s) * m.sum(dtype=np.float64) / 1000) for m, s in counted)
+                more = {"way": way, "frame": frame} | dict(zip(VOLUMES, cm3, strict=True))
+                rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | of_all)
     return rows
-
-
-def _cm3(shares: NDArray[Any], voxel_size_mm: Sequence[float]) -> float:
-    return float(np.prod(voxel_size_mm) * shares.sum(dtype=np.float64) / 1000)
-
-
-def _pose_errors(
-    found: Mapping[str, Matrix], true: Mapping[str, Matrix], places: Mapping[str, Matrix]
-) -> dict[str, tuple[float, float]]:
-    """Return each bone's target registration error in mm and error of rotation in degrees."""
-    return {
-        bone: (
-            known.tre_mm(found[bone], true[bone], places[bone]),
-            float(np.linalg.norm(known.rotation_errors_deg(found[bone], true[bone]))),
-        )
-        for bone in places
-    }

@@ -117,12 +117,9 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         """Return the slope of the table; rows and weights are no parameters."""
         rows, weights = ctx.saved_tensors
-        (slope,) = slopes
-        parts = [
-            torch.bincount(rows.flatten(), (weights * part[:, None]).flatten(), ctx.n_rows)
-            for part in slope.unbind(1)
-        ]
-        return torch.stack(parts, dim=1).to(slope.dtype), None, None
+        shares = [(weights * part[:, None]).flatten() for part in slopes[0].unbind(1)]
+        parts = [torch.bincount(rows.flatten(), share, ctx.n_rows) for share in shares]
+        return torch.stack(parts, dim=1).to(weights.dtype), None, None
 
 
 def fit_sequence(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,8 +31,6 @@ STARTS_DEG = (-30.0, -15.0, 0.0, 15.0, 30.0)
 """Turns about the right-left axis that the fit may begin with."""
 RATE_DEG, RATE_MM = 2.0, 0.8
 """Of Adam; both fall to zero along a cosine."""
-LEAST, REACH_MM = 0.02, 8.0
-"""Less is no bone; farther than this from one, no slice of 8 mm has a part of it."""
 SURFACE_POINTS = 300
 JOINT_WEIGHT = 0.02
 """Of squared mm by which a joint's width changes, beside the squared error of probabilities."""
@@ -73,31 +72,17 @@ def carried(
     >>> seen = carried(static, affine, torch.zeros(15, 6), centre, points)
     """
     # home, voxels and the sampler's own coordinates are one linear map of the frame's points
-    to_sampler, middle = _to_sampler(np.linalg.inv(affine), probability.shape, centre)
-    turn = rotations(pose[:, :3]) @ to_sampler  # the rows of a rotation are its inverse's columns
-    shift = middle + centre @ to_sampler - pose[:, None, 3:] @ turn
-    return _averaged(probability, points - centre, turn, shift)
-
-
-def _to_sampler(to_voxels: Matrix, shape: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the map (3, 3) and shift (3,) that bring points, as rows, to where they are sampled.
-
-    PyTorch counts from -1 to 1 along each axis, and names the last axis first.
-    """
-    matrix = torch.from_numpy(to_voxels[:3]).to(like)
-    scale = 2 / (torch.tensor(shape).to(like) - 1)
-    return (matrix[:, :3].T * scale).flip(-1), (matrix[:, 3] * scale - 1).flip(-1)
-
-
-def _averaged(probability: Tensor, points: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
-    """Return means (F, V) over points ((F,) V, S, 3), which (F, 3, 3) and (F, 1, 3) bring home."""
-    places = points.reshape(-1 if points.ndim == 4 else 1, points.shape[-3] * points.shape[-2], 3)
-    where = torch.baddbmm(shift, places.expand(len(turn), -1, -1), turn)
+    matrix = torch.from_numpy(np.linalg.inv(affine)[:3]).to(pose)
+    scale = 2 / (torch.tensor(probability.shape).to(pose) - 1)
+    turn = rotations(pose[:, :3]) @ (matrix[:, :3].T * scale).flip(-1)  # of rows: the inverse
+    middle = ((matrix[:, :3] @ centre + matrix[:, 3]) * scale - 1).flip(-1)
+    places = (points - centre).expand(len(pose), *points.shape[-3:]).flatten(1, 2)
+    where = torch.baddbmm(middle - pose[:, None, 3:] @ turn, places, turn)
     found = functional.grid_sample(
         probability[None, None], where.view(1, 1, 1, -1, 3), padding_mode="border",
         align_corners=True,
     )  # fmt: skip
-    return found.view(len(turn), *points.shape[-3:-1]).mean(dim=-1)
+    return found.view(len(pose), *points.shape[-3:-1]).mean(dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +102,14 @@ class Seen:
         self, poses: Mapping[str, Matrix], grid: Grid
     ) -> dict[str, NDArray[np.float32]]:
         """Return which part of each voxel of a frame the static bones fill; see `carried`."""
-        voxels, shares = np.argwhere(np.ones(grid[0], bool)), {}
+        points, zero = across(np.argwhere(np.ones(grid[0], bool)), grid[1]), torch.zeros(3)
+        shares = {}
         for bone, values in zip(BONES, self.static, strict=True):
-            probability = torch.from_numpy(np.asarray(values, np.float32))
-            home = np.linalg.inv(poses[bone] @ self.static_affine)
-            near = voxels[_is_near(apply(home @ grid[1], voxels), values, self.static_affine)]
-            points = across(near, grid[1])
-            turn, shift = _to_sampler(home, probability.shape, points)
-            share = np.zeros(grid[0], np.float32)
-            share[tuple(near.T)] = _averaged(probability, points, turn[None], shift[None, None])[0]
-            shares[bone] = share
+            turn = Rotation.from_matrix(poses[bone][:3, :3]).as_rotvec()
+            six = torch.from_numpy(np.concatenate([turn, poses[bone][:3, 3]])).float()[None]
+            shape = torch.from_numpy(np.asarray(values, np.float32))
+            found = carried(shape, self.static_affine, six, zero, points)
+            shares[bone] = found.view(grid[0]).numpy()
         return shares
 
     def carried_masks(
@@ -134,20 +117,6 @@ class Seen:
     ) -> dict[str, NDArray[np.bool_]]:
         """Return where the static bones, carried, fill at least half of a frame's voxels."""
         return {bone: share >= 0.5 for bone, share in self.carried_shares(poses, grid).items()}
-
-
-def _is_near(
-    places: NDArray[np.float64], probability: NDArray[np.floating], affine: Matrix
-) -> NDArray[np.bool_]:
-    """Return which voxels (V, 3) of the static scan a slice about them may join with the bone."""
-    seen = np.argwhere(probability > LEAST)
-    if not len(seen):
-        return np.zeros(len(places), bool)
-    ends, beyond = np.array(probability.shape) - 1, REACH_MM / np.array(voxel_size(affine))
-    low, high = seen.min(axis=0), seen.max(axis=0)
-    low = np.where(low == 0, -np.inf, low - beyond)  # the border goes on
-    high = np.where(high == ends, np.inf, high + beyond)
-    return np.asarray(((places > low) & (places < high)).all(axis=1))
 
 
 def fit_poses(seen: Seen, steps: int, *, keep_joints: bool = False) -> list[dict[str, Matrix]]:
