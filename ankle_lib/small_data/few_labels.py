@@ -67,9 +67,10 @@ def labelled_frames(
     for subject in subjects:
         for sequence, paths in subject.sequences.items():
             true = known.read_true_labels(truth, subject.code, sequence)
-            for frame in range(0, 0 if true is None else len(paths), step):
+            for frame in range(0, len(paths), step):
                 item = dynamic_item(subject, sequence, frame, masked)
-                if true.shape[:3] == item.image.shape:  # else it is a field of view that was cut
+                # else nobody knows, or it is a field of view that was cut
+                if true is not None and true.shape[:3] == item.image.shape:
                     masks = {bone: true[..., frame] == LABELS[bone] for bone in BONES}
                     voxel_mm = canonical_voxel_size(read_header(paths[frame]).affine)
                     scan = Scan(replace(item, labels=masks), subject.group, voxel_mm)
