@@ -145,7 +145,7 @@ class SmallDataSizes:
     """Of the fit of all poses of a sequence."""
     n_implicit: int = _sizes(1, 2, 6)
     """Test children whose sequence is also made sharp without a static scan."""
-    implicit_steps: int = _sizes(20, 300, 3000)
+    implicit_steps: int = _sizes(20, 500, 3000)
 
 
 @dataclass(frozen=True)
