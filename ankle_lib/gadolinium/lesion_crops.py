@@ -1,8 +1,9 @@
 """Three planes through each lesion, cut from patients' images: what networks see; and measures.
 
 Simulated and real patients go the same way. In a cube about each lesion the images are divided by
-the median of the white matter, and the logarithm is taken: gains and slow shading vanish. Of the cube, networks see the sagittal, coronal and axial plane in which the lesion is
-largest: nearly all of its form, for a sixth of the work.
+the median of the white matter, and the logarithm is taken: gains and slow shading vanish. Of the
+cube, networks see the sagittal, coronal and axial plane in which the lesion is largest: nearly all
+of its form, for a sixth of the work.
 """
 
 import json
@@ -20,7 +21,7 @@ from ankle_lib.brain.signals import SEQUENCES
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, load, resample, to_orientation
 
-POST, OUTLINES = "T1w_post", "lesions"
+POST, OUTLINES, BRAIN = "T1w_post", "lesions", "brain"
 
 LARGEST_LOG = 1.5
 """Logarithms of intensity ratios beyond this (fluid, mostly) are cut off."""
@@ -54,8 +55,8 @@ class LesionSet:
         A row per lesion: patient, lesion, active, volume_mm3, `FEATURES`, `RAW` (the median of the
         white matter about it, before normalisation); for simulated ones what the simulation knows.
     images : (N, 3, 3, S, S) float32 array
-        Logarithms of T1w, T2w and FLAIR over the white matter about the lesion, in the sagittal, coronal
-        and axial plane; 0 outside the brain.
+        Logarithms of T1w, T2w and FLAIR over the white matter about the lesion, in the sagittal,
+        coronal and axial plane; 0 outside the brain.
     outlines : (N, 3, S, S) bool array
         Of the lesion in the middle.
     all_lesions : (N, 3, S, S) bool array
@@ -131,8 +132,8 @@ def read_real(images: Mapping[str, Mapping[str, Path]], voxel_mm: float, side: i
     Parameters
     ----------
     images : mapping of patient to a mapping of role to file
-        Roles T1w, T2w, FLAIR, T1w_post and lesions (a mask, or numbers), all in one space, without
-        skull.
+        Roles T1w, T2w, FLAIR, T1w_post and lesions (a mask, or numbers), all in one space; without
+        skull, or with a mask ``brain``.
     voxel_mm : float
     side : int
         Of the planes, in voxels.
@@ -160,8 +161,12 @@ def read_real(images: Mapping[str, Mapping[str, Path]], voxel_mm: float, side: i
         grid = (shape, first.affine @ scale)
         on_grid = {}
         for name, volume in volumes.items():
-            order = 0 if name == OUTLINES else 1
+            order = 0 if name in (OUTLINES, BRAIN) else 1
             on_grid[name] = resample(volume, *grid, order=order)
+        if BRAIN in on_grid:
+            brain = on_grid.pop(BRAIN).data > 0
+            for name in (*SEQUENCES, POST):
+                on_grid[name] = replace(on_grid[name], data=on_grid[name].data * brain)
         numbers = on_grid[OUTLINES]
         if numbers.data.max() <= 1:
             labelled, _ = ndimage.label(numbers.data > 0, np.ones((3, 3, 3)))

@@ -220,7 +220,7 @@ def _schedule(done: float) -> float:
 
 
 def _draw(tensors: dict[str, Tensor], plan: Plan, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw lesions, mirror the planes, change gains a little, blank sequences if the plan says so."""
+    """Draw lesions, mirror planes, change gains a little, blank sequences if the plan says so."""
     n = len(tensors["active"])
     chosen = torch.randint(n, (min(plan.batch, n),), generator=generator)
     batch = {name: one[chosen] for name, one in tensors.items()}
