@@ -17,11 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ankle_lib.brain.ms_patients import POST
 from ankle_lib.brain.signals import SEQUENCES
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, load, resample, to_orientation
 
-POST, OUTLINES, BRAIN = "T1w_post", "lesions", "brain"
+OUTLINES, BRAIN = "lesions", "brain"
 
 LARGEST_LOG = 1.5
 """Logarithms of intensity ratios beyond this (fluid, mostly) are cut off."""

@@ -7,10 +7,10 @@ import pytest
 from scipy.special import logsumexp
 
 from ankle_lib.brain.lesions import FORM_GIVEN, HALO_STEP_MM, Lesion, draw_lesion, parts_of
+from ankle_lib.brain.ms_patients import World, simulate_patient
 from ankle_lib.brain.signals import SEQUENCES, signal
-from ankle_lib.files import AnkleError
 from ankle_lib.gadolinium import oracle
-from ankle_lib.gadolinium.patients import World, simulate_patient
+from ankle_lib.gadolinium.patients import view_of
 from ankle_lib.gadolinium.ranking import auc
 
 
@@ -75,7 +75,7 @@ def patient():
 def test_b2_by_brute_force(patient) -> None:
     """The probability of many drawn lesions in place of the true one, rendered one by one."""
     number = len(patient.lesions) - 2  # a small one, of which 20,000 draws find the likely values
-    lesion, shape, view = patient.lesions[number], patient.shapes[number], patient.view(number)
+    lesion, shape, view = patient.lesions[number], patient.shapes[number], view_of(patient, number)
     found = oracle.log_odds_of_images(view)[SEQUENCES]
     rng = np.random.default_rng(0)
     fits: dict[bool, list[float]] = {True: [], False: []}
@@ -101,7 +101,7 @@ def test_b2_by_brute_force(patient) -> None:
 
 def test_more_sequences_tell_more(patient) -> None:
     """On average the true class gets more of the probability, the more is seen."""
-    odds = [oracle.log_odds_of_images(patient.view(n)) for n in range(len(patient.lesions))]
+    odds = [oracle.log_odds_of_images(view_of(patient, n)) for n in range(len(patient.lesions))]
     active = np.array([lesion.active for lesion in patient.lesions])
 
     def loss(subset):
@@ -112,7 +112,7 @@ def test_more_sequences_tell_more(patient) -> None:
 
 
 def test_even_worlds_know_no_other_forms(patient) -> None:
-    view = patient.view(0)
+    view = view_of(patient, 0)
     assert oracle.looks(False) == [("even", 0)]
     assert len(oracle.looks(True)) == 9
     assert set(view.activated) == set(oracle.looks(True))
@@ -120,9 +120,3 @@ def test_even_worlds_know_no_other_forms(patient) -> None:
     assert both[0][SEQUENCES] != both[1][SEQUENCES]
     for odds in FORM_GIVEN.values():
         assert sum(odds.values()) == pytest.approx(1)
-
-
-def test_maps_that_do_not_fit_are_refused(patient) -> None:
-    view = patient.view(0)
-    with pytest.raises(AnkleError, match="all maps are of the same voxels"):
-        oracle.View(view.seen, view.plain, view.shading, view.noise, view.core[1:], {}, view.halos)
