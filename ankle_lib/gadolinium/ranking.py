@@ -1,5 +1,6 @@
 """How well scores rank active lesions above others, with intervals over patients; calibration."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -212,13 +213,9 @@ def shapley_values(worth: Mapping[frozenset[str], float]) -> dict[str, float]:
             if player not in subset:
                 # so many of the n! orders begin with this subset, and then the player
                 k = len(subset)
-                share = _factorial(k) * _factorial(n - k - 1) / _factorial(n)
+                share = math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n)
                 values[player] += share * (worth[subset | {player}] - value)
     return values
-
-
-def _factorial(n: int) -> int:
-    return int(np.prod(np.arange(1, n + 1)))
 
 
 def patient_equivalent(counts: Sequence[int], plain: Sequence[float], score: float) -> float:
