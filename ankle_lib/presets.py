@@ -211,7 +211,8 @@ class GadoliniumSizes:
     """Answers of a network with dropout."""
     n_explained: int = _sizes(2, 24, 100)
     """Lesions for which it is asked which voxels mattered."""
-    n_seeds: int = _sizes(1, 1, 3)
+    n_seeds: int = _sizes(1, 2, 3)
+    """Networks whose answers are averaged, where patients are few."""
 
 
 @dataclass(frozen=True, kw_only=True)

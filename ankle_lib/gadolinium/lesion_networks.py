@@ -46,7 +46,7 @@ IN_PLANE, IN_PLANE_UP = (1, 2, 2), (1.0, 2.0, 2.0)
 GAIN_JITTER = 0.03
 """Standard deviation of what is added to each logarithmic image in training."""
 
-PEAK_RATE = 1e-2
+PEAK_RATE = 3e-3
 WARM_UP = 0.25
 
 
