@@ -12,6 +12,8 @@ bids      ``sub-<code>/[ses-*/]anat/*_T1w.nii.gz``, ``sub-<code>/[ses-*/]{func,d
           each session and each foot becomes a subject, as in ``01ses02hemiL``
 ========  ====================================================================================
 
+Public data sets of heads have layouts of their own, see `manifest.head_layouts`.
+
 A lab leaves several versions of one file. The most processed one is used: flip-corrected before
 flipped before neither, and among these binarised before not. What was chosen over what is noted
 on the subject.
@@ -26,6 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from ankle_lib.files import NIFTI_SUFFIXES, AnkleError
+from ankle_lib.manifest import head_layouts
 from ankle_lib.manifest.schema import Kind, Layout, Sequence, Side, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import read_header
@@ -93,6 +96,9 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
     if not root.is_dir():
         raise AnkleError(f"{folder}: no such folder")
     layout = layout or detect_layout(root)
+    if layout in head_layouts.LAYOUTS:
+        heads, others = head_layouts.scan(root, layout)
+        return Scan(layout, heads, others)
     # a simulated cohort has its truth beside raw/, which is not for the chapters to list
     found = _images(root, below=root / "raw" if layout == "raw" else root)
     images = [path for path in found if inside(root, path) and not path.is_dir()]
@@ -126,6 +132,8 @@ def detect_layout(root: Path) -> Layout:
         return "bids"
     if any(path.is_dir() for path in root.glob("sourcedata/*")):
         return "lab"
+    if found := head_layouts.detect(root):
+        return found
     raise AnkleError(
         f"{root}: not a known layout: expected folders sourcedata/<sub> (lab), sub-<code> (BIDS) "
         "or raw/<code>; write the subjects into a manifest by hand"

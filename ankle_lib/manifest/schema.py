@@ -17,7 +17,7 @@ from ankle_lib.volume import canonical_voxel_size
 
 Kind = Literal["active", "passive", "unknown"]
 Side = Literal["left", "right"]
-Layout = Literal["lab", "bids", "raw"]
+Layout = Literal["lab", "bids", "raw", "msseg2016", "isbi2015", "open_ms_data"]
 
 
 def unsafe_path(text: str) -> str | None:
@@ -112,10 +112,11 @@ class Sequence(Record):
 
 
 class Subject(Record):
-    """The files of one child's foot.
+    """The files of one child's foot, or of one person's head.
 
     ``side`` is None if not known. ``static`` lists every static scan that there is (one is
-    expected), ``masks`` maps bones to their masks on the static scan's grid.
+    expected), ``masks`` maps bones to their masks on the static scan's grid. Heads have ``images``
+    instead: files by role, such as "T1w", "FLAIR" or "lesions", all on one grid.
     """
 
     code: Code
@@ -124,14 +125,16 @@ class Subject(Record):
     static: list[RelativePath] = []
     masks: dict[Bone, RelativePath] = {}
     sequences: Annotated[list[Sequence], distinct("sequence")] = []
+    images: dict[Name, RelativePath] = {}
     notes: list[str] = []
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return (role, path) of every file: "static", a bone, or a sequence's name."""
+        """Return (role, path) of every file: "static", a bone, a sequence's name, a head's role."""
         return [
             *(("static", path) for path in self.static),
             *self.masks.items(),
             *((sequence.name, sequence.path) for sequence in self.sequences),
+            *self.images.items(),
         ]
 
 
@@ -152,6 +155,8 @@ class LocalSource(Record):
     """Folder; relative to the manifest's own folder unless absolute."""
     layout: Layout | None = None
     """How to find the subjects' files if the manifest lists no subjects."""
+    ask_at: str | None = None
+    """Where one gets the files, of a public data set that may not be handed on."""
     sha256: dict[RelativePath, Sha256] = {}
     """Checksums of some or all files, by path relative to the root."""
 
