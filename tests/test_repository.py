@@ -37,7 +37,7 @@ FLOORS = (
     ("manifest", "phantom"),
     ("cleaning", "masking", "registration", "quality"),
     ("patches", "learning"),
-    ("segmentation", "reconstruction", "dynamic", "small_data", "modalities", "weights"),
+    ("segmentation", "reconstruction", "dynamic", "small_data", "modalities", "stroke", "weights"),
     ("figures", "widgets"),
     ("foot",),
     ("running", "summary"),
