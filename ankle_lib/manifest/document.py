@@ -22,6 +22,7 @@ from ankle_lib.manifest.schema import (
     Record,
     RemoteFile,
     RemoteSource,
+    RequestedSource,
     Subject,
     distinct,
     unsafe_path,
@@ -163,6 +164,8 @@ def verify(cohort: Cohort) -> list[Finding]:
     source, root = cohort.source, cohort.root
     if root is None:
         return []
+    if isinstance(source, RequestedSource) and not root.is_dir():
+        return [Finding(cohort.name, "", "", f"ask for it at {source.url}, unpack it in {root}")]
     problems: list[tuple[str, Path, str | None]] = []
     if isinstance(source, RemoteSource):
         for file in source.files:
@@ -172,7 +175,8 @@ def verify(cohort: Cohort) -> list[Finding]:
             problems.append(("", file.name, problem))
     checksums = dict(source.sha256) if isinstance(source, LocalSource) else {}
     for subject in cohort.subjects:
-        problems += [(subject.code, Path(), problem) for problem in _lacking(subject)]
+        head = isinstance(source, LocalSource | RequestedSource) and source.layout == "atlas"
+        problems += [(subject.code, Path(), problem) for problem in _lacking(subject, head)]
         for role, path in subject.files():
             relative = path.relative_to(root)
             problem = _file_problem(path, checksums.pop(relative, None))
@@ -244,12 +248,12 @@ def _resolved(cohort: Cohort, folder: Path) -> Cohort:
     if isinstance(source, PhantomSource):
         return cohort
     root = (folder / Path(source.root or f"data/{cohort.name}").expanduser()).resolve()
-    if isinstance(source, LocalSource):
-        if not root.is_dir():
-            raise AnkleError(f"cohort {cohort.name}: its root {root} is no folder")
-        if not subjects and source.layout:
-            scan = scan_folder(root, source.layout)
-            subjects, notes = scan.subjects, [*notes, *scan.notes()]
+    if isinstance(source, LocalSource) and not root.is_dir():
+        raise AnkleError(f"cohort {cohort.name}: its root {root} is no folder")
+    layout = None if isinstance(source, RemoteSource) else source.layout
+    if not subjects and layout and root.is_dir():
+        scan = scan_folder(root, layout)
+        subjects, notes = scan.subjects, [*notes, *scan.notes()]
     subjects = [_absolute(subject, root) for subject in subjects]
     resolved = cohort.model_copy(update={"subjects": subjects, "notes": notes})
     resolved._root = root
@@ -281,8 +285,10 @@ def _below(root: Path, path: Path, what: str) -> Path:
     return root / path
 
 
-def _lacking(subject: Subject) -> list[str]:
+def _lacking(subject: Subject, head: bool = False) -> list[str]:
     """Say what a subject has too little or too much of."""
+    if head:  # the masks of those who are to be predicted are kept by the challenge
+        return []
     missing = [bone for bone in BONES if bone not in subject.masks]
     found = {
         f"{len(subject.static)} static scans, expected one": len(subject.static) != 1,

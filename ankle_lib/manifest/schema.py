@@ -17,7 +17,9 @@ from ankle_lib.volume import canonical_voxel_size
 
 Kind = Literal["active", "passive", "unknown"]
 Side = Literal["left", "right"]
-Layout = Literal["lab", "bids", "raw"]
+Layout = Literal["lab", "bids", "raw", "atlas"]
+LESION = "lesion"
+"""What the mask of a head shows, where that of an ankle shows a bone."""
 
 
 def unsafe_path(text: str) -> str | None:
@@ -41,9 +43,9 @@ def _relative(path: Path) -> Path:
     return path
 
 
-def _bone(name: str) -> str:
-    if name not in BONES:
-        raise ValueError(f"{name!r} is not one of the bones {', '.join(BONES)}")
+def _shown(name: str) -> str:
+    if name not in (*BONES, LESION):
+        raise ValueError(f"{name!r} is not one of the bones {', '.join(BONES)}, nor {LESION!r}")
     return name
 
 
@@ -52,7 +54,7 @@ RelativePath = Annotated[
     AfterValidator(_relative),
     PlainSerializer(lambda path: path.as_posix(), return_type=str),
 ]
-Bone = Annotated[str, AfterValidator(_bone)]
+Shown = Annotated[str, AfterValidator(_shown)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$", max_length=40)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -112,17 +114,17 @@ class Sequence(Record):
 
 
 class Subject(Record):
-    """The files of one child's foot.
+    """The files of one child's foot, or of one session of a head.
 
     ``side`` is None if not known. ``static`` lists every static scan that there is (one is
-    expected), ``masks`` maps bones to their masks on the static scan's grid.
+    expected), ``masks`` maps bones, or "lesion", to their masks on the static scan's grid.
     """
 
     code: Code
     group: Name = "unknown"
     side: Side | None = None
     static: list[RelativePath] = []
-    masks: dict[Bone, RelativePath] = {}
+    masks: dict[Shown, RelativePath] = {}
     sequences: Annotated[list[Sequence], distinct("sequence")] = []
     notes: list[str] = []
 
@@ -177,13 +179,26 @@ class RemoteSource(Record):
     """Where they go; None: ``data/<name of the cohort>`` beside the manifest."""
 
 
+class RequestedSource(Record):
+    """Files that their owner gives to whoever asks and signs; they are not here before that."""
+
+    type: Literal["requested"]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S*$")]
+    """Where to ask."""
+    layout: Layout
+    root: str | None = None
+    """Where they are to be unpacked; None: ``data/<name of the cohort>`` beside the manifest."""
+
+
 class Cohort(Record):
     """A named set of subjects and where their files come from."""
 
     name: Name
     description: str = ""
     licence: Annotated[str, Field(min_length=1)]
-    source: Annotated[PhantomSource | LocalSource | RemoteSource, Field(discriminator="type")]
+    source: Annotated[
+        PhantomSource | LocalSource | RemoteSource | RequestedSource, Field(discriminator="type")
+    ]
     geometry: Geometry = Geometry()
     subjects: Annotated[list[Subject], distinct("subject", "code")] = []
     notes: list[str] = []
