@@ -396,14 +396,17 @@ def verify(
     path = file or _default_manifest()
     loaded = document.load_manifest(path)
     checks = [document.verify, document.privacy] if privacy else [document.verify]
-    cohorts = [loaded.cohort(cohort.name) for cohort in loaded.cohorts]
+    waiting = {one.name: where for one in loaded.cohorts if (where := loaded.waits(one.name))}
+    for name, where in waiting.items():
+        print(f"{name}: not here; its files are at {where}")
+    cohorts = [loaded.cohort(one.name) for one in loaded.cohorts if one.name not in waiting]
     findings = [found for cohort in cohorts for check in checks for found in check(cohort)]
     for finding in findings:
         subject = f"{finding.cohort}, {finding.subject}" if finding.subject else finding.cohort
         print(": ".join(filter(None, (subject, finding.file, finding.problem))))
     if findings:
         raise AnkleError(f"{path}: findings as listed: {len(findings)}")
-    print(f"{path}: {len(loaded.cohorts)} cohorts, nothing to report")
+    print(f"{path}: {len(cohorts)} cohorts, nothing to report")
 
 
 @data.command("fetch")

@@ -184,6 +184,36 @@ class ModalitySizes:
     n_seeds: int = _sizes(1, 1, 3)
 
 
+@dataclass(frozen=True)
+class GadoliniumSizes:
+    """Patients and trainings of chapter 09."""
+
+    voxel_mm: float = _sizes(2.5, 1.25, 1.0)
+    side: int = _sizes(12, 16, 24)
+    """Voxels along each side of the planes through lesions."""
+    n_train: int = _sizes(6, 24, 60)
+    n_test: int = _sizes(5, 20, 60)
+    n_even: int = _sizes(3, 8, 40)
+    """Patients of the world in which all lesions are even."""
+    n_made: int = _sizes(2, 12, 60)
+    """Patients that the simulator adds, where the training patients are few."""
+    counts: tuple[int, ...] = _sizes((3, 6), (4, 8, 16, 24), (4, 8, 16, 24, 60))
+    """So few training patients."""
+    steps: int = _sizes(4, 200, 1500)
+    """Of 32 lesions, for every network."""
+    few_steps: int = _sizes(4, 100, 600)
+    """The same where patients are few."""
+    width: int = _sizes(4, 16, 32)
+    """Channels of the first level."""
+    members: int = _sizes(2, 3, 5)
+    """Of the ensemble."""
+    draws: int = _sizes(3, 20, 50)
+    """Answers of a network with dropout."""
+    n_explained: int = _sizes(2, 24, 100)
+    """Lesions for which it is asked which voxels mattered."""
+    n_seeds: int = _sizes(1, 1, 3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """Sizes of the cohort and its grids.
@@ -219,6 +249,9 @@ class Preset:
     dynamic: DynamicSizes = field(metadata={"values": _instances(DynamicSizes)}, repr=False)
     small_data: SmallDataSizes = field(metadata={"values": _instances(SmallDataSizes)}, repr=False)
     modality: ModalitySizes = field(metadata={"values": _instances(ModalitySizes)}, repr=False)
+    gadolinium: GadoliniumSizes = field(
+        metadata={"values": _instances(GadoliniumSizes)}, repr=False
+    )
 
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _instances(Preset)}

@@ -14,6 +14,7 @@ from ankle_lib.foot.reading import Scans
 from ankle_lib.foot.reconstruct import reconstruct
 from ankle_lib.foot.register import register_scans
 from ankle_lib.foot.segment import segment_scan
+from ankle_lib.gadolinium import lesion_networks
 from ankle_lib.learning.networks import ready_to_predict
 from ankle_lib.learning.prediction import Segmenter
 from ankle_lib.learning.recipes import Recipe, Stage
@@ -38,6 +39,7 @@ from ankle_lib.small_data.adaptation import least_entropy
 from ankle_lib.small_data.implicit import fit_sequence
 from ankle_lib.volume import save
 from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames, written_ankle
+from tests.gadolinium.test_lesion_networks import toy_lesions
 from tests.modalities.toy_children import toy_study
 from tests.reconstruction.toy_scene import toy_pairs, toy_truth
 from tests.small_data.toy_target import blocks
@@ -188,6 +190,14 @@ def know_anatomy(folder: Path) -> None:
     sequence.at(0, ankle.static.grid)
 
 
+def rate_lesions(folder: Path) -> None:
+    lesions = toy_lesions(8)
+    plan = lesion_networks.Plan(steps=2, width=2, dropout="fixed", modality_dropout=True)
+    network = lesion_networks.train_once(plan, lesions, folder, GPU)
+    assert on_gpu(network)
+    lesion_networks.scores(network, lesions, draws=2, device=GPU)
+
+
 PATHS = (
     simulate_a_subject,
     compare_modalities,
@@ -200,4 +210,5 @@ PATHS = (
     segment_own_scan,
     register_own_scan,
     know_anatomy,
+    rate_lesions,
 )

@@ -53,6 +53,13 @@ TABLES = {
     "08_few_children/tables/constraints.csv": ["constraint", "dice_mean", "dice_low", "dice_high"],
     "08_few_children/tables/adaptation.csv": ["method", "bone", "dice_mean"],
     "08_few_children/tables/implicit.csv": ["method", "bone", "correlation", "psnr_db"],
+    "09_contrast_agent/tables/oracle.csv": ["world", "bound", "auc", "auc_low", "auc_high"],
+    "09_contrast_agent/tables/detection.csv": ["method", "auc", "auc_low", "auc_high"],
+    "09_contrast_agent/tables/retention.csv": ["method", "retained", "brier"],
+    "09_contrast_agent/tables/shapley.csv": ["method", "sequence", "shapley", "alone"],
+    "09_contrast_agent/tables/attribution.csv": ["method", "weights", "region", "mean", "std"],
+    "09_contrast_agent/tables/generated.csv": ["auc", "auc_low", "auc_high", "patients", "arm"],
+    "09_contrast_agent/tables/leakage.csv": ["split", "sees", "repeat", "auc"],
     "10_blind_to_the_modality/tables/modalities.csv": [
         *("arm", "regime", "modality", "dice_mean", "dice_low", "dice_high"),
         *("assd_mm_mean", "assd_mm_low", "assd_mm_high"),

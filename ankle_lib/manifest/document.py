@@ -22,7 +22,6 @@ from ankle_lib.manifest.schema import (
     Record,
     RemoteFile,
     RemoteSource,
-    RequestedSource,
     Subject,
     distinct,
     unsafe_path,
@@ -61,6 +60,14 @@ class Manifest(Record):
         if name not in by_name:
             raise AnkleError(f"there is no cohort {name!r}: choose one of {', '.join(by_name)}")
         return _resolved(by_name[name], self._folder)
+
+    def waits(self, name: str) -> str | None:
+        """Return where to get the files of a cohort that are not here, if it says so; else None."""
+        (cohort,) = (cohort for cohort in self.cohorts if cohort.name == name)
+        source = cohort.source
+        if not isinstance(source, LocalSource) or _root_of(cohort, self._folder).is_dir():
+            return None
+        return source.ask_at
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def privacy(cohort: Cohort) -> list[Finding]:
 def verify(cohort: Cohort) -> list[Finding]:
     """Check that every file is there, has its checksum, can be read and has the right geometry.
 
-    Each subject should have one static scan, masks of all bones and a sequence.
+    Each child should have one static scan, masks of all bones and a sequence; a head a T1w.
 
     Parameters
     ----------
@@ -164,8 +171,6 @@ def verify(cohort: Cohort) -> list[Finding]:
     source, root = cohort.source, cohort.root
     if root is None:
         return []
-    if isinstance(source, RequestedSource) and not root.is_dir():
-        return [Finding(cohort.name, "", "", f"ask for it at {source.url}, unpack it in {root}")]
     problems: list[tuple[str, Path, str | None]] = []
     if isinstance(source, RemoteSource):
         for file in source.files:
@@ -175,8 +180,7 @@ def verify(cohort: Cohort) -> list[Finding]:
             problems.append(("", file.name, problem))
     checksums = dict(source.sha256) if isinstance(source, LocalSource) else {}
     for subject in cohort.subjects:
-        head = isinstance(source, LocalSource | RequestedSource) and source.layout == "atlas"
-        problems += [(subject.code, Path(), problem) for problem in _lacking(subject, head)]
+        problems += [(subject.code, Path(), problem) for problem in _lacking(subject)]
         for role, path in subject.files():
             relative = path.relative_to(root)
             problem = _file_problem(path, checksums.pop(relative, None))
@@ -247,17 +251,24 @@ def _resolved(cohort: Cohort, folder: Path) -> Cohort:
     source, subjects, notes = cohort.source, cohort.subjects, cohort.notes
     if isinstance(source, PhantomSource):
         return cohort
-    root = (folder / Path(source.root or f"data/{cohort.name}").expanduser()).resolve()
-    if isinstance(source, LocalSource) and not root.is_dir():
-        raise AnkleError(f"cohort {cohort.name}: its root {root} is no folder")
-    layout = None if isinstance(source, RemoteSource) else source.layout
-    if not subjects and layout and root.is_dir():
-        scan = scan_folder(root, layout)
-        subjects, notes = scan.subjects, [*notes, *scan.notes()]
+    root = _root_of(cohort, folder)
+    if isinstance(source, LocalSource):
+        if not root.is_dir():
+            get = f": get its files at {source.ask_at}" if source.ask_at else ""
+            raise AnkleError(f"cohort {cohort.name}: its root {root} is no folder{get}")
+        if not subjects and source.layout:
+            scan = scan_folder(root, source.layout)
+            subjects, notes = scan.subjects, [*notes, *scan.notes()]
     subjects = [_absolute(subject, root) for subject in subjects]
     resolved = cohort.model_copy(update={"subjects": subjects, "notes": notes})
     resolved._root = root
     return resolved
+
+
+def _root_of(cohort: Cohort, folder: Path) -> Path:
+    """Return the folder of a cohort's files, from the manifest's folder."""
+    root = getattr(cohort.source, "root", None) or f"data/{cohort.name}"
+    return (folder / Path(root).expanduser()).resolve()
 
 
 def _absolute(subject: Subject, root: Path) -> Subject:
@@ -271,6 +282,7 @@ def _absolute(subject: Subject, root: Path) -> Subject:
             "static": [_below(root, path, name) for path in subject.static],
             "masks": {b: _below(root, path, name) for b, path in subject.masks.items()},
             "sequences": sequences,
+            "images": {role: _below(root, path, name) for role, path in subject.images.items()},
         }
     )
 
@@ -285,10 +297,10 @@ def _below(root: Path, path: Path, what: str) -> Path:
     return root / path
 
 
-def _lacking(subject: Subject, head: bool = False) -> list[str]:
+def _lacking(subject: Subject) -> list[str]:
     """Say what a subject has too little or too much of."""
-    if head:  # the masks of those who are to be predicted are kept by the challenge
-        return []
+    if subject.images:  # of a head: what is needed depends on the chapter
+        return [] if "T1w" in subject.images else ["no T1w image"]
     missing = [bone for bone in BONES if bone not in subject.masks]
     found = {
         f"{len(subject.static)} static scans, expected one": len(subject.static) != 1,
@@ -317,6 +329,10 @@ def _image_problem(geometry: Geometry, subject: Subject, role: str, path: Path) 
     except AnkleError as error:
         return str(error).removeprefix(f"{path}: ")
     header = read_header(path)
+    if role in subject.images:
+        shape = read_header(subject.images.get("T1w", path)).shape
+        apart = f"shape {header.shape}, its T1w has {shape}: all images of a head are on one grid"
+        return None if header.shape == shape else apart
     if role in subject.masks:
         return _mask_problem(header.shape, subject)
     static = role == "static"

@@ -10,10 +10,9 @@ raw       the same files, all of them in ``raw/<code>/``
 bids      ``sub-<code>/[ses-*/]anat/*_T1w.nii.gz``, ``sub-<code>/[ses-*/]{func,dyn}/*.nii.gz``
           (4D), ``derivatives/**/sub-<code>*_label-<bone>*_mask.nii.gz``, ``participants.tsv``;
           each session and each foot becomes a subject, as in ``01ses02hemiL``
-atlas     heads after a stroke, as ATLAS R2.0 comes, in any folder below the root:
-          ``…/sub-<code>/ses-<n>/anat/sub-<code>_ses-<n>_*_T1w.nii.gz``, beside it the same with
-          ``_label-L_desc-T1lesion_mask`` for ``_T1w``, if it is given
 ========  ====================================================================================
+
+Public data sets of heads have layouts of their own, see `manifest.head_layouts`.
 
 A lab leaves several versions of one file. The most processed one is used: flip-corrected before
 flipped before neither, and among these binarised before not. What was chosen over what is noted
@@ -29,7 +28,8 @@ from pathlib import Path
 import pandas as pd
 
 from ankle_lib.files import NIFTI_SUFFIXES, AnkleError
-from ankle_lib.manifest.schema import LESION, Kind, Layout, Sequence, Side, Subject
+from ankle_lib.manifest import head_layouts
+from ankle_lib.manifest.schema import Kind, Layout, Sequence, Side, Subject
 from ankle_lib.presets import BONES
 from ankle_lib.volume import read_header
 
@@ -39,7 +39,6 @@ _GROUPS = {"T": "control", "E": "equinus"}
 """First letter of a lab code: T for typically developing, E for equinus."""
 LEADS_OUT = "a link that leads out of the folder, or nowhere: copy the file"
 _ENTITY = re.compile(r"(?:(?<=[/_])|^)([a-z]+)-([A-Za-z0-9]+)")
-_T1W, _LESION_MASK = "_T1w", "_label-L_desc-T1lesion_mask"
 _REPEATED = {"sub", "run", "task", "label", "desc", "space"}
 """Entities that name no foot."""
 _SIDES: dict[str, Side] = {"l": "left", "r": "right"}
@@ -85,7 +84,7 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
     Parameters
     ----------
     folder : path
-    layout : {"lab", "bids", "raw", "atlas"}, optional
+    layout : {"lab", "bids", "raw"}, optional
         Recognised from the folder if not given.
 
     Raises
@@ -97,13 +96,14 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
     if not root.is_dir():
         raise AnkleError(f"{folder}: no such folder")
     layout = layout or detect_layout(root)
+    if layout in head_layouts.LAYOUTS:
+        heads, others = head_layouts.scan(root, layout)
+        return Scan(layout, heads, others)
     # a simulated cohort has its truth beside raw/, which is not for the chapters to list
     found = _images(root, below=root / "raw" if layout == "raw" else root)
     images = [path for path in found if inside(root, path) and not path.is_dir()]
     has_people = layout == "bids" and (root / "participants.tsv").is_file()
     people = _participants(root) if has_people else {}
-    if layout == "atlas":
-        return _scan_heads(root, images)
     subjects, used = [], set[Path]()
     reasons = {path: LEADS_OUT for path in found if not inside(root, path)}
     for name in _folders(root, layout):
@@ -125,15 +125,15 @@ def scan_folder(folder: str | os.PathLike[str], layout: Layout | None = None) ->
 
 
 def detect_layout(root: Path) -> Layout:
-    """Return the layout of ``root`` or raise :class:`AnkleError`."""
+    """Return the layout of ``root`` ("raw", "bids" or "lab") or raise :class:`AnkleError`."""
     if any(path.is_dir() for path in root.glob("raw/*")):
         return "raw"
-    if any(root.rglob(f"sub-*{_LESION_MASK}.nii*")):
-        return "atlas"
     if any(path.is_dir() for path in root.glob("sub-*")):
         return "bids"
     if any(path.is_dir() for path in root.glob("sourcedata/*")):
         return "lab"
+    if found := head_layouts.detect(root):
+        return found
     raise AnkleError(
         f"{root}: not a known layout: expected folders sourcedata/<sub> (lab), sub-<code> (BIDS) "
         "or raw/<code>; write the subjects into a manifest by hand"
@@ -154,32 +154,6 @@ def read_clean_cohort(folder: str | os.PathLike[str]) -> list[CleanSubject]:
     if not people:
         raise AnkleError(f"{folder}: no subject in participants.tsv: run chapter 01 first")
     return [_clean_subject(root, code, group, side) for code, (group, side) in people.items()]
-
-
-def _scan_heads(root: Path, images: list[Path]) -> Scan:
-    """List the sessions of heads; a code names subject and session, a group the site."""
-    subjects, used = [], set[Path]()
-    for path in images:
-        named = re.match(r"sub-([A-Za-z0-9]+)_(?:ses-([A-Za-z0-9]+)_)?", path.name)
-        if not named or not _stem(path).endswith(_T1W) or path.parent.name != "anat":
-            continue
-        code, session = named[1], named[2] or "1"
-        mask = path.with_name(path.name.replace(_T1W, _LESION_MASK))
-        used |= {path, mask}
-        site = re.match(r"r\d+", code)
-        masks = {LESION: mask.relative_to(root)} if mask in images else {}
-        subjects.append(
-            Subject(
-                code=code if session == "1" else f"{code}ses{session}",
-                group=site[0] if site else "unknown",
-                static=[path.relative_to(root)],
-                masks=masks,
-            )
-        )
-    if not subjects:
-        raise AnkleError(f"{root}: no …/anat/sub-<code>_ses-<n>_*_T1w.nii.gz below it")
-    rest = [path.relative_to(root).as_posix() for path in images if path not in used]
-    return Scan("atlas", subjects, rest)
 
 
 def _folders(root: Path, layout: Layout) -> list[str]:

@@ -17,9 +17,7 @@ from ankle_lib.volume import canonical_voxel_size
 
 Kind = Literal["active", "passive", "unknown"]
 Side = Literal["left", "right"]
-Layout = Literal["lab", "bids", "raw", "atlas"]
-LESION = "lesion"
-"""What the mask of a head shows, where that of an ankle shows a bone."""
+Layout = Literal["lab", "bids", "raw", "msseg2016", "isbi2015", "open_ms_data"]
 
 
 def unsafe_path(text: str) -> str | None:
@@ -43,9 +41,9 @@ def _relative(path: Path) -> Path:
     return path
 
 
-def _shown(name: str) -> str:
-    if name not in (*BONES, LESION):
-        raise ValueError(f"{name!r} is not one of the bones {', '.join(BONES)}, nor {LESION!r}")
+def _bone(name: str) -> str:
+    if name not in BONES:
+        raise ValueError(f"{name!r} is not one of the bones {', '.join(BONES)}")
     return name
 
 
@@ -54,7 +52,7 @@ RelativePath = Annotated[
     AfterValidator(_relative),
     PlainSerializer(lambda path: path.as_posix(), return_type=str),
 ]
-Shown = Annotated[str, AfterValidator(_shown)]
+Bone = Annotated[str, AfterValidator(_bone)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$", max_length=40)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -114,26 +112,29 @@ class Sequence(Record):
 
 
 class Subject(Record):
-    """The files of one child's foot, or of one session of a head.
+    """The files of one child's foot, or of one person's head.
 
     ``side`` is None if not known. ``static`` lists every static scan that there is (one is
-    expected), ``masks`` maps bones, or "lesion", to their masks on the static scan's grid.
+    expected), ``masks`` maps bones to their masks on the static scan's grid. Heads have ``images``
+    instead: files by role, such as "T1w", "FLAIR" or "lesions", all on one grid.
     """
 
     code: Code
     group: Name = "unknown"
     side: Side | None = None
     static: list[RelativePath] = []
-    masks: dict[Shown, RelativePath] = {}
+    masks: dict[Bone, RelativePath] = {}
     sequences: Annotated[list[Sequence], distinct("sequence")] = []
+    images: dict[Name, RelativePath] = {}
     notes: list[str] = []
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return (role, path) of every file: "static", a bone, or a sequence's name."""
+        """Return (role, path) of every file: "static", a bone, a sequence's name, a head's role."""
         return [
             *(("static", path) for path in self.static),
             *self.masks.items(),
             *((sequence.name, sequence.path) for sequence in self.sequences),
+            *self.images.items(),
         ]
 
 
@@ -154,6 +155,8 @@ class LocalSource(Record):
     """Folder; relative to the manifest's own folder unless absolute."""
     layout: Layout | None = None
     """How to find the subjects' files if the manifest lists no subjects."""
+    ask_at: str | None = None
+    """Where one gets the files, of a public data set that may not be handed on."""
     sha256: dict[RelativePath, Sha256] = {}
     """Checksums of some or all files, by path relative to the root."""
 
@@ -179,26 +182,13 @@ class RemoteSource(Record):
     """Where they go; None: ``data/<name of the cohort>`` beside the manifest."""
 
 
-class RequestedSource(Record):
-    """Files that their owner gives to whoever asks and signs; they are not here before that."""
-
-    type: Literal["requested"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S*$")]
-    """Where to ask."""
-    layout: Layout
-    root: str | None = None
-    """Where they are to be unpacked; None: ``data/<name of the cohort>`` beside the manifest."""
-
-
 class Cohort(Record):
     """A named set of subjects and where their files come from."""
 
     name: Name
     description: str = ""
     licence: Annotated[str, Field(min_length=1)]
-    source: Annotated[
-        PhantomSource | LocalSource | RemoteSource | RequestedSource, Field(discriminator="type")
-    ]
+    source: Annotated[PhantomSource | LocalSource | RemoteSource, Field(discriminator="type")]
     geometry: Geometry = Geometry()
     subjects: Annotated[list[Subject], distinct("subject", "code")] = []
     notes: list[str] = []

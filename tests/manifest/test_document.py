@@ -103,29 +103,6 @@ def test_a_manifest_comes_back_with_absolute_paths(tmp_path: Path) -> None:
     assert again.read_text() == path.read_text()
 
 
-def test_a_cohort_that_must_be_asked_for(tmp_path: Path) -> None:
-    text = """
-version: 1
-cohorts:
-  - name: heads
-    licence: on request
-    source: {type: requested, url: "https://example.org/heads", layout: atlas}
-    geometry: {static_voxel_mm: [1.0, 1.0, 1.0]}
-"""
-    (tmp_path / "m.yaml").write_text(text)
-    (finding,) = verify(load_manifest(tmp_path / "m.yaml").cohort())
-    assert finding.problem.startswith("ask for it at https://example.org/heads, unpack it in ")
-    place = tmp_path / "data" / "heads" / "Training" / "sub-r001s001" / "ses-1" / "anat"
-    for what in ("T1w", "label-L_desc-T1lesion_mask"):
-        save(place / f"sub-r001s001_ses-1_{what}.nii.gz", np.zeros((4, 5, 6)), np.eye(4))
-    cohort = load_manifest(tmp_path / "m.yaml").cohort()
-    assert [list(one.masks) for one in cohort.subjects] == [["lesion"]]
-    assert verify(cohort) == []
-    save(place / "sub-r001s001_ses-1_T1w.nii.gz", np.zeros((4, 5, 6)), np.diag([1, 1, 2, 1]))
-    (finding,) = verify(cohort)
-    assert "voxels of" in finding.problem
-
-
 def test_the_manifest_of_the_repository() -> None:
     manifest = load_manifest(REPOSITORY / "data_manifest.yaml")
     phantom = manifest.cohort("phantom")

@@ -46,29 +46,6 @@ def lab_names(sub: str) -> list[str]:
     ]
 
 
-def head_name(code: str, session: int, what: str, folder: str = "Training/R001") -> str:
-    stem = f"sub-{code}_ses-{session}_space-MNI152NLin2009aSym"
-    return f"{folder}/sub-{code}/ses-{session}/anat/{stem}_{what}.nii.gz"
-
-
-def test_the_layout_of_atlas(tmp_path: Path) -> None:
-    mask = "label-L_desc-T1lesion_mask"
-    both = [head_name("r001s001", n, what) for n in (1, 2) for what in ("T1w", mask)]
-    hidden = head_name("r009s120", 1, "T1w", "Testing/R009")
-    stray = head_name("r001s001", 1, mask, "derivatives/rater2")
-    touch(tmp_path, *both, hidden, stray)
-    scan = scan_folder(tmp_path)
-    assert scan.layout == detect_layout(tmp_path) == "atlas"
-    assert [one.code for one in scan.subjects] == ["r009s120", "r001s001", "r001s001ses2"]
-    assert [one.group for one in scan.subjects] == ["r009", "r001", "r001"]
-    assert [list(one.masks) for one in scan.subjects] == [[], ["lesion"], ["lesion"]]
-    assert scan.subjects[1].static == [Path(both[0])]
-    assert scan.subjects[1].masks["lesion"] == Path(both[1])
-    assert scan.unrecognised == [stray]
-    with pytest.raises(AnkleError, match="T1w"):
-        scan_folder(tmp_path / "derivatives", "atlas")
-
-
 def test_the_labs_layout(tmp_path: Path) -> None:
     touch(tmp_path, *lab_names("sub_T01"), *lab_names("sub_E02"), "sourcedata/X3/X3_static.nii")
     scan = scan_folder(tmp_path)

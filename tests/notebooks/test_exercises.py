@@ -44,6 +44,10 @@ def check_of(chapter: str, number: int) -> Callable[..., None]:
     return getattr(module, f"exercise_{number}")
 
 
+def entropy_of(p: Any) -> Any:
+    return -p * np.log(p) - (1 - p) * np.log(1 - p)
+
+
 # --- wrong answers ---
 
 RANDOM = np.random.default_rng(0)
@@ -253,6 +257,28 @@ WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
     ("07", 3, (dict.fromkeys(GAIN.index, GAIN.mean()),), "two means"),
     ("07", 4, (mirrored_too,), "mirrors the bone"),
     ("07", 4, (shifted_alone,), "does not turn it"),
+    (
+        "09",
+        1,
+        (
+            lambda sensitivity, specificity, prevalence: (
+                sensitivity / (sensitivity + 1 - specificity)
+            ),
+        ),
+        "prevalence does not count",
+    ),
+    (
+        "09",
+        1,
+        (lambda sensitivity, specificity, prevalence: sensitivity * prevalence,),
+        "few|differ",
+    ),
+    ("09", 2, (0.06,), "gadoterate"),
+    ("09", 2, (0.02,), "chronic lesion"),
+    ("09", 3, (lambda draws: entropy_of(draws.mean(0)),), "not taken off"),
+    ("09", 3, (lambda draws: entropy_of(draws).mean(0),), "aleatoric"),
+    ("09", 4, (lambda first, second, both: np.array([first, second]) - 0.5,), "comes first"),
+    ("09", 4, (lambda first, second, both: both - np.array([second, first]),), "comes second"),
     ("10", 1, (lambda attenuation, water: 1000 * attenuation / water,), "air -1000"),
     ("10", 1, (lambda attenuation, water: (attenuation - water) / water,), "a thousand|differ"),
     ("10", 2, (50,), "much that is none"),
@@ -326,6 +352,7 @@ def given(chapter: str, number: int, folder: Path) -> dict[str, Any]:
         ("06", 1): {"targets": TARGETS},
         ("07", 2): {"scores": SCORES},
         ("07", 3): {"scores": SCORES},
+        ("09", 2): {"concentrations": np.round(np.arange(0, 0.5, 0.005), 3)},
         ("10", 2): {"image": CT_IMAGE, "bones": CT_BONES, "levels": range(50, 600, 100)},
         ("10", 3): {"scores": BRANCHES},
         ("A1", 3): {"image": PICTURE, "partner": PICTURE, "shifts_mm": SHIFTS, "pixel_mm": 1.0},
