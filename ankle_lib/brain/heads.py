@@ -1,5 +1,6 @@
 """One person's brain: the mean brain, bent smoothly and differently on both sides."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,12 +167,19 @@ def sample(template: Template, points: Map, voxel_mm: float) -> Map:
 
     For voxels much larger than the template's the maps are blurred first, as a scanner would.
     """
-    maps = np.concatenate([template.fractions, template.ventricles[None]]).astype(np.float32)
-    if voxel_mm > 1.5:
-        maps = np.stack([ndimage.gaussian_filter(one, 0.4 * voxel_mm) for one in maps])
+    maps = _blurred(template, voxel_mm)
     inverse = np.linalg.inv(template.affine)
     index = np.tensordot(inverse[:3, :3], points, 1) + inverse[:3, 3, None, None, None]
     size = np.array(template.ventricles.shape)[:, None, None, None]
     scaled = (2 * index / (size - 1) - 1).astype(np.float32)
     where = torch.from_numpy(np.ascontiguousarray(scaled[::-1].transpose(1, 2, 3, 0)))
-    return grid_sample(torch.from_numpy(maps)[None], where[None], align_corners=True)[0].numpy()
+    return grid_sample(maps[None], where[None], align_corners=True)[0].numpy()
+
+
+@functools.lru_cache(maxsize=2)
+def _blurred(template: Template, voxel_mm: float) -> torch.Tensor:
+    """Return the template's maps for voxels of a size: once, for all heads."""
+    maps = np.concatenate([template.fractions, template.ventricles[None]]).astype(np.float32)
+    if voxel_mm > 1.5:
+        maps = np.stack([ndimage.gaussian_filter(one, 0.4 * voxel_mm) for one in maps])
+    return torch.from_numpy(maps)
