@@ -218,10 +218,10 @@ class GadoliniumSizes:
 class StrokeSizes:
     """Heads and trainings of chapter 11."""
 
-    voxel_mm: float = _sizes(4.5, 2.25, 1.5)
+    voxel_mm: float = _sizes(4.8, 2.4, 1.6)
     plane: tuple[int, int] = _sizes((32, 64), (64, 96), (96, 128))
     """Voxels of an axial slice from left to right and from back to front, multiples of 32."""
-    z_mm: tuple[float, float] | None = _sizes((0.0, 45.0), (-20.0, 60.0), None)
+    z_mm: tuple[float, float] | None = _sizes((0.0, 48.0), (-20.0, 60.0), None)
     """Heights of the lowest and the highest slice in MNI space; None is the whole brain."""
     n_train: tuple[int, ...] = _sizes((2, 4), (8, 16, 32), (8, 32, 128))
     """People, of the learning curve; the contest has the last number."""
