@@ -228,7 +228,7 @@ class StrokeSizes:
     n_validation: int = _sizes(1, 6, 16)
     n_test: int = _sizes(3, 16, 60)
     width: int = _sizes(4, 8, 16)
-    """Channels of the first level of the course's U-Net; the others' follow."""
+    """Half of the channels of the first level of the U-Nets; the others' follow."""
     steps: int = _sizes(2, 150, 4000)
     """Of 8 slices, for every network."""
     n_seeds: int = _sizes(1, 1, 3)

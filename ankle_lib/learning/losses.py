@@ -16,8 +16,8 @@ DICE_SMOOTH = 1.0
 WEIGHT_SLOPE, WEIGHT_MIDDLE = 10.0, 0.5
 """Of the sigmoid g(r) by which the report weighs patches (section 6.3.2)."""
 
-LESION_WEIGHT = 10.0
-"""So many pixels without a small label count as much as one with it."""
+LESION_WEIGHT = 5.0
+"""So many pixels without a lesion count as much as one of a lesion."""
 
 GRADIENT_WEIGHT = 1.0
 """Of the differences of neighbouring pixels, beside the pixels themselves."""

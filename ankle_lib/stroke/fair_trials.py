@@ -57,10 +57,10 @@ NETWORKS = {
 IDENTITIES = {OWN_TRANSFORMER: OWN_UNET, SWIN: SWIN_IDENTITY, UNETR: UNETR_IDENTITY}
 """Networks with transformer blocks, and the same without."""
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (5e-3, 1e-2, 2e-2)
 """Every network's tries of the largest learning rate."""
 
-UNTUNED_RATE = 5e-3
+UNTUNED_RATE = 2e-2
 """Of everybody where nobody is given a try."""
 
 
@@ -70,6 +70,11 @@ COST_MS = {
 }  # fmt: skip
 """Processor time to train on one slice at `laptop`, measured once on one thread: what counts is
 how they compare. Steps follow from it that take equal time, the same ones on every machine."""
+
+
+def width_of(arm: str, sizes: StrokeSizes) -> int:
+    """Return the width of a network; the first level of the course's is then MONAI's U-Net's."""
+    return sizes.width * (2 if arm in (OWN_UNET, OWN_TRANSFORMER) else 1)
 
 
 def steps_in_equal_time(arm: str, steps: int) -> int:
@@ -115,15 +120,13 @@ class StrokeStudy:
 
     def recipe(self, run: Run) -> Recipe:
         """Return how the network of a run is made and trained."""
-        own = NETWORKS[run.arm].startswith("unet") and not NETWORKS[run.arm].startswith("unetr")
         rate = self.rates[run.arm] if run.rate is None else run.rate
         beside = range(-BESIDE, BESIDE + 1)
         return Recipe(
-            (Stage(None, run.steps, BATCH, rate, "one-cycle"),),
+            (Stage(None, run.steps, BATCH, rate, "cosine"),),
             labels=(LESION,),
             network=NETWORKS[run.arm],
-            depth=5 if own else None,
-            width=self.sizes.width,
+            width=width_of(run.arm, self.sizes),
             channels=("image", "mirror image") if run.arm == MIRROR else ("image",),
             context_mm=tuple(self.sizes.voxel_mm * one for one in beside),
             loss="dice+lesion-bce",
@@ -262,12 +265,10 @@ def seconds_of(fitted: Mapping[Run, Trained]) -> pd.DataFrame:
 
 def ankle_recipe(sizes: StrokeSizes, arm: str, pixels: int, rate: float, seed: int = 0) -> Recipe:
     """Return how a contestant is trained on the bones of ankles."""
-    own = NETWORKS[arm] in ("unet", "unet-transformer")
     return Recipe(
-        (Stage(pixels, sizes.ankle_steps, BATCH, rate, "one-cycle"),),
+        (Stage(pixels, sizes.ankle_steps, BATCH, rate, "cosine"),),
         network=NETWORKS[arm],
-        depth=5 if own else None,
-        width=sizes.width,
+        width=width_of(arm, sizes),
         context_mm=FINAL_CONTEXT_MM,
         loss="dice+bce",
         optimizer="muon",

@@ -21,9 +21,9 @@ def study(tmp_path_factory) -> fair.StrokeStudy:
 
 def test_all_are_alike_but_for_the_network_and_its_rate(study) -> None:
     recipes = {arm: study.recipe(fair.Run(arm, 3, 12)) for arm in fair.NETWORKS}
-    alike = replace(recipes[fair.UNET], network="", depth=None, channels=())
+    alike = replace(recipes[fair.UNET], network="", width=None, channels=())
     for arm, recipe in recipes.items():
-        assert replace(recipe, network="", depth=None, channels=()) == alike
+        assert replace(recipe, network="", width=None, channels=()) == alike
         assert recipe.network == fair.NETWORKS[arm]
         assert recipe.fresh().in_channels == (6 if arm == fair.MIRROR else 3)
     assert study.recipe(fair.Run(fair.UNET, 3, 12, rate=0.5)).stages[0].learning_rate == 0.5
@@ -59,14 +59,14 @@ def test_trials_choose_by_the_validation_people_alone(study) -> None:
     assert trials["dice"].between(0, 1).all()
     table = pd.DataFrame(
         [(arm, rate, rate == chosen) for arm, chosen in
-         ((fair.OWN_TRANSFORMER, 1e-2), (fair.OWN_UNET, 1e-3), (fair.SWIN, 3e-3),
-          (fair.UNETR, 1e-3)) for rate in fair.RATES],
+         ((fair.OWN_TRANSFORMER, 1e-2), (fair.OWN_UNET, 5e-3), (fair.SWIN, 2e-2),
+          (fair.UNETR, 5e-3)) for rate in fair.RATES],
         columns=["arm", "rate", "dice"],
     )  # fmt: skip
     best = fair.best_rates(table)
-    assert (best[fair.OWN_TRANSFORMER], best[fair.OWN_UNET]) == (1e-2, 1e-3)
-    assert best[fair.SWIN_IDENTITY] == best[fair.SWIN] == 3e-3
-    assert best[fair.UNETR_IDENTITY] == 1e-3
+    assert (best[fair.OWN_TRANSFORMER], best[fair.OWN_UNET]) == (1e-2, 5e-3)
+    assert best[fair.SWIN_IDENTITY] == best[fair.SWIN] == 2e-2
+    assert best[fair.UNETR_IDENTITY] == 5e-3
 
 
 def test_every_contestant_has_a_price() -> None:
