@@ -222,6 +222,39 @@ class GadoliniumSizes:
     """Networks whose answers are averaged, where patients are few."""
 
 
+@dataclass(frozen=True)
+class StrokeSizes:
+    """Heads and trainings of chapter 11."""
+
+    voxel_mm: float = _sizes(4.8, 2.4, 1.6)
+    plane: tuple[int, int] = _sizes((32, 64), (64, 96), (96, 128))
+    """Voxels of an axial slice from left to right and from back to front, multiples of 32."""
+    z_mm: tuple[float, float] | None = _sizes((0.0, 48.0), (-20.0, 60.0), None)
+    """Heights of the lowest and the highest slice in MNI space; None is the whole brain."""
+    n_train: tuple[int, ...] = _sizes((2, 4), (8, 16, 32), (8, 32, 128))
+    """People, of the learning curve; the contest has the last number."""
+    n_validation: int = _sizes(1, 6, 16)
+    n_test: int = _sizes(3, 16, 60)
+    width: int = _sizes(4, 8, 16)
+    """Half of the channels of the first level of the U-Nets; the others' follow."""
+    steps: int = _sizes(2, 150, 4000)
+    """Of 8 slices, for every network."""
+    n_seeds: int = _sizes(1, 1, 3)
+    with_mednext: bool = _sizes(False, False, True)
+    tunes: bool = _sizes(False, False, True)
+    """Whether the trials that found the learning rates are made again."""
+    n_ankles: tuple[int, int] = _sizes((2, 2), (6, 4), (10, 10))
+    """Children who train and who test, in the same contest on the ankle."""
+    ankle_shape: tuple[int, int, int] = _sizes((72, 72, 26), (72, 72, 26), (288, 288, 104))
+    ankle_voxel_mm: tuple[float, float, float] = _sizes(
+        (2.24, 2.24, 3.2), (2.24, 2.24, 3.2), (0.56, 0.56, 0.8)
+    )
+    ankle_anatomy_mm: float = _sizes(3.0, 2.0, 0.8)
+    ankle_pixel_mm: float = _sizes(2.24, 2.24, 1.12)
+    """Pixels, within a slice, that networks see."""
+    ankle_steps: int = _sizes(2, 120, 2000)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """Sizes of the cohort and its grids.
@@ -260,6 +293,7 @@ class Preset:
     gadolinium: GadoliniumSizes = field(
         metadata={"values": _instances(GadoliniumSizes)}, repr=False
     )
+    stroke: StrokeSizes = field(metadata={"values": _instances(StrokeSizes)}, repr=False)
 
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _instances(Preset)}

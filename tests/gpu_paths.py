@@ -37,12 +37,14 @@ from ankle_lib.segmentation.study import read_study, score_final, train_final
 from ankle_lib.small_data import constraints
 from ankle_lib.small_data.adaptation import least_entropy
 from ankle_lib.small_data.implicit import fit_sequence
+from ankle_lib.stroke import fair_trials
 from ankle_lib.volume import save
 from tests.dynamic.toy_frames import courses, perfect, static_bones, toy_frames, written_ankle
 from tests.gadolinium.test_lesion_networks import toy_lesions
 from tests.modalities.toy_children import toy_study
 from tests.reconstruction.toy_scene import toy_pairs, toy_truth
 from tests.small_data.toy_target import blocks
+from tests.stroke import toy_heads
 from tests.toy_ankle import oblique_affine
 from tests.toy_motion import motion
 from tests.toy_scans import SIZES, Reader, written
@@ -80,6 +82,14 @@ def compare_modalities(folder: Path) -> None:
     seen = regime.children(study.train)
     made = synthesis.make_all(study, seen["ct"], seen)
     synthesis.judge_synthesis(study, made, fitted[runs[0]])
+
+
+def segment_strokes(folder: Path) -> None:
+    study = dataclasses.replace(toy_heads.toy_study(folder / "trainings"), device=GPU)
+    runs = [fair_trials.Run(arm, 2, 1) for arm in (fair_trials.MIRROR, fair_trials.OWN_TRANSFORMER)]
+    fitted = study.fit_all(runs)
+    assert all(on_gpu(trained.network) for trained in fitted.values())
+    fair_trials.scores_of(study, fitted)
 
 
 def register_frames(folder: Path) -> None:
@@ -201,6 +211,7 @@ def rate_lesions(folder: Path) -> None:
 PATHS = (
     simulate_a_subject,
     compare_modalities,
+    segment_strokes,
     register_frames,
     count_patches,
     segment_static_scans,

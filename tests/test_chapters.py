@@ -69,6 +69,12 @@ TABLES = {
         *("arm", "modality", "class", "looks_like", "probability"),
     ],
     "10_blind_to_the_modality/tables/synthesis.csv": ["method", "hu_error_bone_mean"],
+    "11_transformers/tables/contest.csv": ["arm", "budget", "dice_mean", "dice_low", "dice_high"],
+    "11_transformers/tables/learning_curve.csv": ["arm", "n_train", "dice_mean"],
+    "11_transformers/tables/identity.csv": [
+        *("arm", "against", "difference", "low", "high", "verdict"),
+    ],
+    "11_transformers/tables/size_bins.csv": ["arm", "size", "found_mean"],
     "03_registration/tables/gate.csv": ["dice_threshold", "correlation_threshold"],
     "03_registration/qc_sheet.csv": [
         *("subject", "sequence", "frame", "bone", "correlation"),

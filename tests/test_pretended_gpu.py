@@ -214,7 +214,7 @@ HANDED_ON = {
 def public_with_device() -> set[str]:
     """Public functions and methods of the rooms that compute, with an argument ``device``."""
     rooms = {"dynamic", "foot", "learning", "modalities", "patches", "phantom", "reconstruction"}
-    rooms |= {"gadolinium", "registration", "segmentation", "small_data"}
+    rooms |= {"gadolinium", "registration", "segmentation", "small_data", "stroke"}
     found = set()
     for path in (path for path in SOURCES.glob("*/*.py") if path.parent.name in rooms):
         module = ".".join(path.relative_to(SOURCES).with_suffix("").parts)

@@ -46,6 +46,7 @@ FLOORS = (
         "small_data",
         "gadolinium",
         "modalities",
+        "stroke",
         "weights",
     ),
     ("figures", "widgets"),

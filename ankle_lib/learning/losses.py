@@ -16,11 +16,14 @@ DICE_SMOOTH = 1.0
 WEIGHT_SLOPE, WEIGHT_MIDDLE = 10.0, 0.5
 """Of the sigmoid g(r) by which the report weighs patches (section 6.3.2)."""
 
+LESION_WEIGHT = 5.0
+"""So many pixels without a lesion count as much as one of a lesion."""
+
 GRADIENT_WEIGHT = 1.0
 """Of the differences of neighbouring pixels, beside the pixels themselves."""
 
 
-def bce(logits: Tensor, batch: Batch) -> Tensor:
+def bce(logits: Tensor, batch: Batch, weight: float = 1.0) -> Tensor:
     """Return the binary cross-entropy, averaged over pixels whose label is known.
 
     The report applies it to probabilities; from logits it is the same number without overflow.
@@ -29,13 +32,17 @@ def bce(logits: Tensor, batch: Batch) -> Tensor:
     ----------
     logits : (n, channels, h, w) tensor
     batch : Batch
+    weight : float
+        By which pixels of the label count more.
     """
-    each = functional.binary_cross_entropy_with_logits(logits, batch.target, reduction="none")
+    each = functional.binary_cross_entropy_with_logits(
+        logits, batch.target, reduction="none", pos_weight=logits.new_tensor(weight)
+    )
     valid = batch.valid.to(each.dtype)
     return (each.mean((2, 3)) * valid).sum() / valid.sum().clamp_min(1.0)
 
 
-def dice_bce(logits: Tensor, batch: Batch) -> Tensor:
+def dice_bce(logits: Tensor, batch: Batch, weight: float = 1.0) -> Tensor:
     """Return `bce` plus one minus the soft Dice of the whole batch, averaged over labels."""
     valid = batch.valid.to(logits.dtype)[:, :, None, None]
     probability = torch.sigmoid(logits) * valid
@@ -43,7 +50,16 @@ def dice_bce(logits: Tensor, batch: Batch) -> Tensor:
     shared = (probability * target).sum((0, 2, 3))
     total = probability.sum((0, 2, 3)) + target.sum((0, 2, 3))
     soft_dice = (2 * shared + DICE_SMOOTH) / (total + DICE_SMOOTH)
-    return bce(logits, batch) + 1 - soft_dice.mean()
+    return bce(logits, batch, weight) + 1 - soft_dice.mean()
+
+
+def dice_lesion_bce(logits: Tensor, batch: Batch) -> Tensor:
+    """Return `dice_bce` with a cross-entropy that is not content with an empty answer.
+
+    A lesion has a hundredth of a slice: without more weight a short training says "none" everywhere
+    and stays there.
+    """
+    return dice_bce(logits, batch, LESION_WEIGHT)
 
 
 def weighted_l1(intensities: Tensor, batch: Batch) -> Tensor:
@@ -79,7 +95,11 @@ def report_weight(correlation: Tensor) -> Tensor:
     return torch.sigmoid(WEIGHT_SLOPE * (correlation - WEIGHT_MIDDLE))
 
 
-SEGMENTATION_LOSSES: dict[str, Loss] = {"bce": bce, "dice+bce": dice_bce}
+SEGMENTATION_LOSSES: dict[str, Loss] = {
+    "bce": bce,
+    "dice+bce": dice_bce,
+    "dice+lesion-bce": dice_lesion_bce,
+}
 """Losses of logits."""
 
 LOSSES: dict[str, Loss] = {

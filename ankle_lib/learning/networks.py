@@ -289,10 +289,12 @@ def build(name: str, **size: Any) -> SliceNetwork:
 
     Parameters
     ----------
-    name : {"fcn", "unet", "resnet-basic", "resnet-bottleneck", "unet-by-modality", "x-unet"}
-        The last two: see `modality_networks`.
+    name : str
+        Of `NETWORKS`; "unet-by-modality" or "x-unet", see `modality_networks`; "unet-transformer",
+        "basic-unet", "swin-unetr", "unetr", "mednext", "swin-unetr-identity" or "unetr-identity",
+        see `attention_networks`.
     **size
-        Of `Size`, or of `ResNetSize`.
+        Of `Size`, `ResNetSize` or `attention_networks.WidthSize`.
 
     Raises
     ------
@@ -305,7 +307,11 @@ def build(name: str, **size: Any) -> SliceNetwork:
     torch.Size([1, 3, 100, 100])
     """
     # they are made of the networks above
+    from ankle_lib.learning import attention_networks as attention
     from ankle_lib.learning.modality_networks import UNetByModality, XUNet
+
+    swin_identity = partial(attention.swin_unetr, attends=False)
+    unetr_identity = partial(attention.unetr, attends=False)
 
     kinds: dict[str, tuple[Any, type[Size]]] = {
         "fcn": (FCN, Size),
@@ -314,6 +320,18 @@ def build(name: str, **size: Any) -> SliceNetwork:
         "resnet-bottleneck": (partial(ResNet, bottleneck=True), ResNetSize),
         "unet-by-modality": (UNetByModality, Size),
         "x-unet": (XUNet, Size),
+        "unet-transformer": (attention.UNetTransformer, Size),
+        **{
+            name: (partial(kind_of, make=make), attention.WidthSize)
+            for name, kind_of, make in (
+                ("basic-unet", attention.MonaiNetwork, attention.basic_unet),
+                ("swin-unetr", attention.MonaiNetwork, attention.swin_unetr),
+                ("swin-unetr-identity", attention.MonaiNetwork, swin_identity),
+                ("unetr", attention.Unetr, attention.unetr),
+                ("unetr-identity", attention.Unetr, unetr_identity),
+                ("mednext", attention.MonaiNetwork, attention.mednext),
+            )
+        },
     }
     if name not in kinds:
         raise AnkleError(f"there is no network {name!r}: choose one of {', '.join(kinds)}")

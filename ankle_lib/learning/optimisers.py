@@ -47,7 +47,7 @@ def orthogonal(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
 
 
 class FilterMuon(torch.optim.Optimizer):
-    """Muon for the filters of convolutions, Adam for everything else.
+    """Muon for filters of convolutions and matrices of linear layers, Adam for everything else.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes each step of a
     weight matrix orthogonal, so that all directions are learnt at the same speed, also those that
@@ -109,11 +109,11 @@ OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], float], torch.optim.Opti
 
 
 def _is_wide(weights: Tensor) -> bool:
-    return weights.ndim == 4 and min(len(weights), weights[0].numel()) >= SMALLEST_SIDE
+    return weights.ndim in (2, 4) and min(len(weights), weights[0].numel()) >= SMALLEST_SIDE
 
 
 def _as_matrix(filters: Tensor) -> Tensor:
-    """Return filters as a matrix with one row per output, in the same memory.
+    """Return filters, or a linear layer, as a matrix with one row per output, in the same memory.
 
     The order of its columns is that of the memory, and means nothing to Muon.
     """

@@ -73,7 +73,9 @@ class Recipe:
     """Images that the network sees of a slice."""
     context_mm: tuple[float, ...] = (0.0,)
     """Where the slices lie that the network sees at a time, from the one that it answers for."""
-    loss: Literal["bce", "dice+bce", "weighted-l1", "weighted-l2", "l1", "l1+gradient"] = "bce"
+    loss: Literal[
+        "bce", "dice+bce", "dice+lesion-bce", "weighted-l1", "weighted-l2", "l1", "l1+gradient"
+    ] = "bce"
     """See `losses.LOSSES`."""
     optimizer: Literal["adam", "muon"] = "adam"
     """See `optimisers.OPTIMIZERS`."""

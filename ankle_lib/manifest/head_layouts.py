@@ -14,6 +14,9 @@ from ankle_lib.manifest.schema import Layout, Subject
 _PATIENT = r"(?:.*/)?(Center_\d+)/(Patient_\d+)/"
 _VISIT = r"(?:.*/)?(training\d+)/(?:preprocessed|masks)/\1_(\d+)_"
 _FLAIR_SPACE = r"(?:.*/)?cross_sectional/coregistered/(patient\d+)/(?:patient\d+_)?"
+_SESSION = (
+    r"(?:(?!derivatives/).+/)?sub-([A-Za-z0-9]+)/(ses-[A-Za-z0-9]+)/anat/sub-\1_\2_(?:space-\w+?_)?"
+)
 _END = r"\.nii(?:\.gz)?"
 
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -41,6 +44,10 @@ LAYOUTS: dict[str, dict[str, str]] = {
         "lesions": rf"{_FLAIR_SPACE}consensus_gt{_END}",
         "brain": rf"{_FLAIR_SPACE}brainmask{_END}",
     },
+    "atlas": {
+        "T1w": rf"{_SESSION}T1w{_END}",
+        "lesions": rf"{_SESSION}label-L_desc-T1lesion_mask{_END}",
+    },
 }
 """By the name of the layout: for each role a pattern of its path.
 
@@ -50,6 +57,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
   agent; of the two readers' masks the first.
 - ``open_ms_data``: 3D-MR-MS of Ljubljana; before and after contrast agent, with skull and a mask
   of the brain.
+- ``atlas``: ATLAS R2.0, chronic strokes in MNI space, in any folder but ``derivatives``; each
+  session is a subject; those who are to be predicted have no mask.
 """
 
 

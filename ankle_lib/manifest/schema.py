@@ -17,7 +17,7 @@ from ankle_lib.volume import canonical_voxel_size
 
 Kind = Literal["active", "passive", "unknown"]
 Side = Literal["left", "right"]
-Layout = Literal["lab", "bids", "raw", "msseg2016", "isbi2015", "open_ms_data"]
+Layout = Literal["lab", "bids", "raw", "msseg2016", "isbi2015", "open_ms_data", "atlas"]
 
 
 def unsafe_path(text: str) -> str | None:

@@ -36,7 +36,16 @@ def test_dice_and_bce_agree_with_monai() -> None:
     assert LOSSES["dice+bce"](logits, batch) == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["bce", "dice+bce"])
+def test_a_lesion_weighs_more_and_nothing_else_changes() -> None:
+    logits, batch = some_batch()
+    pixels = functional.binary_cross_entropy_with_logits(logits, batch.target, reduction="none")
+    weights = torch.where(batch.target > 0, 5.0, 1.0)
+    more = float((pixels * weights - pixels).mean())
+    difference = LOSSES["dice+lesion-bce"](logits, batch) - LOSSES["dice+bce"](logits, batch)
+    assert float(difference) == pytest.approx(more, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["bce", "dice+bce", "dice+lesion-bce"])
 def test_unknown_labels_do_not_count(loss: str) -> None:
     logits, batch = some_batch([[True, False], [True, True], [False, True]])
     before = LOSSES[loss](logits, batch)

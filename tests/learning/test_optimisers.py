@@ -33,6 +33,16 @@ def test_muon_moves_filters_in_all_directions_alike(filters: nn.Parameter) -> No
     assert (moved * one_direction.flatten(1)).sum() > 0
 
 
+def test_muon_moves_a_linear_layer_as_the_filter_of_one_pixel() -> None:
+    random = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    linear, filters = nn.Parameter(random.clone()), nn.Parameter(random[:, :, None, None].clone())
+    for one in (linear, filters):
+        one.grad = noise_like(linear).view(one.shape)
+        FilterMuon([one], 0.01).step()
+    torch.testing.assert_close(linear.detach(), filters.detach()[:, :, 0, 0])
+    assert not torch.equal(linear.detach(), random)
+
+
 def test_muon_leaves_what_is_no_wide_filter_to_adam() -> None:
     random = torch.Generator().manual_seed(0)
     shapes = [(16,), (3, 16, 1, 1), (16, 1, 3, 3)]

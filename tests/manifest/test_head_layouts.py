@@ -45,11 +45,17 @@ TREES = {
             "brainmask": "brain",
         }.items()
     },
+    "atlas": {
+        f"Training/R00{n}/sub-r00{n}s001/ses-1/anat/sub-r00{n}s001_ses-1_{space}{name}.nii.gz": role
+        for n, space in ((1, "space-MNI152NLin2009aSym_"), (2, ""))
+        for name, role in {"T1w": "T1w", "label-L_desc-T1lesion_mask": "lesions"}.items()
+    },
 }
 CODES = {
     "msseg2016": ["Center01Patient01", "Center01Patient02"],
     "isbi2015": ["training0102"],
     "open_ms_data": ["patient07"],
+    "atlas": ["r001s001ses1", "r002s001ses1"],
 }
 
 

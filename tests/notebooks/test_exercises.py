@@ -186,6 +186,18 @@ CARRIED = pd.DataFrame(
     ],
     columns=["constraint", "subject", "dice"],
 )
+LESIONS = pd.DataFrame(
+    [
+        (arm, size, found, part)
+        for arm, of in (
+            ("BasicUNet", (("below 1 ml", 0, 0.0), ("below 1 ml", 0, 0.0), ("below 1 ml", 0, 0.0),
+                           ("below 1 ml", 1, 0.4), ("1 to 5 ml", 1, 0.8), ("1 to 5 ml", 1, 0.8))),
+            ("SwinUNETR", (("below 1 ml", 1, 0.5), ("1 to 5 ml", 1, 0.9))),
+        )
+        for size, found, part in of
+    ],
+    columns=["arm", "size", "found", "found_part"],
+)  # fmt: skip
 
 
 def branch_of_means(mean: Any, kept: Any) -> int:
@@ -320,6 +332,15 @@ WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
     ("10", 3, ({"mr": 0.1, "ct": 0.2},), "exchanged"),
     ("10", 4, (lambda mean, variance, kept: branch_of_means(mean, kept),), "means alone"),
     ("10", 4, (lambda mean, variance, kept: 1,), "where the means tell"),
+    ("11", 1, (lambda rows, columns: rows * columns,), "those are the places"),
+    ("11", 1, (lambda rows, columns: rows * columns * (rows * columns - 1) // 2,), "asks itself"),
+    ("11", 2, (0.25,), "was found"),
+    ("11", 2, (0.5,), "all sizes"),
+    ("11", 2, (0.9,), "of their voxels"),
+    ("11", 3, (lambda low, high, margin: of_sides(low, high) or "undecided",), "matters|around 0"),
+    ("11", 3, (lambda low, high, margin: said(low, high, margin, "equivalent"),), "no difference"),
+    ("11", 4, (lambda q, k, v: gate(q, k, v, 1.0),), "root of the number"),
+    ("11", 4, (lambda q, k, v: gate(q, k, v, q.shape[1] ** 0.5, last=lambda x: x),), "sigmoid"),
     (
         "A1",
         1,
@@ -339,6 +360,22 @@ WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
     ("A1", 4, (lambda layers: 1 + sum(kernel - 1 for kernel, _ in layers),), "two pixels"),
     ("A1", 4, (lambda layers: int(np.prod([kernel for kernel, _ in layers])),), "not multiplied"),
 ]
+
+
+def of_sides(low: float, high: float) -> str:
+    return "better" if low > 0 else "worse" if high < 0 else ""
+
+
+def said(low: float, high: float, margin: float, otherwise: str) -> str:
+    inside = -margin < low and high < margin
+    return "equivalent" if inside else of_sides(low, high) or otherwise
+
+
+def gate(queries: Any, keys: Any, values: Any, scale: float, last: Any = None) -> Any:
+    fits = queries @ keys.T / scale
+    odds = np.exp(fits - fits.max(axis=1, keepdims=True))
+    mean = odds / odds.sum(axis=1, keepdims=True) @ values
+    return last(mean) if last else 1 / (1 + np.exp(-mean))
 
 
 def flip_matrix(shape: Any, axis: int, last: int) -> Any:
@@ -389,6 +426,7 @@ def given(chapter: str, number: int, folder: Path) -> dict[str, Any]:
         ("09", 2): {"concentrations": np.round(np.arange(0, 0.5, 0.005), 3)},
         ("10", 2): {"image": CT_IMAGE, "bones": CT_BONES, "levels": range(50, 600, 100)},
         ("10", 3): {"scores": BRANCHES},
+        ("11", 2): {"lesions": LESIONS},
         ("A1", 3): {"image": PICTURE, "partner": PICTURE, "shifts_mm": SHIFTS, "pixel_mm": 1.0},
     }.get((chapter, number), {})
 
