@@ -198,13 +198,13 @@ class GadoliniumSizes:
     voxel_mm: float = _sizes(2.5, 1.25, 1.0)
     side: int = _sizes(12, 16, 24)
     """Voxels along each side of the planes through lesions."""
-    n_train: int = _sizes(6, 24, 60)
-    n_test: int = _sizes(5, 20, 60)
-    n_even: int = _sizes(3, 8, 40)
+    n_train: int = _sizes(5, 24, 60)
+    n_test: int = _sizes(3, 20, 60)
+    n_even: int = _sizes(2, 8, 40)
     """Patients of the world in which all lesions are even."""
-    n_made: int = _sizes(2, 12, 60)
+    n_made: int = _sizes(1, 12, 60)
     """Patients that the simulator adds, where the training patients are few."""
-    counts: tuple[int, ...] = _sizes((3, 6), (4, 8, 16, 24), (4, 8, 16, 24, 60))
+    counts: tuple[int, ...] = _sizes((3, 5), (4, 8, 16, 24), (4, 8, 16, 24, 60))
     """So few training patients."""
     steps: int = _sizes(4, 200, 1500)
     """Of 32 lesions, for every network."""
