@@ -28,8 +28,6 @@ from ankle_lib.presets import BONES, StrokeSizes
 from ankle_lib.stroke.challenge import lesion_scores, lesions_found, without_specks
 from ankle_lib.stroke.head_scans import BESIDE, LESION, draw_slices, seen_item, slice_sources
 
-BATCH = 8
-
 AUGMENTATION = Augmentation(
     rotation_deg=15.0, scale=1.1, gain=0.1, shading=0.1, gamma=0.1, noise=0.1
 )
@@ -123,7 +121,7 @@ class StrokeStudy:
         rate = self.rates[run.arm] if run.rate is None else run.rate
         beside = range(-BESIDE, BESIDE + 1)
         return Recipe(
-            (Stage(None, run.steps, BATCH, rate, "cosine"),),
+            (Stage(None, run.steps, self.sizes.batch, rate, "cosine"),),
             labels=(LESION,),
             network=NETWORKS[run.arm],
             width=width_of(run.arm, self.sizes),
@@ -266,7 +264,7 @@ def seconds_of(fitted: Mapping[Run, Trained]) -> pd.DataFrame:
 def ankle_recipe(sizes: StrokeSizes, arm: str, pixels: int, rate: float, seed: int = 0) -> Recipe:
     """Return how a contestant is trained on the bones of ankles."""
     return Recipe(
-        (Stage(pixels, sizes.ankle_steps, BATCH, rate, "cosine"),),
+        (Stage(pixels, sizes.ankle_steps, sizes.batch, rate, "cosine"),),
         network=NETWORKS[arm],
         width=width_of(arm, sizes),
         context_mm=FINAL_CONTEXT_MM,
