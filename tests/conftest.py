@@ -27,6 +27,13 @@ def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results" / "smoke"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all that looks at the run of all chapters to one worker: the other need not wait."""
+    for item in items:
+        if "smoke_results" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+
+
 @pytest.fixture
 def sent_to_cluster(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every task that is sent to a cluster: a stand-in that takes pickled calls and does them."""
