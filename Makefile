@@ -3,7 +3,7 @@ PRESET ?= laptop
 DEVICE ?= auto
 BIN := .venv/bin
 
-.PHONY: env figures beyond reference summary test lab clean
+.PHONY: env figures beyond reference summary site test lab clean
 
 env: .venv/.made
 
@@ -25,6 +25,9 @@ reference: figures beyond
 
 summary: env
 	$(BIN)/ankle summary --preset $(PRESET)
+
+site: env
+	$(BIN)/ankle course site --preset $(PRESET)
 
 test: env
 	$(BIN)/ruff check .

@@ -36,7 +36,9 @@ data = typer.Typer(help="Simulate, describe, check and fetch cohorts.", no_args_
 app.add_typer(data, name="data")
 networks = typer.Typer(help="Networks for scans of any contrast.", no_args_is_help=True)
 app.add_typer(networks, name="networks")
-course_commands = typer.Typer(help="The notebooks for students.", no_args_is_help=True)
+course_commands = typer.Typer(
+    help="The notebooks for students, and the site.", no_args_is_help=True
+)
 app.add_typer(course_commands, name="course")
 
 PresetOption = Annotated[str, typer.Option(help="Sizes: smoke, laptop or paper.")]
@@ -345,6 +347,22 @@ def exercises_command(
 
     for notebook in write_exercises(folder):
         print(notebook)
+
+
+@course_commands.command("site")
+def site_command(
+    preset: PresetOption = "laptop",
+    results: ResultsOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the site; default: site-PRESET in the results.")
+    ] = None,
+) -> None:
+    """Make the static site from the chapters that a run has executed."""
+    from ankle_lib.running.website import build_site
+
+    first = build_site(preset, results=results, out=out)
+    size = sum(path.stat().st_size for path in first.parent.rglob("*") if path.is_file())
+    print(f"{first} ({size / 1e6:.0f} MB)")
 
 
 @data.command("simulate")

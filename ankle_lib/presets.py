@@ -38,7 +38,7 @@ class SegmentationSizes:
     """Of 8 patches, for an FCN or a U-Net."""
     resnet_steps: int = _sizes(1, 40, 600)
     """The same for a ResNet, which costs 10 to 20 times as much."""
-    table_steps: int = _sizes(2, 350, 24_000)
+    table_steps: int = _sizes(2, 1_000, 24_000)
     """Of an FCN or a U-Net of Tables 6.1 to 6.4; the report's had 24,000 batches."""
     table_resnet_steps: int = _sizes(1, 40, 24_000)
     """The same for a ResNet."""
@@ -145,7 +145,7 @@ class SmallDataSizes:
     """Of the fit of all poses of a sequence."""
     n_implicit: int = _sizes(1, 2, 6)
     """Test children whose sequence is also made sharp without a static scan."""
-    implicit_steps: int = _sizes(20, 300, 3000)
+    implicit_steps: int = _sizes(20, 500, 3000)
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,21 @@ class ModalitySizes:
     """Scans with random looks, per training scan."""
     pixels: int = _sizes(32, 48, 96)
     """Rows and columns of a patch."""
-    steps: int = _sizes(2, 200, 2000)
-    """Of 8 patches of each modality, for every network that segments."""
+    batch: int = _sizes(4, 4, 8)
+    """Patches of each modality in a step."""
+    steps: int = _sizes(2, 250, 2000)
+    """For every network that segments."""
+    depth: int = _sizes(2, 3, 4)
+    """Levels of the U-Nets; so many see a whole patch."""
+    rate: float = _sizes(2e-2, 2e-2, 1e-2)
+    """Largest learning rate of a cycle."""
     width: int = _sizes(4, 16, 16)
     """Channels of the first level."""
-    pair_steps: int = _sizes(2, 600, 3000)
-    """Of 8 patches, for the network that learns to make CT of MR from pairs."""
-    cycle_steps: int = _sizes(2, 200, 3000)
-    """The same without pairs; each costs five times as much."""
+    pair_steps: int = _sizes(2, 400, 3000)
+    """Of as many patches as two batches, for the network that learns to make CT of MR from
+    pairs."""
+    cycle_steps: int = _sizes(2, 120, 3000)
+    """Of a batch of each modality: the same without pairs."""
     synthesis_width: int = _sizes(4, 8, 16)
     n_seeds: int = _sizes(1, 1, 3)
 
@@ -191,13 +198,13 @@ class GadoliniumSizes:
     voxel_mm: float = _sizes(2.5, 1.25, 1.0)
     side: int = _sizes(12, 16, 24)
     """Voxels along each side of the planes through lesions."""
-    n_train: int = _sizes(6, 24, 60)
-    n_test: int = _sizes(5, 20, 60)
-    n_even: int = _sizes(3, 8, 40)
+    n_train: int = _sizes(5, 24, 60)
+    n_test: int = _sizes(3, 20, 60)
+    n_even: int = _sizes(2, 8, 40)
     """Patients of the world in which all lesions are even."""
-    n_made: int = _sizes(2, 12, 60)
+    n_made: int = _sizes(1, 12, 60)
     """Patients that the simulator adds, where the training patients are few."""
-    counts: tuple[int, ...] = _sizes((3, 6), (4, 8, 16, 24), (4, 8, 16, 24, 60))
+    counts: tuple[int, ...] = _sizes((3, 5), (4, 8, 16, 24), (4, 8, 16, 24, 60))
     """So few training patients."""
     steps: int = _sizes(4, 200, 1500)
     """Of 32 lesions, for every network."""
@@ -211,7 +218,8 @@ class GadoliniumSizes:
     """Answers of a network with dropout."""
     n_explained: int = _sizes(2, 24, 100)
     """Lesions for which it is asked which voxels mattered."""
-    n_seeds: int = _sizes(1, 1, 3)
+    n_seeds: int = _sizes(1, 2, 3)
+    """Networks whose answers are averaged, where patients are few."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ The same network segments the same scan in three ways, each in a process of its 
     python benchmarks/inference.py [--scan STATIC.nii.gz] [--checkpoint FILE] [--device cpu]
                                    [--slices N] [--threads 2]
 
-- ``whole slices``: `ankle_lib.inference.whole_volume` within the foot's box,
+- ``whole slices``: `ankle_lib.learning.slices.whole_slices` within the foot's box,
 - ``tiles``: the same in overlapping tiles with Gaussian weights,
 - ``MONAI``: `monai.inferers.sliding_window_inference` on the whole slices with tiles of the same
   size and its defaults: overlap 0.25, constant weights.
+
+A network that sees several slices at a time gets those beside each, one by one.
 
 Without a scan, a foot of ellipsoids stands on the report's grid of 576×576×110. With ``--slices``
 only that many slices from the middle are segmented, and nothing is marked. Printed are seconds
@@ -24,7 +26,7 @@ import multiprocessing
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +89,15 @@ def measure(
     torch.set_num_threads(arguments.threads)
     image, foot = scan(arguments.scan, arguments.slices)
     network = model(arguments.checkpoint).to(arguments.device)
+    context = slices_seen(network)
     # imported before the clock starts
     from monai.inferers import sliding_window_inference
 
     def segment() -> NDArray[np.uint8]:
         if method == "MONAI":
-            return labels_from(monai_defaults(sliding_window_inference, network, image))
+            return labels_from(monai_defaults(sliding_window_inference, network, image, context))
         tile = TILE if method == "tiles" else None
-        return labels_from(whole_slices(network, image, foot=foot, tile=tile))
+        return labels_from(whole_slices(network, image, context=context, foot=foot, tile=tile))
 
     return *watched(segment), foot
 
@@ -121,10 +124,21 @@ def watched(
     return seconds, cpu, peak[0] / 1e9, answer
 
 
-def monai_defaults(sliding_window_inference, network: SliceNetwork, image: NDArray) -> NDArray:
+def slices_seen(network: SliceNetwork) -> range:
+    """Return the slices that a network sees at a time, from the one that it labels."""
+    half = network.in_channels // 2
+    return range(-half, network.in_channels - half)
+
+
+def monai_defaults(
+    sliding_window_inference, network: SliceNetwork, image: NDArray, context: Sequence[int]
+) -> NDArray:
     """Return probabilities (channels, I, J, K) of all slices."""
     device = next(network.parameters()).device
-    slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(image, 2, 0)[:, None])).to(device)
+    n_slices = image.shape[2]
+    seen = np.clip(np.arange(n_slices)[:, None] + np.asarray(context), 0, n_slices - 1)
+    stack = np.moveaxis(image[:, :, seen], (2, 3), (0, 1))
+    slices = torch.from_numpy(np.ascontiguousarray(stack)).to(device)
     with torch.inference_mode():
         outputs = sliding_window_inference(slices, (TILE, TILE), 4, network.eval())
     return np.moveaxis(outputs.cpu().numpy(), 0, -1)

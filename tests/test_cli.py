@@ -213,7 +213,9 @@ def test_a_manifest_of_a_folder_can_be_verified(command: Any, tmp_path: Path) ->
         volume.save(f"{stem}_binarized.nii.gz", np.ones((8, 8, 4), np.uint8), affine)
     film = np.ones((8, 8, 4, 15), np.int16), affine @ np.diag([2, 2, 10, 1])
     volume.save(scans / "sub_T01_MovieClear_active.nii.gz", *film)
+    (scans / "notes.nii.gz").touch()
     status, out, _ = command("data", "manifest", tmp_path / "lab", "-o", manifest)
+    assert "not recognised: sourcedata/sub_T01/notes.nii.gz" in out
     assert "T01: sub_T01_static_3DT1_segment_talus_binarized.nii.gz is used, not " in out
     status, out, errors = command("data", "verify", manifest)
     assert (status, errors) == (0, "")

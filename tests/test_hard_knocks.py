@@ -28,6 +28,7 @@ from ankle_lib.learning.slices import whole_slices
 from ankle_lib.learning.training import train
 from ankle_lib.manifest.document import load_manifest, verify
 from ankle_lib.reconstruction import report_networks
+from ankle_lib.reconstruction.moving_foot import MovingFoot, moved_static
 from ankle_lib.reconstruction.refiner import Refiner, refine
 from ankle_lib.registration import search
 from ankle_lib.registration.engines import Resolution, Settings, register
@@ -37,6 +38,7 @@ from tests.reconstruction.toy_scene import toy_scene
 from tests.registration.scene import scene, turned
 from tests.running.test_records import Course
 from tests.test_cli import ankle, own_scans, own_static_scan
+from tests.toy_motion import motion
 from tests.toy_scans import small_recipe
 
 README = Path(__file__).parents[1] / "README.md"
@@ -282,6 +284,18 @@ def test_a_full_gpu_takes_smaller_batches_and_says_so(what: str) -> None:
     assert np.array_equal(found, BATCHES[what](Hungry(7)))
     with pytest.raises(AnkleError, match=r"CUDA out of memory. .* end what else uses it"):
         BATCHES[what](Hungry(0))
+
+
+def test_a_moved_scan_that_a_gpu_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = motion()
+    foot = MovingFoot.prepare(scene.static, scene.masks)
+
+    def hungry(*_: Any) -> Any:
+        raise torch.OutOfMemoryError(FULL)
+
+    monkeypatch.setattr(MovingFoot, "sample", hungry)
+    with pytest.raises(AnkleError, match=r"CUDA out of memory. .* end what else uses it"):
+        moved_static(foot, scene.poses[1], scene.static.shape, scene.static.affine)
 
 
 def test_a_registration_on_a_full_gpu_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -425,6 +425,10 @@ def test_nothing_is_compared_across_slices_that_were_left_out() -> None:
     whole = sum(float(np.sum(fine(truth[:, :, k]) ** 2)) for k in (0, 6, 12))
     found = scores(image[some], truth[some], spacing=step).detail
     assert found == pytest.approx(sum(apart) / whole)
+    slopes = [sum(float(np.sum(slope**2)) for slope in np.gradient(one[some], axis=(0, 1)))
+              for one in (image, truth)]  # fmt: skip
+    sharp = scores(image[some], truth[some], spacing=step).sharpness
+    assert sharp == pytest.approx(math.sqrt(slopes[0] / slopes[1]), rel=1e-4)
     # neighbours that are none look sharp
     assert found < scores(image[some], truth[some]).detail - 0.1
     # a shift within the slices is found, and none across them

@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from ankle_lib.running.chapter import earlier_chapters
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted((ROOT / "ankle_lib").rglob("*.py"))
@@ -72,7 +74,7 @@ def requirements(extra: str | None = None) -> list[Requirement]:
 # --- versions ---
 
 
-@pytest.mark.parametrize("extra", [None, "cluster", "dev"])
+@pytest.mark.parametrize("extra", [None, "cluster", "site", "dev"])
 def test_pins_satisfy_the_bounds(extra: str | None) -> None:
     pins = constraints()
     for requirement in requirements(extra):
@@ -91,7 +93,7 @@ def test_every_bound_has_its_reason() -> None:
     )
     assert block
     lines = [line for line in "\n".join(block.groups()).splitlines() if line.startswith('    "')]
-    extras = ("cluster", "dev")
+    extras = ("cluster", "site", "dev")
     assert len(lines) == len(requirements()) + sum(len(requirements(e)) for e in extras)
     for line in lines:
         assert re.search(r"# \S.{5}", line), line
@@ -258,7 +260,9 @@ def test_links_within_the_repository_hold(path: Path) -> None:
     if path.suffix == ".ipynb":
         cells = nbformat.reads(text, as_version=4).cells
         text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    for linked, anchor in re.findall(r"\]\(([\w./-]+?\.(?:md|ipynb|csv))(?:#([\w-]+))?\)", text):
+    for linked, anchor in re.findall(
+        r"\]\(([\w./-]+?\.(?:md|ipynb|csv|png))(?:#([\w-]+))?\)", text
+    ):
         target = path.parent / linked
         assert target.is_file(), f"{path.name} links to {linked}"
         assert not anchor or f'<a id="{anchor}">' in target.read_text(encoding="utf-8"), anchor
@@ -283,3 +287,12 @@ def test_citation_names_the_report_and_the_motion_model() -> None:
     import ankle_lib
 
     assert ankle_lib.__version__ == PROJECT["version"]
+
+
+def test_teachers_are_told_what_chapters_read() -> None:
+    text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\w\w\]\(\.\./notebooks/(\w+)\.ipynb\)[^|]*\| ([^|]+) \|", text, re.M)
+    assert len(rows) >= 11
+    for name, told in rows:
+        read = sorted(chapter[:2] for chapter in earlier_chapters(ROOT, name))
+        assert told == (", ".join(read) or "–"), name

@@ -61,6 +61,13 @@ def test_every_push_is_checked_tested_and_compared() -> None:
     )
 
 
+def test_the_site_is_made_and_kept() -> None:
+    job = workflow("ci.yml")["jobs"]["smoke"]
+    assert steps(job).index("figures beyond") < steps(job).index("make site PRESET=smoke")
+    uploads = [one for one in job["steps"] if "upload-artifact" in one.get("uses", "")]
+    assert "results/site-smoke" in [one["with"]["path"].strip() for one in uploads]
+
+
 def test_paper_runs_weekly_alone_on_a_gpu_and_keeps_everything() -> None:
     content = workflow("paper.yml")
     assert content[True].keys() == {"workflow_dispatch", "schedule"}
@@ -85,7 +92,10 @@ def test_commands_and_scripts_exist(path: Path) -> None:
         assert (ROOT / script).stat().st_mode & 0o111, script
     commands = get_command(app).commands  # type: ignore[attr-defined]
     for name, rest in re.findall(r"(?:bin|BIN\))/ankle ([a-z]+)(.*)", text):
-        known = {option for one in commands[name].params for option in one.opts}
+        command = commands[name]
+        for word in rest.split():
+            command = getattr(command, "commands", {}).get(word, command)
+        known = {option for one in command.params for option in one.opts}
         assert set(re.findall(r"(?<= )--[a-z-]+", rest)) <= known, rest
     assert set(re.findall(r"PRESET=([a-z]+)|--preset ([a-z]+)", text)) <= {
         pair for name in PRESETS for pair in ((name, ""), ("", name))

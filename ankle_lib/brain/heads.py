@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn.functional import grid_sample, interpolate
 
-from ankle_lib.brain.template import Template, read_template
+from ankle_lib.brain.template import read_template
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import Matrix
 
@@ -31,6 +31,9 @@ VENTRICLE_REACH_MM = 14.0
 """So far from its axis the growth of a ventricle fades (standard deviation of a Gaussian)."""
 
 LATTICE_MM = 4.0
+
+SHARP_MM = 1.5
+"""Larger voxels are sampled from a blurred template."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +98,7 @@ def make_head(
     axes = [affine[i, 3] + voxel_mm * np.arange(n, dtype=np.float32) for i, n in enumerate(shape)]
     points = np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
     came_from = points + displacement(points, shape, voxel_mm, rng, ventricles)
-    template = read_template()
-    maps = sample(template, came_from, voxel_mm)
+    maps = sample(came_from, voxel_mm)
     brain = maps[:3].sum(0) > 0.5
     # what the brain's edge shares with the outside counts as fluid: fractions stay fractions
     fractions = np.where(brain, maps[:3], 0)
@@ -146,7 +148,8 @@ def smooth_noise(
     """Return smooth noise (X, Y, Z) of about unit variance, with bumps of about ``grain_mm``."""
     extent_mm = [n * voxel_mm for n in shape]
     knots = rng.standard_normal([int(e / grain_mm) + 4 for e in extent_mm])
-    fine = [max(2, int(np.ceil(e / min(LATTICE_MM, grain_mm / 2))) + 1) for e in extent_mm]
+    spacing_mm = max(voxel_mm, min(LATTICE_MM, grain_mm / 2))
+    fine = [max(2, int(np.ceil(e / spacing_mm)) + 1) for e in extent_mm]
     start = rng.uniform(1, 1.5, 3)  # so that no knot has the same place in every head
     axes = [
         start[i] + np.linspace(0, extent_mm[i] / grain_mm, n, dtype=np.float32)
@@ -162,24 +165,25 @@ CUBIC_GAIN = 1.29
 """Restores the variance that cubic interpolation between random knots takes."""
 
 
-def sample(template: Template, points: Map, voxel_mm: float) -> Map:
+def sample(points: Map, voxel_mm: float) -> Map:
     """Return the template's fractions and ventricles (4, X, Y, Z) at points (3, X, Y, Z) in mm.
 
     For voxels much larger than the template's the maps are blurred first, as a scanner would.
     """
-    maps = _blurred(template, voxel_mm)
+    template = read_template()
     inverse = np.linalg.inv(template.affine)
     index = np.tensordot(inverse[:3, :3], points, 1) + inverse[:3, 3, None, None, None]
     size = np.array(template.ventricles.shape)[:, None, None, None]
     scaled = (2 * index / (size - 1) - 1).astype(np.float32)
     where = torch.from_numpy(np.ascontiguousarray(scaled[::-1].transpose(1, 2, 3, 0)))
-    return grid_sample(maps[None], where[None], align_corners=True)[0].numpy()
+    return grid_sample(_maps(voxel_mm), where[None], align_corners=True)[0].numpy()
 
 
 @functools.lru_cache(maxsize=2)
-def _blurred(template: Template, voxel_mm: float) -> torch.Tensor:
-    """Return the template's maps for voxels of a size: once, for all heads."""
+def _maps(voxel_mm: float) -> torch.Tensor:
+    """Return the template's maps (1, 4, X, Y, Z), as sharp as voxels of this size need them."""
+    template = read_template()
     maps = np.concatenate([template.fractions, template.ventricles[None]]).astype(np.float32)
-    if voxel_mm > 1.5:
+    if voxel_mm > SHARP_MM:
         maps = np.stack([ndimage.gaussian_filter(one, 0.4 * voxel_mm) for one in maps])
-    return torch.from_numpy(maps)
+    return torch.from_numpy(maps)[None]

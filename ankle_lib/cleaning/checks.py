@@ -263,19 +263,45 @@ def fill_missing(data: NDArray) -> NDArray:
     return filled
 
 
-def _filled(scan: Scan, log: Findings) -> tuple[Scan, str | None]:
-    """Fill a few missing voxels; return a problem if there are too many."""
-    data = scan.volume.data
-    n_missing = int(data.size - np.count_nonzero(np.isfinite(data)))
+def without_missing(data: NDArray) -> tuple[NDArray, str]:
+    """Fill the voxels of an image that are NaN or infinite, if they are few.
+
+    Parameters
+    ----------
+    data : 3D array, or 4D with frames last
+
+    Returns
+    -------
+    data : array
+        Itself if nothing is missing.
+    found : str
+        What was done, for a person; empty if nothing.
+
+    Raises
+    ------
+    AnkleError
+        If more than ``MAX_MISSING_FRACTION`` of the voxels are missing.
+    """
+    n_missing = 0 if data.dtype.kind in "iu" else int(np.count_nonzero(~np.isfinite(data)))
     if n_missing == 0:
-        return scan, None
+        return data, ""
     found = f"{n_missing} voxels ({n_missing / data.size:.2%}) are NaN or infinite"
     if n_missing > MAX_MISSING_FRACTION * data.size:
-        return scan, f"{found}, more than {MAX_MISSING_FRACTION:.0%}"
+        raise AnkleError(f"{found}, more than {MAX_MISSING_FRACTION:.0%}")
     frames = data[..., None] if data.ndim == 3 else data
     filled = np.stack([fill_missing(frames[..., i]) for i in range(frames.shape[3])], axis=3)
-    log.correct(scan.path, "missing voxels", f"{found}: filled from their neighbours")
-    return scan.with_image(filled.reshape(data.shape)), None
+    return filled.reshape(data.shape), f"{found}: filled from their neighbours"
+
+
+def _filled(scan: Scan, log: Findings) -> tuple[Scan, str | None]:
+    """Fill a few missing voxels; return a problem if there are too many."""
+    try:
+        data, found = without_missing(scan.volume.data)
+    except AnkleError as error:
+        return scan, str(error)
+    if found:
+        log.correct(scan.path, "missing voxels", found)
+    return (scan.with_image(data) if found else scan), None
 
 
 def _measured(scan: Scan, log: Findings) -> Scan:

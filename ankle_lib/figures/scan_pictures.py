@@ -13,7 +13,8 @@ from nibabel.nifti1 import Nifti1Image
 
 from ankle_lib.figures.images import AXIS_OF_PLANE, image_grid, in_rows, slice_of, window
 from ankle_lib.figures.style import BONE_COLOURS
-from ankle_lib.geometry import apply, bounding_box, part_of
+from ankle_lib.files import AnkleError
+from ankle_lib.geometry import apply, bounding_box, part_of, same_grid
 from ankle_lib.volume import Volume, to_orientation
 
 SLICES = 5
@@ -149,20 +150,33 @@ def page(scan: Volume, masks: Mapping[str, Volume]) -> Any:
         3D, any orientation.
     masks : mapping of bone to Volume
         On its grid.
+
+    Raises
+    ------
+    AnkleError
+        If the masks have no names, or one lies on another grid.
     """
     from nilearn import plotting  # takes seconds, and most commands draw nothing with it
 
+    if not isinstance(masks, Mapping):
+        what = type(masks).__name__
+        raise AnkleError(f"masks are given by name, as in {{'talus': mask}}, not as {what}")
+    for name, mask in masks.items():
+        if not same_grid(mask.grid, scan.grid):
+            raise AnkleError(f"the mask of {name} is on another grid than the scan: resample it")
     labels = np.zeros(scan.shape, dtype=np.float32)
     for number, mask in enumerate(masks.values(), start=1):
         labels[mask.data > 0] = number
+    colours = [BONE_COLOURS.get(name, "white") for name in masks]
+    colours += ["white"] * (2 - len(colours))  # nilearn wants two
     return plotting.view_img(
         _coarse_image(Volume(labels, scan.affine)),
         bg_img=_coarse_image(scan),
         threshold=0.5,
         vmin=1,
-        vmax=max(len(masks), 2),
+        vmax=len(colours),
         symmetric_cmap=False,
-        cmap=ListedColormap([BONE_COLOURS.get(name, "white") for name in masks]),
+        cmap=ListedColormap(colours),
         resampling_interpolation="nearest",
         opacity=0.5,
         colorbar=False,

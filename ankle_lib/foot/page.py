@@ -47,8 +47,8 @@ class SequenceReport:
     """From `kinematics.angle_table`; NaN where a pose is not known."""
     gaps: pd.DataFrame
     """Columns frame, joint, gap_mm."""
-    contact_sheet: bytes
-    """PNG."""
+    contact_sheet: bytes | None
+    """PNG; None if the page is to show none."""
     tables: Mapping[str, pd.DataFrame]
     """By their headings."""
     notes: Sequence[str]
@@ -107,6 +107,14 @@ def foot_page(
     )
 
 
+def in_notebook(page: str, height_px: int = 640) -> Any:
+    """Return a page as the output of a cell, where it stays alive without a kernel."""
+    from IPython.display import HTML  # not at the top: `ankle foot` does without
+
+    frame = f'<iframe srcdoc="{html.escape(page)}" title="Moving bones" width="100%" '
+    return HTML(f'<div>{frame}height="{height_px}" style="border: 0"></iframe></div>')
+
+
 def _sequence(report: SequenceReport) -> dict[str, Any]:
     n_frames = 1 + max(pose.frame for pose in report.poses)
     frames: list[dict[str, Any]] = [{} for _ in range(n_frames)]
@@ -133,7 +141,13 @@ def _curves(table: pd.DataFrame, column: str) -> list[dict[str, Any]]:
 
 
 def _section(number: int, report: SequenceReport) -> str:
-    picture = base64.b64encode(report.contact_sheet).decode()
+    picture = ""
+    if report.contact_sheet:
+        encoded = base64.b64encode(report.contact_sheet).decode()
+        picture = (
+            '<div class="wide"><img alt="Every frame with the moved bones" '
+            f'src="data:image/png;base64,{encoded}"></div>'
+        )
     tables = "".join(
         f'<h2>{_text(name)}</h2><div class="wide">'
         f"{table.to_html(index=False, border=0, na_rep='', float_format='{:.2f}'.format)}</div>"
@@ -141,8 +155,7 @@ def _section(number: int, report: SequenceReport) -> str:
     )
     return (
         f'<section data-sequence="{number}"><h2>{_text(report.name)}</h2>{_list(report.notes)}'
-        f'<div class="wide"><img alt="Every frame with the moved bones" '
-        f'src="data:image/png;base64,{picture}"></div>{tables}</section>'
+        f"{picture}{tables}</section>"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ankle_lib.cleaning.checks import MAX_LABELS, binarise
+from ankle_lib.cleaning.checks import MAX_LABELS, binarise, without_missing
 from ankle_lib.cleaning.laterality import wrong_way_up
 from ankle_lib.cleaning.placing import turned_against
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
@@ -53,6 +53,18 @@ LARGEST_SHARED = 0.5
 """Part of the smaller one that two bones may share."""
 LITTLE_SEEN = 0.7
 MAX_POINTS = 5000
+
+AIR_HU, SOFT_HU, BONE_HU = (-1100.0, -900.0), (-200.0, 200.0), 300.0
+BODY_HU = -800.0
+LEAST_SOFT, MOST_BETWEEN, LEAST_BONE = 0.5, 0.15, 0.02
+"""Parts of all that is denser than -800 Hounsfield units. In CT of the phantom 70 % to 75 % are as
+dense as soft tissue, 9 % lie between it and air. In its MRI, and in ten random looks, moved by
+-1024 and multiplied by 24 numbers each, never more than 46 % are."""
+
+NOT_FOR_CT = (
+    "the values are those of a CT, in Hounsfield units, but the package's networks learnt from MRI "
+    "alone: on CT of simulated children their Dice is 0.90, on MRI 0.97: look at the picture"
+)
 
 
 @dataclass(frozen=True)
@@ -115,8 +127,8 @@ def converted(path: Path, folder: Path) -> Path:
 def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path]) -> Scans:
     """Read and check the scans of one foot.
 
-    What was not measured (padding) becomes 0, an offset of all intensities is taken off, frames
-    that show nothing are left out; all of it is noted.
+    What was not measured (padding) becomes 0, an offset of all intensities is taken off, a few
+    voxels that are no numbers are filled, frames that show nothing are left out; all is noted.
 
     Parameters
     ----------
@@ -179,7 +191,7 @@ def read_image(path: Path, thickest_mm: float = THIN_MM, notes: list[str] | None
     Raises
     ------
     AnkleError
-        If it cannot be read, is no scan of an ankle (see `check_scan`), or has slices too thick
+        If it cannot be read, is no scan of an ankle (see `checked_scan`), or has slices too thick
         for the network, or pixels too large to show the bones' shape.
     """
     scan, _ = _measured([path], load(path), [] if notes is None else notes)
@@ -201,8 +213,8 @@ def read_image(path: Path, thickest_mm: float = THIN_MM, notes: list[str] | None
     return scan
 
 
-def check_scan(name: Path | str, volume: Volume) -> None:
-    """Refuse what cannot be a scan of an ankle.
+def checked_scan(name: Path | str, volume: Volume) -> tuple[Volume, str]:
+    """Refuse what cannot be a scan of an ankle; fill a few voxels that are no numbers.
 
     Parameters
     ----------
@@ -211,11 +223,18 @@ def check_scan(name: Path | str, volume: Volume) -> None:
     volume : Volume
         3D, in any orientation.
 
+    Returns
+    -------
+    volume : Volume
+        Itself if nothing is missing.
+    found : str
+        What was filled, for a person; empty if nothing.
+
     Raises
     ------
     AnkleError
-        If it is a single slice, smaller or larger than any scan of an ankle, not finite,
-        constant, or a mask.
+        If it is a single slice, smaller or larger than any scan of an ankle, constant, or a mask,
+        or if too many voxels are NaN or infinite.
     """
     if min(volume.shape) < FEWEST_SLICES:
         raise AnkleError(
@@ -228,16 +247,44 @@ def check_scan(name: Path | str, volume: Volume) -> None:
             f"{name}: its longest side is {longest:.3g} mm, expected {LARGEST_SIDE_MM[0]:g} to "
             f"{LARGEST_SIDE_MM[1]:g}: is the header in another unit than mm?"
         )
-    data = volume.data
-    n_bad = 0 if data.dtype.kind in "iu" else int(data.size - np.isfinite(data).sum())
-    if n_bad:
-        raise AnkleError(f"{name}: {n_bad} voxels are NaN or infinite: replace them by 0")
+    try:
+        data, found = without_missing(volume.data)
+    except AnkleError as error:
+        raise AnkleError(f"{name}: {error}") from None
     values = _few_values(data)
     if values is not None:
         problem = f"holds only the values {values_in_words(values)}: a mask was given for a scan"
         if len(values) == 1:
             problem = f"every voxel is {values[0]:g}: there is no image in it"
         raise AnkleError(f"{name}: {problem}")
+    return (replace(volume, data=data), f"{name}: {found}") if found else (volume, "")
+
+
+def is_ct(data: NDArray[Any]) -> bool:
+    """Return whether an image evidently holds Hounsfield units.
+
+    Air is near -1000; most of what is denser is soft tissue, all alike, some is bone, and little
+    lies between air and soft tissue. In MRI whose values were moved by -1024 tissue is spread from
+    air upwards. A CT that was stored with its air at 0 is not recognised.
+
+    Parameters
+    ----------
+    data : array of any shape
+        As stored; what is below -1100 is padding.
+
+    Examples
+    --------
+    >>> is_ct(load("scan.nii.gz").data)
+    """
+    sample = data.ravel(order="K")
+    sample = sample[:: sample.size // SAMPLE + 1].astype(np.float32)
+    sample = sample[sample >= AIR_HU[0]]
+    body = sample[sample > BODY_HU]
+    if len(body) in (0, len(sample)) or np.percentile(sample, 1) > AIR_HU[1]:
+        return False
+    soft = np.mean((body > SOFT_HU[0]) & (body < SOFT_HU[1]))
+    between, bone = np.mean(body <= SOFT_HU[0]), np.mean(body > BONE_HU)
+    return bool(soft >= LEAST_SOFT and between <= MOST_BETWEEN and bone >= LEAST_BONE)
 
 
 def values_in_words(values: NDArray[Any]) -> str:
@@ -283,30 +330,40 @@ def _frames(paths: Sequence[Path], notes: list[str]) -> tuple[Volume, list[int]]
 
 
 def _measured(paths: Sequence[Path], volume: Volume, notes: list[str]) -> tuple[Volume, list[int]]:
-    """Check a scan frame by frame; return it without padding and offset, and its bad frames."""
+    """Check a scan frame by frame; return it whole, without padding and offset; its bad frames."""
     _check_axes(paths[0], volume)
     notes += map(header_note, paths)
+    notes += [f"{paths[0]}: {NOT_FOR_CT}"] if is_ct(volume.data) else []
     frames = range(volume.n_frames)
     names = [str(path) for path in paths]
     if len(paths) == 1 < volume.n_frames:
         names = [f"{paths[0]}, frame {number}" for number in frames]
-    problems = {}
+    problems, filled = {}, {}
     for number in frames:
         try:
-            check_scan(names[number], volume.frame(number))
+            checked, found = checked_scan(names[number], volume.frame(number))
         except AnkleError as error:
             problems[number] = str(error)
+            continue
+        if found:
+            filled[number] = checked.data
+            notes.append(found)
     good = [number for number in frames if number not in problems]
     if not good:
         raise AnkleError(problems[0])
-    data, found = without_padding(volume.data[..., good] if problems else volume.data)
-    notes += [f"{paths[0]}: {text}" for text in found]
+    series = volume.data.reshape(*volume.shape, volume.n_frames)
+    if filled:
+        series = series.copy()
+    for number, data in filled.items():
+        series[..., number] = data
+    measured, told = without_padding(series[..., good] if problems else series)
+    notes += [f"{paths[0]}: {text}" for text in told]
     notes += [f"{problem}: this frame is rejected" for problem in problems.values()]
     if problems:
-        whole = np.zeros(volume.data.shape, dtype=data.dtype)
-        whole[..., good] = data
-        data = whole
-    return replace(volume, data=data), list(problems)
+        whole = np.zeros(series.shape, dtype=measured.dtype)
+        whole[..., good] = measured
+        measured = whole
+    return replace(volume, data=measured.reshape(volume.data.shape)), list(problems)
 
 
 def _check_axes(path: Path, volume: Volume) -> None:

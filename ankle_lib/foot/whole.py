@@ -200,8 +200,50 @@ def _report(
     scans = read_scans(given.static, [given.dynamic[name]], masks)
     bones = {bone: Volume(mask, scans.static.affine) for bone, mask in scans.masks.items()}
     told = [note for note in notes if str(given.out / LABELS) not in note]  # its own labels
+    picture = (folder / "contact_sheet.png").read_bytes()
+    n_frames = scans.frames.n_frames
+    report, axes = measured(
+        name, found, bones, n_frames, _side(given, bones), notes=told, contact_sheet=picture
+    )
+    for file, table in zip(CURVES, (report.angles, axes, report.gaps), strict=True):
+        write_csv(folder / file, table)
+    return report
+
+
+def measured(
+    name: str,
+    found: Sequence[FramePose],
+    bones: Mapping[str, Volume],
+    n_frames: int,
+    side: str | None,
+    *,
+    notes: Sequence[str] = (),
+    contact_sheet: bytes | None = None,
+) -> tuple[SequenceReport, pd.DataFrame]:
+    """Measure the joints of a sequence.
+
+    Parameters
+    ----------
+    name : str
+        Of the sequence.
+    found : sequence of FramePose
+        Of the bones, static world to frame world.
+    bones : mapping of bone to Volume
+        Masks on the static scan.
+    n_frames : int
+    side : {"left", "right"} or None
+    notes, contact_sheet
+        What else the page tells of the sequence, see `SequenceReport`.
+
+    Returns
+    -------
+    report : SequenceReport
+    axes : DataFrame
+        From `kinematics.helical_table`; empty where there are no joint angles.
+    """
+    told = list(notes)
     believed = [pose for pose in found if pose.accepted]
-    poses, known = poses_by_bone(believed, bones, scans.frames.n_frames)
+    poses, known = poses_by_bone(believed, bones, n_frames)
     for bone, there in known.items():
         if not there.all():
             where = frames_in_words(np.flatnonzero(there == 0).tolist())
@@ -210,26 +252,18 @@ def _report(
             )
     centres = {bone: weighted_centre(mask.data, mask.affine) for bone, mask in bones.items()}
     smooth = smooth_together(poses, known, centres)
-    measured = {bone: one for bone, one in poses.items() if known[bone].any()}
+    seen = {bone: one for bone, one in poses.items() if known[bone].any()}
     angles = pd.DataFrame(columns=["frame", "joint", *kinematics.ANGLES])
     axes, frame = pd.DataFrame(), None
     try:
-        frame = kinematics.anatomical_frame(bones, _side(given, bones))
+        frame = kinematics.anatomical_frame(bones, side)
     except AnkleError as error:
         told.append(f"no joint angles: {error}")
-    if frame is not None and len(measured) == len(BONES):
+    if frame is not None and len(seen) == len(BONES):
         angles = kinematics.angle_table(smooth, frame)
         axes = kinematics.helical_table(smooth, frame)
-    gaps = kinematics.gap_table(measured, {bone: bones[bone] for bone in measured})
-    for file, table in zip(CURVES, (angles, axes, gaps), strict=True):
-        write_csv(folder / file, table)
+    gaps = kinematics.gap_table(seen, {bone: bones[bone] for bone in seen})
     shown = ["joint", "rotation_deg", "shift_mm", "inclination_deg", "deviation_deg"]
-    return SequenceReport(
-        name,
-        found,
-        angles,
-        gaps,
-        (folder / "contact_sheet.png").read_bytes(),
-        {"Helical axes, from one end of the cycle to the other": axes[shown]} if len(axes) else {},
-        told,
-    )
+    heading = "Helical axes, from one end of the cycle to the other"
+    tables = {heading: axes[shown]} if len(axes) else {}
+    return SequenceReport(name, found, angles, gaps, contact_sheet, tables, told), axes

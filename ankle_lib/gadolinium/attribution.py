@@ -54,9 +54,8 @@ def smooth_gradients(network: LesionNetwork, images: Tensor, outlines: Tensor) -
     """Return absolute gradients (N, 3, 3, S, S), averaged over noisy copies (SmoothGrad)."""
     method = NoiseTunnel(Saliency(summed_logit(network)))
     return method.attribute(
-        images, additional_forward_args=outlines, nt_samples=NOISY_COPIES, stdevs=NOISE,
-        nt_samples_batch_size=2,
-    )  # fmt: skip
+        images, nt_samples=NOISY_COPIES, stdevs=NOISE, additional_forward_args=outlines
+    )
 
 
 def grad_cam(network: LesionNetwork, images: Tensor, outlines: Tensor) -> Tensor:
@@ -100,8 +99,7 @@ def concentration(
 def with_halo(lesions: LesionSet) -> NDArray[np.bool_]:
     """Return the lesions with what belongs to them (N, 3, S, S)."""
     cross = ndimage.generate_binary_structure(2, 1)[None]
-    grown = [ndimage.binary_dilation(one, cross, HALO_VOXELS) for one in lesions.outlines]
-    return np.stack(grown)
+    return np.stack([ndimage.binary_dilation(o, cross, HALO_VOXELS) for o in lesions.outlines])
 
 
 def with_decoys(lesions: LesionSet, seed: int = 0) -> tuple[LesionSet, NDArray[np.bool_]]:

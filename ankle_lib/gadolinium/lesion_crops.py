@@ -17,11 +17,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ankle_lib.brain.ms_patients import POST
 from ankle_lib.brain.signals import SEQUENCES
 from ankle_lib.files import AnkleError
 from ankle_lib.volume import Volume, load, resample, to_orientation
 
-POST, OUTLINES, BRAIN = "T1w_post", "lesions", "brain"
+OUTLINES, BRAIN = "lesions", "brain"
 
 LARGEST_LOG = 1.5
 """Logarithms of intensity ratios beyond this (fluid, mostly) are cut off."""
@@ -153,16 +154,13 @@ def read_real(images: Mapping[str, Mapping[str, Path]], voxel_mm: float, side: i
             )
         volumes = {name: to_orientation(load(path), "RAS") for name, path in paths.items()}
         first = volumes["T1w"]
-        shape = tuple(
-            max(1, round(n * size / voxel_mm))
-            for n, size in zip(first.shape, first.voxel_size_mm, strict=True)
-        )
-        scale = np.diag([*(voxel_mm / np.array(first.voxel_size_mm)), 1.0])
-        grid = (shape, first.affine @ scale)
-        on_grid = {}
-        for name, volume in volumes.items():
-            order = 0 if name in (OUTLINES, BRAIN) else 1
-            on_grid[name] = resample(volume, *grid, order=order)
+        ratio = np.array(first.voxel_size_mm) / voxel_mm
+        x, y, z = (max(1, round(float(n))) for n in first.shape * ratio)
+        affine = first.affine @ np.diag([*(1 / ratio), 1.0])
+        on_grid = {
+            name: resample(one, (x, y, z), affine, 0 if name in (OUTLINES, BRAIN) else 1)
+            for name, one in volumes.items()
+        }
         if BRAIN in on_grid:
             brain = on_grid.pop(BRAIN).data > 0
             for name in (*SEQUENCES, POST):
@@ -198,13 +196,12 @@ def cut_lesions(code: str, volumes: Mapping[str, Volume], side: int) -> LesionSe
     sizes = np.bincount(numbers.ravel()) * voxel_mm**3
     kept = [n for n in np.flatnonzero(sizes) if n > 0 and sizes[n] >= SMALLEST_MM3 / 2]
     boxes = ndimage.find_objects(numbers)
-    pad = side
-    padded = {name: np.pad(image, pad) for name, image in images.items()}
-    brain, numbers = np.pad(brain, pad), np.pad(numbers, pad)
+    padded = {name: np.pad(image, side) for name, image in images.items()}
+    brain, numbers = np.pad(brain, side), np.pad(numbers, side)
     rows: list[dict[str, Any]] = []
     cubes: list[tuple[NDArray[Any], ...]] = []
     for number in kept:
-        corner = [(s.start + s.stop) // 2 - side // 2 + pad for s in boxes[number - 1]]
+        corner = [(s.start + s.stop) // 2 - side // 2 + side for s in boxes[number - 1]]
         box = tuple(slice(c, c + side) for c in corner)
         own, every = numbers[box] == number, numbers[box] > 0
         normal = brain[box] & ~every

@@ -46,7 +46,7 @@ IN_PLANE, IN_PLANE_UP = (1, 2, 2), (1.0, 2.0, 2.0)
 GAIN_JITTER = 0.03
 """Standard deviation of what is added to each logarithmic image in training."""
 
-PEAK_RATE = 1e-2
+PEAK_RATE = 3e-3
 WARM_UP = 0.25
 
 
@@ -81,19 +81,27 @@ class LesionNetwork(nn.Module):
     """Two levels of resolution: planes (N, 3, 3, S, S) in, logits (N, out, 3, S, S) out.
 
     Sequences are the second axis, planes the third: planes share all filters and see nothing of
-    each other. The outline of the lesion in question, (N, 3, S, S), is one more image.
+    each other. The outline of the lesion in question, (N, 3, S, S), is one more image. Before
+    training every answer is ``begins_at``: what is known without images.
     """
 
-    def __init__(self, width: int = 8, dropout: Dropout = "none", out_channels: int = 1) -> None:
+    def __init__(
+        self,
+        width: int = 16,
+        dropout: Dropout = "none",
+        out_channels: int = 1,
+        begins_at: float = PRIOR_LOG_ODDS,
+    ) -> None:
         super().__init__()
+        self.begins_at = begins_at
         self.fine = _block(len(SEQUENCES) + 1, width)
         self.noise = _noise(dropout, width)
         self.coarse = nn.Sequential(_block(width, 2 * width), _block(2 * width, 2 * width))
         self.deep_noise = _noise(dropout, 2 * width)
         self.joint = nn.Sequential(nn.Conv3d(3 * width, 2 * width, 1), nn.ReLU())
         self.last = nn.Conv3d(2 * width, out_channels, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.constant_(self.last.bias, PRIOR_LOG_ODDS)  # begins at what is known without images
+        for weights in self.last.parameters():
+            nn.init.zeros_(weights)
 
     def forward(self, images: Tensor, outlines: Tensor) -> Tensor:
         """Return the logits."""
@@ -101,7 +109,7 @@ class LesionNetwork(nn.Module):
         fine = self.noise(self.fine(known))
         deep = self.deep_noise(self.coarse(functional.avg_pool3d(fine, IN_PLANE)))
         wide = functional.interpolate(deep, scale_factor=IN_PLANE_UP)
-        return self.last(self.joint(torch.cat([fine, wide], 1)))
+        return self.begins_at + self.last(self.joint(torch.cat([fine, wide], 1)))
 
 
 def _block(channels: int, out: int) -> nn.Module:
@@ -143,7 +151,8 @@ class Plan:
             raise AnkleError(f"there is no task {self.task!r}: choose one of {', '.join(TASKS)}")
         with torch.random.fork_rng([]):
             torch.manual_seed(self.seed)
-            return LesionNetwork(self.width, self.dropout, 2 if self.task == "multitask" else 1)
+            first = 0.0 if self.task == "translation" else PRIOR_LOG_ODDS
+            return LesionNetwork(self.width, self.dropout, 1 + (self.task == "multitask"), first)
 
 
 def train_once(plan: Plan, lesions: LesionSet, folder: Path, device: str = "cpu") -> LesionNetwork:
@@ -317,8 +326,3 @@ def _answers(
         output = network(images.to(device), outlines.to(device))[:, 0].cpu()
         found.append(pooled(output, outlines))
     return torch.cat(found).double().numpy() if found else np.zeros(0)
-
-
-def probability(logit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probability of a logit."""
-    return 1 / (1 + np.exp(-np.clip(logit, -50, 50)))

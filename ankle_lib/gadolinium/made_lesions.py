@@ -1,4 +1,4 @@
-"""Training lesions that nobody scanned: pasted from one brain into another, or generated.
+"""Training lesions that nobody scanned: pasted from one brain into another, or painted.
 
 All of them give planes with outlines and a class, like those of patients. A generator learns the
 look of a lesion of either class inside a given outline, and around it; where the lesion lies, and
@@ -38,7 +38,7 @@ def paste(lesions: LesionSet, count: int, seed: int = 0) -> LesionSet:
     active as of the patients' lesions.
     """
     rng = np.random.default_rng(seed)
-    source = _balanced(lesions, count, rng)
+    source = rng.integers(len(lesions), size=count)
     host = _smaller_hosts(lesions, source, rng)
     images, every = lesions.images[host].copy(), lesions.all_lesions[host].copy()
     enhancement = lesions.enhancement[host].copy()
@@ -50,11 +50,6 @@ def paste(lesions: LesionSet, count: int, seed: int = 0) -> LesionSet:
         every[number] = (every[number] & ~carved) | lesions.outlines[one]
     made = lesions.chosen(source)
     return replace(made, images=images, all_lesions=every, enhancement=enhancement)
-
-
-def _balanced(lesions: LesionSet, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Draw lesions with replacement, with the share of active ones that they have."""
-    return rng.integers(len(lesions), size=count)
 
 
 def _smaller_hosts(
@@ -88,18 +83,18 @@ class Painter(nn.Module):
 
 
 class Reader(nn.Module):
-    """Looks at a painted or real lesion: the encoder of a VAE, or the judge of a GAN."""
+    """The encoder: looks at a lesion and tells the mean and ln variance of its numbers."""
 
-    def __init__(self, out: int, width: int = 12) -> None:
+    def __init__(self, width: int = 12) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             _conv(5, width), nn.LeakyReLU(0.2),
             _conv(width, width), nn.LeakyReLU(0.2),
         )  # fmt: skip
-        self.last = nn.Linear(width, out)
+        self.last = nn.Linear(width, 2 * LATENT)
 
     def forward(self, images: Tensor, outline: Tensor, active: Tensor) -> Tensor:
-        """Return numbers (N, out): means over the lesion and its surroundings, mixed."""
+        """Return numbers (N, 2 LATENT): means over the lesion and its surroundings, mixed."""
         label = active[:, None, None, None, None].expand(-1, 1, *outline.shape[1:])
         features = self.layers(torch.cat([images, outline[:, None], label], 1))
         near = _near(outline)
@@ -119,7 +114,7 @@ def train_vae(lesions: LesionSet, steps: int, seed: int = 0) -> Painter:
     """Train a conditional variational auto-encoder (Sohn et al. 2015) on lesions."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        painter, encoder = Painter(), Reader(2 * LATENT)
+        painter, encoder = Painter(), Reader()
         optimizer = torch.optim.Adam([*painter.parameters(), *encoder.parameters()], RATE)
         for _ in range(steps):
             images, outline, active = _batch(lesions)
@@ -135,29 +130,6 @@ def train_vae(lesions: LesionSet, steps: int, seed: int = 0) -> Painter:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return painter.eval()
-
-
-def train_gan(lesions: LesionSet, steps: int, seed: int = 0) -> Painter:
-    """Train a conditional generative adversarial network on lesions (Mirza and Osindero 2014)."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        painter, judge = Painter(), Reader(1)
-        of_painter = torch.optim.Adam(painter.parameters(), RATE / 3, betas=(0.5, 0.999))
-        of_judge = torch.optim.Adam(judge.parameters(), RATE / 3, betas=(0.5, 0.999))
-        for _ in range(steps):
-            images, outline, active = _batch(lesions)
-            near = _near(outline)
-            latent = torch.randn(len(images), LATENT)
-            painted = painter(images * (1 - near), outline, active, latent)
-            real = functional.softplus(-judge(images, outline, active))
-            made = functional.softplus(judge(painted.detach(), outline, active))
-            of_judge.zero_grad()
-            (real + made).mean().backward()
-            of_judge.step()
-            of_painter.zero_grad()
-            functional.softplus(-judge(painted, outline, active)).mean().backward()
-            of_painter.step()
     return painter.eval()
 
 
@@ -177,7 +149,7 @@ def _batch(lesions: LesionSet, size: int = 16) -> tuple[Tensor, Tensor, Tensor]:
 def generate(painter: Painter, lesions: LesionSet, count: int, seed: int = 0) -> LesionSet:
     """Return lesions that a generator painted over the lesions that were there."""
     rng = np.random.default_rng(seed)
-    source = _balanced(lesions, count, rng)
+    source = rng.integers(len(lesions), size=count)
     made = lesions.chosen(source)
     active = rng.permutation(made.active)
     images = []

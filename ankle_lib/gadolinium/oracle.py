@@ -29,7 +29,6 @@ from ankle_lib.brain.lesions import (
     scatter_covariance,
 )
 from ankle_lib.brain.signals import SEQUENCES, TISSUES, Tissue, signal
-from ankle_lib.files import AnkleError
 
 Values = NDArray[np.float64]
 
@@ -78,9 +77,9 @@ def log_odds_of_parameters(lesions: Sequence[Lesion], known: Collection[str] = M
     """
     odds = np.full(len(lesions), PRIOR_LOG_ODDS)
     if "form" in known:
-        share = {active: [FORM_GIVEN[active][one.form] for one in lesions] for active in (0, 1)}
+        share = {active: [FORM_GIVEN[active][one.form] for one in lesions] for active in FORM_GIVEN}
         with np.errstate(divide="ignore"):
-            odds += np.log(share[1]) - np.log(share[0])
+            odds += np.log(share[True]) - np.log(share[False])
     places = [place for place, name in enumerate(("t1", "t2")) if name in known]
     if places:
         times = np.array([one.ln_times for one in lesions])[:, places]
@@ -148,20 +147,6 @@ class View:
     activated: Mapping[tuple[str, int], Values]
     halos: Values
 
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not fit together."""
-        shapes = {
-            (name, one): array.shape
-            for name in ("seen", "plain", "shading")
-            for one, array in getattr(self, name).items()
-        }
-        wrong = {place: shape for place, shape in shapes.items() if shape != self.core.shape}
-        if wrong or self.halos.shape != (len(HALOS), *self.core.shape):
-            raise AnkleError(
-                f"{wrong or self.halos.shape} where the lesion has {self.core.shape}: all maps "
-                f"are of the same voxels, and there is one of each of {len(HALOS)} halos"
-            )
-
 
 def looks(forms: bool) -> list[tuple[str, int]]:
     """Return the looks that a lesion may have: its form, and the side of an arc."""
@@ -219,7 +204,7 @@ def _evidence(view: View, maps: Mapping[Any, Values], subsets: Sequence[tuple[st
         left.append((rest**2).sum(-1))
         b.append(np.einsum("gpv,hv->ghp", scaled, rest))
         q.append(np.einsum("gpv,grv->gpr", scaled, scaled))
-    precision = np.linalg.inv(scatter_covariance())
+    precision: Values = np.linalg.inv(scatter_covariance()).astype(np.float64)
     first = second = np.zeros((len(subsets), len(maps), len(HALOS)))
     for _ in range(STEPS):
         _, (u, v), (uu, uv, vv) = _fit((first, second), weights, b, q, precision)

@@ -1,5 +1,6 @@
 """How well scores rank active lesions above others, with intervals over patients; calibration."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ankle_lib.files import AnkleError
 from ankle_lib.gadolinium.oracle import predictive_value
-from ankle_lib.metrics import Interval
 
 Values = NDArray[np.float64]
 
@@ -213,21 +213,15 @@ def shapley_values(worth: Mapping[frozenset[str], float]) -> dict[str, float]:
             if player not in subset:
                 # so many of the n! orders begin with this subset, and then the player
                 k = len(subset)
-                share = _factorial(k) * _factorial(n - k - 1) / _factorial(n)
+                share = math.factorial(k) * math.factorial(n - k - 1) / math.factorial(n)
                 values[player] += share * (worth[subset | {player}] - value)
     return values
 
 
-def _factorial(n: int) -> int:
-    return int(np.prod(np.arange(1, n + 1)))
+def patient_equivalent(counts: Sequence[int], plain: Sequence[float], score: float) -> float:
+    """Return how many patients without help reach a score, from the rising curve of ``plain``.
 
-
-def patient_equivalent(counts: Sequence[int], plain: Sequence[float], score: float) -> Interval:
-    """Return how many patients without help reach a score, from the rising curve of `plain`.
-
-    Interpolated in ln(patients) between the counts; low and high are the curve's ends: what lies
-    outside of them is only known to be less, or more.
+    Interpolated in ln(patients) between the counts; beyond its ends, the curve's end.
     """
     levels = np.maximum.accumulate(np.asarray(plain, dtype=float))
-    found = float(np.exp(np.interp(score, levels, np.log(counts))))
-    return Interval(found, float(counts[0]), float(counts[-1]))
+    return float(np.exp(np.interp(score, levels, np.log(counts))))

@@ -3,8 +3,10 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,9 +32,6 @@ TRIES = 300
 
 REPORT_FRACTION = 0.75
 """Part of a patch that must be foot for the report to look at it."""
-
-MOST_BATCHES = 64
-"""How many are kept for networks that are scored one after the other."""
 
 FINAL_AUGMENTATION = Augmentation(
     rotation_deg=180.0, scale=1.2, gain=0.15, shading=0.2, gamma=0.2, noise=0.15
@@ -267,16 +266,25 @@ def patch_source(
     return PatchSource(items, rule, labels=bones, device=device)
 
 
-@lru_cache(MOST_BATCHES)
+_drawn: WeakKeyDictionary[Scan, dict[tuple[Any, ...], Batch]] = WeakKeyDictionary()
+"""Patches for networks that are scored one after the other; gone with their scan."""
+
+
 def draw_patches(
     scan: Scan, bones: tuple[str, ...], pixels: int, n: int, seed: int = 0, device: str = "cpu"
 ) -> Batch:
     """Return patches of a scan as the report scored networks on: the same ones for every network.
 
-    At least 75 % of each is foot.
+    At least 75 % of each is foot. They are drawn once for as long as the scan is in use.
     """
-    source = patch_source([scan], bones, pixels, REPORT_FRACTION, device)
-    return source.draw(n, torch.Generator(source.device).manual_seed(seed))
+    drawn, wanted = _drawn.setdefault(scan, {}), (bones, pixels, n, seed, device)
+    if wanted not in drawn:
+        source = patch_source([scan], bones, pixels, REPORT_FRACTION, device)
+        batch = source.draw(n, torch.Generator(source.device).manual_seed(seed))
+        # its own description would keep the source, all slices of the scan, too
+        words = {tuple(where): batch.describe(where) for where in batch.where.tolist()}
+        drawn[wanted] = replace(batch, describe=lambda where: words[tuple(where)])
+    return drawn[wanted]
 
 
 def train_on_scans(

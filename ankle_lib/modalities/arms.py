@@ -42,10 +42,6 @@ from ankle_lib.parallel import run_all
 from ankle_lib.patches.source import Augmentation, Batch, PatchSource
 from ankle_lib.presets import BONES, ModalitySizes
 
-BATCH, RATE = 8, 5e-3
-"""Patches of each modality in a step, so that one network for both is shown what two networks
-together are; the rate is the largest of a cycle."""
-
 AUGMENTATION = Augmentation(
     rotation_deg=20.0, scale=1.15, gain=0.1, shading=0.1, gamma=0.1, noise=0.1
 )
@@ -126,13 +122,15 @@ class ModalityStudy:
 
     def recipe(self, run: Run) -> Recipe:
         """Return the recipe of an arm's network."""
-        batch = BATCH if run.arm == ALONE else BATCH * N_MODALITIES
-        stage = Stage(self.sizes.pixels, self.sizes.steps, batch, RATE, "one-cycle")
+        # one network for both is shown what two networks together are
+        sizes, n_seen = self.sizes, 1 if run.arm == ALONE else N_MODALITIES
+        stage = Stage(sizes.pixels, sizes.steps, n_seen * sizes.batch, sizes.rate, "one-cycle")
         context = self.both_context_mm() if run.arm == BOTH else FINAL_CONTEXT_MM
         return Recipe(
             (stage,),
             network=NETWORKS[run.arm],
-            width=self.sizes.width,
+            depth=sizes.depth,
+            width=sizes.width,
             context_mm=context,
             loss="dice+bce",
             optimizer="muon",
@@ -473,17 +471,20 @@ def scores_of_segmenter(study: ModalityStudy, segmenter: Segmenter, arm: str) ->
     }
 
     def work() -> pd.DataFrame:
-        rows = []
-        for (modality, code), scan in scans.items():
-            item, voxel = scan.item, scan.voxel_size_mm
-            found = predict(item.image, voxel, segmenter, foot=item.region, device=study.device)
-            scores = bone_scores(code, found.masks(), item.labels, voxel)
-            rows += [{"modality": modality} | one for one in scores]
-        return pd.DataFrame(rows)
+        score = partial(_scored_by, segmenter, study.device)
+        found = run_all(score, [*scans.values()], device=study.device)
+        parts = zip(scans, found, strict=True)
+        return pd.concat([table.assign(modality=one) for (one, _), table in parts])
 
     settings = [weights, segmenter.pixel_mm, [one.checksum for one in scans.values()]]
     table = cache.remembered(study.folder / "elsewhere.json", work, settings=settings)
     return table.assign(arm=arm)
+
+
+def _scored_by(segmenter: Segmenter, device: str, scan: Scan) -> pd.DataFrame:
+    item, voxel = scan.item, scan.voxel_size_mm
+    found = predict(item.image, voxel, segmenter, foot=item.region, device=device)
+    return pd.DataFrame(bone_scores(scan.code, found.masks(), item.labels, voxel))
 
 
 def scores_of_borrowed(study: ModalityStudy, regime: Regime) -> pd.DataFrame:

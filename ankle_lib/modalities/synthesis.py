@@ -8,8 +8,9 @@ back to where they began (CycleGAN, Zhu et al. 2017, arXiv:1703.10593).
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,16 +31,18 @@ from ankle_lib.learning.scans import (
     factor_for,
     patch_source,
 )
-from ankle_lib.learning.scoring import bone_scores
 from ankle_lib.learning.slices import whole_slices
 from ankle_lib.learning.training import Trained, train_once
-from ankle_lib.modalities.arms import AUGMENTATION, BATCH, ModalityStudy, segment
+from ankle_lib.metrics import dice
+from ankle_lib.modalities.arms import AUGMENTATION, ModalityStudy, segment
 from ankle_lib.modalities.unpaired_scans import HU_PER_UNIT, Child
+from ankle_lib.parallel import run_all
 from ankle_lib.patches.rules import PatchRule
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES
 
-RATE = 5e-3
+BATCH, RATE = 8, 5e-3
+"""Patches in a step, of both modalities together; the rate is the largest of a cycle."""
 
 GAN_RATE, GAN_BETAS = 1e-3, (0.5, 0.999)
 """Of Adam; the rate is five times the paper's, for trainings that are much shorter."""
@@ -261,6 +264,11 @@ def make_all(
         Hounsfield units, with the pixels of the networks.
     """
     slope, offset = fit_line(study, codes)
+    trainings: list[Callable[[], Any]] = [
+        partial(train_from_pairs, study, codes),
+        partial(train_without_pairs, study, children),
+    ]
+    run_all(_done, trainings)  # side by side, in processes of their own; then both are read
     paired = train_from_pairs(study, codes).network
     unpaired = train_without_pairs(study, children)[GAN_NAMES[0]]
     found: dict[str, dict[str, NDArray[np.float32]]] = {method: {} for method in METHODS}
@@ -296,30 +304,48 @@ def judge_synthesis(
         registered to the MR scan, the MR scan as it is given to the network for CT, and given to
         the network for MR.
     """
+    tasks = [
+        (study.children[code], {method: of[code] for method, of in made.items()})
+        for code in study.test
+    ]
+    work = partial(_judged, study.sizes.pixel_mm, segmenters)
+    found = run_all(work, tasks, device=study.device)
+    return pd.DataFrame([row for rows in found for row in rows])
+
+
+def _judged(
+    pixel_mm: float,
+    segmenters: Mapping[str, Trained],
+    task: tuple[Child, Mapping[str, NDArray[np.float32]]],
+) -> list[dict[str, Any]]:
+    child, made = task
+    mr, ct = scan_pair(child, pixel_mm)
+    truth, region, labels = true_hounsfield(child, pixel_mm), mr.item.region, mr.item.labels
+    bone = np.logical_or.reduce([*labels.values()])
+    images: dict[str, tuple[NDArray, str]] = {
+        "real CT, registered": (HU_PER_UNIT * ct, "ct"),
+        **{method: (image, "ct") for method, image in made.items()},
+        "MR to the network for CT": (mr.item.image, "ct"),
+        "MR to the network for MR": (mr.item.image, "mr"),
+    }
     rows = []
-    for code in study.test:
-        child = study.children[code]
-        mr, ct = scan_pair(child, study.sizes.pixel_mm)
-        truth, region = true_hounsfield(child, study.sizes.pixel_mm), mr.item.region
-        bone = np.logical_or.reduce([*mr.item.labels.values()])
-        images: dict[str, tuple[NDArray, str]] = {
-            "real CT, registered": (HU_PER_UNIT * ct, "ct"),
-            **{method: (of[code], "ct") for method, of in made.items()},
-            "MR to the network for CT": (mr.item.image, "ct"),
-            "MR to the network for MR": (mr.item.image, "mr"),
-        }
-        for method, (image, modality) in images.items():
-            trained = segmenters[modality]
-            scan = replace(mr, item=replace(mr.item, image=image.astype(np.float32)))
-            found = segment(
-                trained.network, scan, study.sizes.pixel_mm, trained.recipe.context_mm
-            ).masks()
-            scores = bone_scores(code, found, mr.item.labels, mr.voxel_size_mm)
-            row: dict[str, Any] = {"method": method, "subject": code}
-            error = image - truth if method in made else np.full(truth.shape, math.nan)
-            row["hu_error_bone"] = float(np.abs(error[bone]).mean())
-            row["hu_bias_bone"] = float(error[bone].mean())
-            row["hu_error_foot"] = float(np.abs(error[region]).mean())
-            row["dice"] = float(np.mean([one["dice"] for one in scores]))
-            rows.append(row)
-    return pd.DataFrame(rows)
+    for method, (image, modality) in images.items():
+        trained = segmenters[modality]
+        scan = replace(mr, item=replace(mr.item, image=image.astype(np.float32)))
+        found = segment(trained.network, scan, pixel_mm, trained.recipe.context_mm).masks()
+        error = image - truth if method in made else np.full(truth.shape, math.nan)
+        rows.append(
+            {
+                "method": method,
+                "subject": child.code,
+                "hu_error_bone": float(np.abs(error[bone]).mean()),
+                "hu_bias_bone": float(error[bone].mean()),
+                "hu_error_foot": float(np.abs(error[region]).mean()),
+                "dice": float(np.mean([dice(found[one], labels[one]) for one in labels])),
+            }
+        )
+    return rows
+
+
+def _done(training: Callable[[], Any]) -> None:
+    training()

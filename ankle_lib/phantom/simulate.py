@@ -157,11 +157,12 @@ def _remembered_subject(
 ) -> dict[str, Any]:
     """Simulate a subject unless it is there; return what the manifest says of it."""
     work = partial(_simulate_subject, preset, out, seed, device, code)
-    answer = remembered(_record(out, code), work, settings=[preset, seed])
+    settings = [repr(preset), seed]  # without the sizes of trainings, see `Preset`
+    answer = remembered(_record(out, code), work, settings=settings)
     if all((out / name).is_file() for name in answer["sha256"]):
         return answer
     _record(out, code).unlink()
-    return remembered(_record(out, code), work, settings=[preset, seed])
+    return remembered(_record(out, code), work, settings=settings)
 
 
 def _simulate_subject(

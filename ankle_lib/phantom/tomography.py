@@ -99,7 +99,7 @@ def simulate_pairs(
     >>> simulate_pairs(get_preset("smoke"), 2.0, ["T31", "E31"], "pairs")
     """
     work = partial(_remembered_child, preset, ct_voxel_mm, Path(out), seed, device)
-    run_all(work, codes, workers="threads", device=device, desc="simulating children")
+    run_all(work, codes, device=device, desc="simulating children")
     return Path(out)
 
 

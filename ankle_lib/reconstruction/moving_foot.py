@@ -15,6 +15,7 @@ from torch.nn import functional
 from ankle_lib.files import AnkleError
 from ankle_lib.geometry import apply, block_affine, invert
 from ankle_lib.motion_fields import FLOW_STEPS, flow_back
+from ankle_lib.parallel import enough_memory
 from ankle_lib.registration.truth import bone_points
 from ankle_lib.volume import Volume
 
@@ -153,6 +154,7 @@ class MovedScan(NamedTuple):
     In the volume itself bones are moved by their poses."""
 
 
+@enough_memory()
 def moved_static(
     foot: MovingFoot, poses: Poses, shape: tuple[int, int, int], affine: ArrayLike
 ) -> MovedScan:
@@ -167,6 +169,11 @@ def moved_static(
         Static world to frame world, RAS mm, rigid; of one bone with a mask at least.
     shape, affine
         Grid of the result, in the frame's world.
+
+    Raises
+    ------
+    AnkleError
+        If a GPU's memory does not hold it.
 
     Examples
     --------

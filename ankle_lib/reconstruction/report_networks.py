@@ -23,7 +23,7 @@ from ankle_lib.learning.networks import SliceNetwork, ready_to_predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.training import WEIGHTS, Trained, train_once
 from ankle_lib.metrics import ImageScores, image_scores
-from ankle_lib.parallel import in_batches
+from ankle_lib.parallel import enough_memory, in_batches
 from ankle_lib.patches.source import Batch
 from ankle_lib.presets import BONES
 from ankle_lib.reconstruction.report_pairs import LOWEST_R, PARTS, Pairs
@@ -199,6 +199,7 @@ def learnt_g(correlation: ArrayLike, slope: float) -> NDArray[np.float64]:
     return np.exp(slope * (np.asarray(correlation, dtype=np.float64) - 1.0))
 
 
+@enough_memory("take a smaller batch")
 def learn_weight(pairs: Pairs, recipe: Recipe) -> tuple[SliceNetwork, float]:
     """Train a network and g together, or read both if that was done before.
 
@@ -214,6 +215,11 @@ def learn_weight(pairs: Pairs, recipe: Recipe) -> tuple[SliceNetwork, float]:
     network : SliceNetwork
     slope : float
         Of `learnt_g`.
+
+    Raises
+    ------
+    AnkleError
+        If a GPU's memory does not hold a step.
     """
     place = cache.folder_for(pairs.folder, "g-learnt", learn_weight, [recipe, pairs.decides])
     if not (place / WEIGHTS).exists():

@@ -147,7 +147,7 @@ class Study:
         """Return what a network that never sees any bone would score on the same patches."""
         return patch_scores(None, self._patches(BONES, self.part(part, split)), BONES)
 
-    def _patches(self, bones: Sequence[str], scans: Iterable[Scan]) -> dict[str, Batch]:
+    def _patches(self, bones: tuple[str, ...], scans: Iterable[Scan]) -> dict[str, Batch]:
         n = self.sizes.n_patches
         return {
             scan.code: draw_patches(scan, bones, self.pixels, n, 0, self.device) for scan in scans

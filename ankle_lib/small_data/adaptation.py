@@ -8,6 +8,7 @@ answers, where motion confirms them: a bone is rigid, so frames that one shape e
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from ankle_lib.learning.networks import SliceNetwork
 from ankle_lib.learning.prediction import Segmenter
 from ankle_lib.learning.scans import Scan, coarser, factor_for
 from ankle_lib.metrics import dice
+from ankle_lib.parallel import run_all
 from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES, SmallDataSizes
 from ankle_lib.small_data.few_labels import look_at
@@ -108,18 +110,27 @@ def confirmed_frames(
         Columns subject, frame, agreement, kept, dice (mean of the bones, of the labels against the
         truth: for the reader's eye alone).
     """
-    scans, rows = [], []
-    for child in children:
-        seen = look_at(child, segmenter, range(child.frames.n_frames))
-        for frame, poses in enumerate(fit_poses(seen, sizes.rigid_steps)):
-            masks = seen.carried_masks(poses, child.frames.grid)
-            truth, own = child.masks(frame), seen.masks[frame]
-            # what neither of them sees agrees in nothing
-            agreement = min(np.nan_to_num(dice(masks[bone], own[bone])) for bone in BONES)
-            right = float(np.mean([dice(masks[bone], truth[bone]) for bone in BONES]))
-            rows.append((child.code, frame, agreement, agreement >= CONFIRMED, right))
-            if agreement >= CONFIRMED:
-                scan = child.scan(frame, labelled=False)
-                scan = replace(scan, item=replace(scan.item, labels=masks))
-                scans.append(coarser(scan, factor_for(scan, sizes.pixel_mm), to_learn=True))
+    found = run_all(partial(_confirmed, segmenter, sizes), children, desc="asking motion")
+    scans = [scan for of_child, _ in found for scan in of_child]
+    rows = [row for _, of_child in found for row in of_child]
     return scans, pd.DataFrame(rows, columns=["subject", "frame", "agreement", "kept", "dice"])
+
+
+def _confirmed(
+    segmenter: Segmenter, sizes: SmallDataSizes, child: TargetChild
+) -> tuple[list[Scan], list[tuple[str, int, float, bool, float]]]:
+    """Return a child's confirmed frames, and a row for each frame."""
+    scans, rows = [], []
+    seen = look_at(child, segmenter, range(child.frames.n_frames))
+    for frame, poses in enumerate(fit_poses(seen, sizes.rigid_steps)):
+        masks = seen.carried_masks(poses, child.frames.grid)
+        truth, own = child.masks(frame), seen.masks[frame]
+        # what neither of them sees agrees in nothing
+        agreement = min(float(np.nan_to_num(dice(masks[bone], own[bone]))) for bone in BONES)
+        right = float(np.mean([dice(masks[bone], truth[bone]) for bone in BONES]))
+        rows.append((child.code, frame, agreement, agreement >= CONFIRMED, right))
+        if agreement >= CONFIRMED:
+            scan = child.scan(frame, labelled=False)
+            scan = replace(scan, item=replace(scan.item, labels=masks))
+            scans.append(coarser(scan, factor_for(scan, sizes.pixel_mm), to_learn=True))
+    return scans, rows

@@ -40,6 +40,8 @@ RATE, FINE_RATE = 1e-2, 5e-3
 
 SCRATCH, GAUSSIAN, PHANTOM, RANDOM = "from scratch", "Gaussian looks", "phantom", "random looks"
 NETWORK, RIGID, JOINTS_KEPT = "network", "rigid", "rigid, joints kept"
+OUTLINED = "joints kept, static scan outlined"
+VOLUMES = ("volume_cm3", "true_volume_cm3", "share_cm3")
 
 
 # --- what is learnt from ---
@@ -64,17 +66,15 @@ def labelled_frames(
     scans = []
     for subject in subjects:
         for sequence, paths in subject.sequences.items():
-            labels = known.read_true_labels(truth, subject.code, sequence)
-            if labels is None:
-                continue
+            true = known.read_true_labels(truth, subject.code, sequence)
             for frame in range(0, len(paths), step):
                 item = dynamic_item(subject, sequence, frame, masked)
-                if labels.shape[:3] != item.image.shape:
-                    continue  # a field of view that was cut
-                masks = {bone: labels[..., frame] == LABELS[bone] for bone in BONES}
-                sizes = canonical_voxel_size(read_header(paths[frame]).affine)
-                scan = Scan(replace(item, labels=masks), subject.group, sizes)
-                scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
+                # else nobody knows, or it is a field of view that was cut
+                if true is not None and true.shape[:3] == item.image.shape:
+                    masks = {bone: true[..., frame] == LABELS[bone] for bone in BONES}
+                    voxel_mm = canonical_voxel_size(read_header(paths[frame]).affine)
+                    scan = Scan(replace(item, labels=masks), subject.group, voxel_mm)
+                    scans.append(coarser(scan, factor_for(scan, pixel_mm), to_learn=True))
     return scans
 
 
@@ -102,14 +102,18 @@ def recipe_for(sizes: SmallDataSizes, steps: int, rate: float, seed: int = 0) ->
 # --- how good a network is on children of the target domain ---
 
 
-def look_at(child: TargetChild, segmenter: Segmenter, frames: Sequence[int]) -> Seen:
-    """Segment the static scan and some frames of a child."""
-    still = predict(child.static.data, child.static.voxel_size_mm, segmenter)
+def look_at(
+    child: TargetChild, segmenter: Segmenter, frames: Sequence[int], *, still: bool = True
+) -> Seen:
+    """Segment some frames of a child and, unless nothing is carried from it, the static scan."""
     sizes, data = child.frames.voxel_size_mm, child.frames.data
     found = [predict(data[..., n], sizes, segmenter) for n in frames]
-    affines = child.static.affine @ still.grid, child.frames.affine @ found[0].grid
     maps, masks = np.stack([one.maps for one in found]), [one.masks() for one in found]
-    return Seen(still.maps, affines[0], maps, affines[1], masks)
+    affine = child.frames.affine @ found[0].grid
+    if not still:
+        return Seen(np.zeros((0, 0, 0, 0), np.float16), np.eye(4), maps, affine, masks)
+    static = predict(child.static.data, child.static.voxel_size_mm, segmenter)
+    return Seen(static.maps, child.static.affine @ static.grid, maps, affine, masks)
 
 
 def score_children(
@@ -128,13 +132,15 @@ def score_children(
     step : int
     ways : sequence of str
         `NETWORK`: its own labels. `RIGID`: its static labels, carried by `rigid_layer.fit_poses`;
-        `JOINTS_KEPT`: with joints that keep their width.
+        `JOINTS_KEPT`: with joints that keep their width; `OUTLINED`: the same with the reader's
+        static outlines instead of the network's.
 
     Returns
     -------
     DataFrame
-        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3,
-        true_volume_cm3, tre_mm, rotation_error_deg; overlap_mm3 and those of
+        A row for each way, subject, frame and bone: dice, hd95_mm, assd_mm, volume_cm3 and
+        true_volume_cm3 (of masks), share_cm3 (sum of the probabilities, or of the parts of voxels
+        that a carried bone fills), tre_mm, rotation_error_deg; overlap_mm3 and those of
         `constraints.gap_scores`, the same for all bones.
     """
     weights = cache.digest([one.cpu().numpy() for one in network.state_dict().values()])
@@ -155,33 +161,33 @@ def _child_scores(
     segmenter: Segmenter, rigid_steps: int, step: int, ways: Sequence[str], child: TargetChild
 ) -> list[dict[str, Any]]:
     frames = list(range(0, child.frames.n_frames, step))
-    seen, sizes = look_at(child, segmenter, frames), child.frames.voxel_size_mm
+    seen = look_at(child, segmenter, frames, still=any(way != NETWORK for way in ways))
+    sizes, own_pixels = child.frames.voxel_size_mm, voxel_size(seen.frame_affine)
+    outlines = np.stack([mask.astype(np.float32) for mask in child.masks().values()])
+    outlined = replace(seen, static=outlines, static_affine=child.static.affine)
     places = {
         bone: known.bone_points(mask, child.static.affine) for bone, mask in child.masks().items()
     }
     rows = []
     for way in ways:
-        poses = []
-        if way != NETWORK:
-            poses = fit_poses(seen, rigid_steps, keep_joints=way == JOINTS_KEPT)
+        shape = outlined if way == OUTLINED else seen
+        poses = [] if way == NETWORK else fit_poses(shape, rigid_steps, keep_joints=way != RIGID)
         for n, frame in enumerate(frames):
-            truth, masks = child.masks(frame), seen.masks[n]
             # one label a voxel rules overlap out: it is measured on the probabilities themselves
-            claimed = dict(zip(BONES, seen.frames[n] >= 0.5, strict=True))
-            pixels = voxel_size(seen.frame_affine)
+            shares, pixels = dict(zip(BONES, seen.frames[n], strict=True)), own_pixels
             if poses:
-                masks = claimed = seen.carried_masks(poses[n], child.frames.grid)
-                pixels = sizes
-            overlap = {"overlap_mm3": overlap_mm3(claimed, pixels)}
-            of_all = gap_scores(masks, truth, sizes) | overlap
+                shares, pixels = shape.carried_shares(poses[n], child.frames.grid), sizes
+            claimed = {bone: share >= 0.5 for bone, share in shares.items()}
+            masks, truth = claimed if poses else seen.masks[n], child.masks(frame)
+            of_all = gap_scores(masks, truth, sizes) | {"overlap_mm3": overlap_mm3(claimed, pixels)}
             for row in bone_scores(child.code, masks, truth, sizes):
                 bone, tre, turned = row["bone"], np.nan, np.nan
                 if poses:
                     pair = poses[n][bone], child.poses[frame][bone]
                     tre = known.tre_mm(*pair, places[bone])
                     turned = float(np.linalg.norm(known.rotation_errors_deg(*pair)))
-                cm3 = float(np.prod(sizes)) / 1000
-                found, right = (cm3 * np.count_nonzero(one[bone]) for one in (masks, truth))
-                more = {"way": way, "frame": frame, "volume_cm3": found, "true_volume_cm3": right}
+                counted = ((masks[bone], sizes), (truth[bone], sizes), (shares[bone], pixels))
+                cm3 = (float(np.prod(s) * m.sum(dtype=np.float64) / 1000) for m, s in counted)
+                more = {"way": way, "frame": frame} | dict(zip(VOLUMES, cm3, strict=True))
                 rows.append(row | more | {"tre_mm": tre, "rotation_error_deg": turned} | of_all)
     return rows

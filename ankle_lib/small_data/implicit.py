@@ -7,9 +7,10 @@ slice, and that is what is fitted (as NeSVoR does for fetal brains, Xu et al., I
 doi:10.1109/TMI.2023.3236216).
 """
 
-import itertools
-from functools import reduce
-from operator import mul, xor
+import operator
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ PRIMES = (1, 2_654_435_761, 805_459_861, 3_674_653_429)
 BATCH, PARTS = 4096, 3
 """Voxels of a step, and places across a slice that are averaged."""
 TABLE_RATE, NETWORK_RATE = 2e-2, 3e-3
-AT_ONCE = 60_000
+AT_ONCE = 20_000
 
 
 class SpaceTime(nn.Module):
@@ -79,16 +80,46 @@ class SpaceTime(nn.Module):
         scaled = places[:, None] / self.cells
         low = scaled.floor()
         shares = [(1 - part, part) for part in (scaled - low).unbind(-1)]
-        cells, found = low.long().unbind(-1), places.new_zeros(len(places), LEVELS, FEATURES)
-        first = TABLE * torch.arange(LEVELS, device=places.device)
-        for corner in itertools.product((0, 1), repeat=4):
-            weight = reduce(mul, (share[bit] for share, bit in zip(shares, corner, strict=True)))
-            sides = zip(cells, corner, PRIMES, strict=True)
-            hashed = reduce(xor, ((cell + bit) * prime for cell, bit, prime in sides))
-            index = (hashed & (TABLE - 1)) + first
-            found = found + weight[..., None] * nn.functional.embedding(index, self.table)
-        out: Tensor = self.network(found.flatten(1))[:, 0]
+        cells = zip(low.long().unbind(-1), PRIMES, strict=True)
+        hashes = [(cell * prime, (cell + 1) * prime) for cell, prime in cells]
+        first = TABLE * torch.arange(LEVELS, device=places.device)[:, None]
+        rows = (_corners(hashes, operator.xor) & (TABLE - 1)) + first
+        found: Tensor = _Lookup.apply(
+            self.table, rows.flatten(0, 1), _corners(shares, operator.mul).flatten(0, 1)
+        )
+        out: Tensor = self.network(found.view(len(places), -1))[:, 0]
         return out
+
+
+def _corners(sides: Sequence[tuple[Tensor, Tensor]], join: Callable[..., Tensor]) -> Tensor:
+    """Join what each of four axes has at both ends of a cell, (N, L), for all its corners.
+
+    Returns
+    -------
+    (N, L, 16) tensor
+        Halves are joined first: 24 operations instead of 48.
+    """
+    halves = [[join(a, b) for a, b in product(*half)] for half in (sides[:2], sides[2:])]
+    return torch.stack([join(a, b) for a, b in product(*halves)], dim=-1)
+
+
+class _Lookup(torch.autograd.Function):
+    """Weighted sums of rows of a table; several times as fast as PyTorch's own on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """Return (M, F) sums of rows (M, C) of a table (R, F) with weights (M, C)."""
+        ctx.save_for_backward(rows, weights)
+        ctx.n_rows = len(table)
+        return nn.functional.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        """Return the slope of the table; rows and weights are no parameters."""
+        rows, weights = ctx.saved_tensors
+        shares = [(weights * part[:, None]).flatten() for part in slopes[0].unbind(1)]
+        parts = [torch.bincount(rows.flatten(), share, ctx.n_rows) for share in shares]
+        return torch.stack(parts, dim=1).to(weights.dtype), None, None
 
 
 def fit_sequence(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +22,6 @@ from ankle_lib.geometry import Grid, Matrix, apply, rigid, slice_parts, voxel_si
 from ankle_lib.metrics import NEAREST
 from ankle_lib.presets import BONES
 from ankle_lib.small_data.constraints import JOINTS
-from ankle_lib.volume import Volume, resample
 
 N_PARTS = 4
 """Samples across a slice."""
@@ -71,17 +71,18 @@ def carried(
     --------
     >>> seen = carried(static, affine, torch.zeros(15, 6), centre, points)
     """
-    turn = rotations(pose[:, :3])
-    apart = points - centre - pose[:, None, None, 3:]
-    home = apart @ turn[:, None] + centre  # the rows of a rotation are its inverse's columns
-    matrix = torch.from_numpy(np.linalg.inv(affine)[:3]).to(home)
-    scale = 2 / (torch.tensor(probability.shape).to(home) - 1)
-    where = ((home @ matrix[:, :3].T + matrix[:, 3]) * scale - 1).flip(-1)
+    # home, voxels and the sampler's own coordinates are one linear map of the frame's points
+    matrix = torch.from_numpy(np.linalg.inv(affine)[:3]).to(pose)
+    scale = 2 / (torch.tensor(probability.shape).to(pose) - 1)
+    turn = rotations(pose[:, :3]) @ (matrix[:, :3].T * scale).flip(-1)  # of rows: the inverse
+    middle = ((matrix[:, :3] @ centre + matrix[:, 3]) * scale - 1).flip(-1)
+    places = (points - centre).expand(len(pose), *points.shape[-3:]).flatten(1, 2)
+    where = torch.baddbmm(middle - pose[:, None, 3:] @ turn, places, turn)
     found = functional.grid_sample(
-        probability[None, None], where.reshape(1, 1, 1, -1, 3), padding_mode="border",
+        probability[None, None], where.view(1, 1, 1, -1, 3), padding_mode="border",
         align_corners=True,
     )  # fmt: skip
-    return found.reshape(where.shape[:-1]).mean(dim=-1)
+    return found.view(len(pose), *points.shape[-3:-1]).mean(dim=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Seen:
     """What a network sees of a child: probabilities of `presets.BONES`, with its own pixels."""
 
     static: NDArray[np.floating]
-    """(B, I, J, K), in the static scan."""
+    """(B, I, J, K), in the static scan; B is 0 where nothing is carried from it."""
     static_affine: Matrix
     frames: NDArray[np.floating]
     """(F, B, i, j, k); thick slices along the last axis."""
@@ -97,16 +98,25 @@ class Seen:
     masks: Sequence[Mapping[str, NDArray[np.bool_]]] = ()
     """Its labels of each frame, on the frame's grid."""
 
+    def carried_shares(
+        self, poses: Mapping[str, Matrix], grid: Grid
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return which part of each voxel of a frame the static bones fill; see `carried`."""
+        points, zero = across(np.argwhere(np.ones(grid[0], bool)), grid[1]), torch.zeros(3)
+        shares = {}
+        for bone, values in zip(BONES, self.static, strict=True):
+            turn = Rotation.from_matrix(poses[bone][:3, :3]).as_rotvec()
+            six = torch.from_numpy(np.concatenate([turn, poses[bone][:3, 3]])).float()[None]
+            shape = torch.from_numpy(np.asarray(values, np.float32))
+            found = carried(shape, self.static_affine, six, zero, points)
+            shares[bone] = found.view(grid[0]).numpy()
+        return shares
+
     def carried_masks(
         self, poses: Mapping[str, Matrix], grid: Grid
     ) -> dict[str, NDArray[np.bool_]]:
         """Return where the static bones, carried, fill at least half of a frame's voxels."""
-        masks = {}
-        for bone, values in zip(BONES, self.static, strict=True):
-            volume = Volume(np.asarray(values, np.float32), self.static_affine)
-            there = resample(volume, *grid, pose=poses[bone], slice_samples=N_PARTS)
-            masks[bone] = there.data >= 0.5
-        return masks
+        return {bone: share >= 0.5 for bone, share in self.carried_shares(poses, grid).items()}
 
 
 def fit_poses(seen: Seen, steps: int, *, keep_joints: bool = False) -> list[dict[str, Matrix]]:

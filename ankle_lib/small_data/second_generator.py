@@ -233,12 +233,13 @@ class Motion:
     def _gap(self, bone: str, pose: Matrix, other: str, others: Matrix) -> tuple[float, Matrix]:
         """Return the distance of the nearest tenth of a bone, and the way outward there, world."""
         there = apply(compose(invert(others), pose), self.points[bone])
-        steps = np.concatenate([np.zeros((1, 3)), 0.5 * np.eye(3), -0.5 * np.eye(3)])
-        away = self.child.distance(other, there[:, None] + steps)
-        near = away[:, 0].argsort()[: int(NEAREST_TENTH * len(away))]
-        slope = (away[near, 1:4] - away[near, 4:7]).mean(axis=0)
+        away = self.child.distance(other, there)
+        near = away.argsort()[: int(NEAREST_TENTH * len(away))]
+        steps = 0.5 * np.concatenate([np.eye(3), -np.eye(3)])
+        beside = self.child.distance(other, there[near, None] + steps)
+        slope = (beside[:, :3] - beside[:, 3:]).mean(axis=0)
         outward = others[:3, :3] @ (slope / np.linalg.norm(slope))
-        return float(away[near, 0].mean()), outward
+        return float(away[near].mean()), outward
 
 
 def draw_motion(child: Child, rng: Random) -> Motion:
@@ -364,15 +365,15 @@ def _looked_at(
 
 def _sampled(fields: Tensor, affine: Matrix, points: Tensor) -> Tensor:
     """Interpolate fields (C, I, J, K) at world points (X, Y, Z, 3); beyond, the border goes on."""
-    home = _moved(points, np.linalg.inv(affine))
-    scale = 2 / (torch.tensor(fields.shape[1:]) - 1)
-    where = (home * scale - 1).flip(-1)[None]
+    sides = 2 / (np.array(fields.shape[1:]) - 1)
+    to_sampler = np.column_stack([np.diag(sides), -np.ones(3)])[::-1] @ np.linalg.inv(affine)
+    where = _moved(points, to_sampler)[None]
     return functional.grid_sample(fields[None], where, padding_mode="border", align_corners=True)[0]
 
 
 def _moved(points: Tensor, matrix: NDArray[np.floating]) -> Tensor:
-    rows = torch.from_numpy(matrix[:3]).to(points)
-    return points @ rows[:, :3].T + rows[:, 3]
+    rows = torch.from_numpy(np.ascontiguousarray(matrix[:3])).to(points)
+    return torch.addmm(rows[:, 3], points.reshape(-1, 3), rows[:, :3].T).view(points.shape)
 
 
 def _noise(shape: tuple[int, ...], grain: float, rng: Random) -> Image:

@@ -89,73 +89,61 @@ def write_target(
     >>> write_target(folder, template, ["C01", "C02"], get_preset("smoke").small_data, 5)
     """
     bones = read_template(template, sizes.anatomy_mm)
-    simulation = _Simulation(folder, bones, sizes, n_frames, seed)
-    run_all(simulation.write, list(codes), desc="simulating the target domain")
+    write = partial(_written_once, folder, bones, sizes, n_frames, seed)
+    run_all(write, list(codes), desc="simulating the target domain")
 
 
-@dataclass(frozen=True)
-class _Simulation:
-    """What `write_target` is told."""
+def _written_once(
+    folder: Path, bones: generator.Masks, sizes: SmallDataSizes, n_frames: int, seed: int, code: str
+) -> None:
+    settings = [dict(bones), sizes.anatomy_mm, sizes.target_pixel_mm, n_frames, seed]
+    work = partial(_written, folder, bones, sizes, n_frames, seed, code)
+    cache.remembered(folder / "made" / f"{code}.json", work, settings=settings)
 
-    folder: Path
-    bones: generator.Masks
-    sizes: SmallDataSizes
-    n_frames: int
-    seed: int
 
-    def write(self, code: str) -> None:
-        """Write a child's files, once."""
-        sizes = [self.sizes.anatomy_mm, self.sizes.target_pixel_mm]
-        settings = [dict(self.bones), sizes, self.n_frames, self.seed]
-        record, work = self.folder / "made" / f"{code}.json", partial(self.simulate, code)
-        cache.remembered(record, work, settings=settings)
-
-    def simulate(self, code: str) -> str:
-        """Make a child, let it move, scan it."""
-        rng, spacing = np.random.default_rng([self.seed, *code.encode()]), self.sizes.anatomy_mm
-        child = generator.make_child(self.bones, spacing, rng)
-        motion = generator.draw_motion(child, rng)
-        raw, truth = self.folder / "raw" / code, self.folder / "truth" / code
-        pixel, n_static = self.sizes.target_pixel_mm, round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
-        static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4), rng)
-        image, labels = generator.scan(
-            child, [dict.fromkeys(BONES, np.eye(4))], static, "static", rng
+def _written(
+    folder: Path, bones: generator.Masks, sizes: SmallDataSizes, n_frames: int, seed: int, code: str
+) -> str:
+    """Make a child, let it move, scan it, write its files."""
+    rng, spacing = np.random.default_rng([seed, *code.encode()]), sizes.anatomy_mm
+    child = generator.make_child(bones, spacing, rng)
+    motion = generator.draw_motion(child, rng)
+    raw, truth = folder / "raw" / code, folder / "truth" / code
+    pixel, n_static = sizes.target_pixel_mm, round(2 * STATIC_SIDE_MM / STATIC_SLICE_MM)
+    static = _grid(child, (pixel, pixel, STATIC_SLICE_MM), n_static, np.eye(4), rng)
+    image, labels = generator.scan(child, [dict.fromkeys(BONES, np.eye(4))], static, "static", rng)
+    save(raw / "static.nii.gz", image, static[1], scale="auto")
+    save(raw / "static_dseg.nii.gz", labels, static[1])
+    tilt = rigid(rng.uniform(-TILT_DEG, TILT_DEG, 3), (0, 0, 0))
+    grid = _grid(child, (pixel, pixel, generator.SLICE_MM), N_SLICES, tilt, rng)
+    late = rng.uniform(-PHASE, PHASE)
+    images, outlines, written = [], [], []
+    for frame in range(n_frames):
+        moments = frame + generator.EXPOSURE * (
+            np.arange(generator.EXPOSURES) / (generator.EXPOSURES - 1) - 0.5
         )
-        save(raw / "static.nii.gz", image, static[1], scale="auto")
-        save(raw / "static_dseg.nii.gz", labels, static[1])
-        tilt = rigid(rng.uniform(-TILT_DEG, TILT_DEG, 3), (0, 0, 0))
-        grid = _grid(child, (pixel, pixel, generator.SLICE_MM), N_SLICES, tilt, rng)
-        late = rng.uniform(-PHASE, PHASE)
-        images, outlines, written = [], [], []
-        for frame in range(self.n_frames):
-            moments = frame + generator.EXPOSURE * (
-                np.arange(generator.EXPOSURES) / (generator.EXPOSURES - 1) - 0.5
-            )
-            moving = [motion.poses(late + moment / self.n_frames) for moment in moments]
-            gain = 1 + generator.DRIFT * np.sin(2 * np.pi * frame / self.n_frames)
-            image, labels = generator.scan(child, moving, grid, "frame", rng, gain)
-            images.append(image)
-            outlines.append(labels)
-            poses = motion.poses(late + frame / self.n_frames)
-            angle = motion.dorsiflexion_deg(late + frame / self.n_frames)
-            matrices = {bone: pose.tolist() for bone, pose in poses.items()}
-            written.append({"frame": frame, "dorsiflexion_deg": angle, "poses": matrices})
-            if frame == self.n_frames // 2:
-                sharp, _ = generator.scan(child, [poses], static, "frame", None, gain)
-                save(truth / f"{SEQUENCE}_frame-{frame:02d}_sharp.nii.gz", sharp, static[1])
-        save(raw / f"{SEQUENCE}.nii.gz", np.stack(images, axis=-1), grid[1], scale="auto")
-        save(raw / f"{SEQUENCE}_dseg.nii.gz", np.stack(outlines, axis=-1), grid[1])
-        write_json(truth / f"{SEQUENCE}.json", {"convention": CONVENTION, "frames": written})
-        return code
+        moving = [motion.poses(late + moment / n_frames) for moment in moments]
+        gain = 1 + generator.DRIFT * np.sin(2 * np.pi * frame / n_frames)
+        image, labels = generator.scan(child, moving, grid, "frame", rng, gain)
+        images.append(image)
+        outlines.append(labels)
+        poses = moving[generator.EXPOSURES // 2]
+        angle = motion.dorsiflexion_deg(late + frame / n_frames)
+        matrices = {bone: pose.tolist() for bone, pose in poses.items()}
+        written.append({"frame": frame, "dorsiflexion_deg": angle, "poses": matrices})
+        if frame == n_frames // 2:
+            sharp, _ = generator.scan(child, [poses], static, "frame", None, gain)
+            save(truth / f"{SEQUENCE}_frame-{frame:02d}_sharp.nii.gz", sharp, static[1])
+    save(raw / f"{SEQUENCE}.nii.gz", np.stack(images, axis=-1), grid[1], scale="auto")
+    save(raw / f"{SEQUENCE}_dseg.nii.gz", np.stack(outlines, axis=-1), grid[1])
+    write_json(truth / f"{SEQUENCE}.json", {"convention": CONVENTION, "frames": written})
+    return code
 
 
 def _grid(
-    child: generator.Child,
-    voxel_mm: Sequence[float],
-    n_slices: int,
-    tilt: Matrix,
+    child: generator.Child, voxel_mm: Sequence[float], n_slices: int, tilt: Matrix,
     rng: np.random.Generator,
-) -> Grid:
+) -> Grid:  # fmt: skip
     """Return a grid about the child's bones, as somebody placed it, axes P, S, R."""
     inside = np.argwhere((child.depth.numpy() < 0).any(axis=0))
     world = apply(child.affine, inside)
@@ -199,9 +187,9 @@ class TargetChild:
 
     @cached_property
     def checksum(self) -> str:
-        """Digest of images and labels."""
-        parts = [self.static.data, self.frames.data, self.static_labels, self.frame_labels]
-        return cache.digest([self.code, *parts])
+        """Digest of everything that a score sees of the child."""
+        images = [[one.data, one.affine] for one in (self.static, self.frames)]
+        return cache.digest([self.code, images, self.static_labels, self.frame_labels, self.poses])
 
     def masks(self, frame: int | None = None) -> dict[str, NDArray[np.bool_]]:
         """Return where each bone is, in a frame or, without one, in the static scan."""

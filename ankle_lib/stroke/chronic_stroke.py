@@ -21,7 +21,7 @@ from ankle_lib.brain.acquisition import Scanner, acquire, bias_field
 from ankle_lib.brain.heads import Head, Map, make_head, sample, smooth_noise
 from ankle_lib.brain.lesions import soft_ball
 from ankle_lib.brain.signals import Tissue, mixed, put_in
-from ankle_lib.brain.template import CSF, GM, WM, read_template
+from ankle_lib.brain.template import CSF, GM, WM
 from ankle_lib.cache import remembered
 from ankle_lib.metrics import Mask
 from ankle_lib.parallel import run_all
@@ -298,7 +298,7 @@ def simulate_strokes(
     >>> simulate_strokes(["s001"], Path("heads"), voxel_mm=2.0, z_mm=(-20, 60))
     """
     work = partial(_remembered_person, Path(out), voxel_mm, z_mm, seed)
-    sample(read_template(), np.zeros((3, 1, 1, 1), np.float32), voxel_mm)  # once for all threads
+    sample(np.zeros((3, 1, 1, 1), np.float32), voxel_mm)  # once for all threads
     run_all(work, codes, workers="threads", desc="simulating heads")
     return Path(out)
 

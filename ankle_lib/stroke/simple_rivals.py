@@ -8,7 +8,6 @@ from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 
 from ankle_lib.brain.heads import sample
-from ankle_lib.brain.template import read_template
 from ankle_lib.learning.scans import Scan
 from ankle_lib.metrics import Mask, dice
 from ankle_lib.presets import StrokeSizes
@@ -52,7 +51,7 @@ def tissue_prior(sizes: StrokeSizes) -> NDArray[np.float32]:
     grid = head_grid(sizes)
     index = np.indices(grid.shape).astype(np.float32)
     points = sizes.voxel_mm * index + grid.affine[:3, 3, None, None, None].astype(np.float32)
-    return sample(read_template(), points, sizes.voxel_mm)[:3]
+    return sample(points, sizes.voxel_mm)[:3]
 
 
 def best_cut(maps: Sequence[NDArray[np.floating]], scans: Sequence[Scan]) -> float:

@@ -196,3 +196,12 @@ class Person:
         path = ARTEFACTS / f"{name}.png"
         self.page.screenshot(path=path)
         return path
+
+
+def problems(page: Page) -> list[str]:
+    """Return what screen readers would stumble over, but for pages inside the page."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"iframes": False, "resultTypes": ["violations"]}
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.lab import Person
+from tests.browser.lab import Person, problems
 from tests.foot.test_page import page  # noqa: F401  # the fixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -32,6 +32,9 @@ def test_the_page_of_a_foot(person: Person, page: str, tmp_path: Path) -> None: 
     person.page.mouse.move(middle[0] + 90, middle[1] + 20, steps=3)
     person.page.mouse.up()
     assert view.screenshot() != still, "it does not turn"
+    turned = view.screenshot()
+    view.press("ArrowLeft")
+    assert view.screenshot() != turned, "arrows do not turn it"
     person.page.locator("#play").click()
     for _ in range(100):
         person.page.wait_for_timeout(50)
@@ -45,6 +48,7 @@ def test_the_page_of_a_foot(person: Person, page: str, tmp_path: Path) -> None: 
     width = person.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390, f"{width} px wide on a phone"
     person.screenshot("foot_page_on_a_phone")
+    assert not problems(person.page)
     assert not person.errors
     assert not [text for text in said if text.startswith("error")]
     assert all(url.startswith(("file:", "data:")) for url in asked)

@@ -130,6 +130,47 @@ def test_the_contest(
     assert calls == [0, 1, 2, 3] * 2
 
 
+def test_a_contest_is_held_again_if_anything_that_decides_it_changes(
+    ankle: Motion,
+    people: tuple[CleanSubject, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject, registered = people
+    frames, held = toy_frames(ankle, static_bones(ankle)), []
+
+    def work(*_: Any) -> dict[str, int]:
+        held.append(1)
+        return {"held": len(held)}
+
+    monkeypatch.setattr(contest, "_work", work)
+    weights = tmp_path / "net" / "network.ckpt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    network: Any = torch.nn.Identity()
+    segmenter = Segmenter(network, tuple(ankle.masks), (PIXEL_MM, PIXEL_MM))
+    entry = [subject, frames, 1.0, courses(ankle)]
+
+    def hold(segmenter: Segmenter = segmenter, **changed: Any) -> int:
+        given = dict(zip(("subject", "frames", "seconds", "truth"), entry, strict=True)) | changed
+        places = (weights.parent, registered, tmp_path / "contest")
+        return contest._remembered(segmenter, "cpu", *places, (*given.values(),))["held"]
+
+    assert [hold(), hold()] == [1, 1]
+    transforms = registered / "sub-E01" / "sub-E01_task-active_run-01_transforms.json"
+    for file in (weights, subject.static, subject.masks["talus"], transforms):
+        before = len(held)
+        file.write_bytes(file.read_bytes() + b" ")
+        assert [hold(), hold()] == [before + 1] * 2, file
+    moved = [*frames[:-1], replace(frames[-1], affine=2 * frames[-1].affine)]
+    unseen = [replace(frames[0], truth={}), *frames[1:]]
+    finer = replace(segmenter, pixel_mm=(1.0, 1.0))
+    others = [{"frames": moved}, {"frames": unseen}, {"seconds": 2.0}, {"truth": {}}]
+    for other in (*others, {"segmenter": finer}, {"subject": replace(subject, group="control")}):
+        before = hold()
+        assert hold(**other) == before + 1, other
+
+
 def test_on_a_gpu_all_is_registered_there_and_timed_by_the_wall_clock(
     ankle: Motion, people: tuple[CleanSubject, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,8 @@ from matplotlib.patches import Rectangle
 
 from ankle_lib.figures.scan_pictures import filmstrip, labelled_scan, page
 from ankle_lib.figures.style import BONE_COLOURS
+from ankle_lib.files import AnkleError
+from ankle_lib.geometry import rigid
 from ankle_lib.presets import BONES
 from ankle_lib.volume import Volume, resample, to_orientation
 from tests.toy_ankle import oblique_affine, toy_ankle
@@ -154,3 +156,20 @@ def test_a_page_needs_no_kernel_and_stays_small() -> None:
     html = page(ankle.static, ankle.masks).get_standalone()
     assert "<script" in html
     assert len(html) < 3e6
+
+
+@pytest.mark.parametrize("bones", [BONES[1:2], ()])
+def test_a_page_shows_as_many_bones_as_there_are(bones: tuple[str, ...]) -> None:
+    ankle = toy_ankle()
+    assert "<script" in page(ankle.static, {bone: ankle.masks[bone] for bone in bones}).html
+
+
+def test_a_page_shows_no_mask_in_a_wrong_place() -> None:
+    ankle = toy_ankle()
+    talus = ankle.masks["talus"]
+    near, far = (rigid((0, 0, 0), (mm, 0, 0)) @ talus.affine for mm in (3.5e-3, 5))
+    page(ankle.static, {"talus": Volume(talus.data, near)})
+    with pytest.raises(AnkleError, match="mask of talus is on another grid"):
+        page(ankle.static, {"talus": Volume(talus.data, far)})
+    with pytest.raises(AnkleError, match=r"by name, as in \{'talus': mask\}, not as list"):
+        page(ankle.static, [talus])  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ankle_lib.foot.page import PER_MM, SequenceReport, foot_page
+from ankle_lib.foot.page import PER_MM, SequenceReport, foot_page, in_notebook
 from ankle_lib.pose_files import FramePose
 from ankle_lib.volume import Volume
 
@@ -81,3 +82,19 @@ def test_names_are_text_and_nothing_comes_from_outside(page: str) -> None:
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page)
     assert "default-src 'none'" in page
     HTMLParser().feed(page)
+
+
+def test_in_a_notebook_the_page_stands_in_a_frame(page: str) -> None:
+    shown = in_notebook(page, 500).data
+    (inner,) = re.findall(r'<iframe srcdoc="([^"]*)" title="Moving bones"', shown)
+    assert html.unescape(inner) == page
+    assert 'height="500"' in shown
+
+
+def test_a_page_may_do_without_pictures() -> None:
+    nothing = pd.DataFrame(columns=["frame", "joint", "gap_mm"])
+    report = SequenceReport("s", [FramePose(0, "talus", np.eye(4), 1, True)], nothing, nothing,
+                            None, {}, [])  # fmt: skip
+    made = foot_page("t", {"talus": ball((30, 25, 30))}, None, [report], notes=[], facts={})
+    assert "<img" not in made
+    assert len(data_of(made)["sequences"]) == 1

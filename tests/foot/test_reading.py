@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from ankle_lib.files import AnkleError
-from ankle_lib.foot.reading import read_scans
+from ankle_lib.foot.reading import is_ct, read_image, read_scans
 from ankle_lib.geometry import rigid
 from ankle_lib.volume import Volume, resample, save, to_orientation
 from tests.toy_ankle import DYNAMIC_SHAPE, ToyAnkle, toy_ankle
@@ -154,7 +154,10 @@ BAD = {
     ),
     "cm for mm": (spoil("dynamic", affine=scaled(0.1)), "another unit than mm"),
     "a tenth of mm": (spoil("static", affine=scaled(10.0)), "another unit than mm"),
-    "NaN in the scan": (spoil("static", data=put(np.nan)), "static.nii: 1 voxels are NaN"),
+    "NaN in the scan": (
+        spoil("static", data=lambda d: np.where(np.arange(d.shape[2]) == 5, np.nan, d)),
+        r"static.nii: \d+ voxels \([\d.]+%\) are NaN or infinite, more than 1%",
+    ),
     "infinity in a frame": (
         spoil("dynamic", data=lambda d: np.where(d > 700, np.inf, d)),
         "dynamic.nii, frame 0: .* NaN or infinite",
@@ -375,6 +378,21 @@ def test_padding_and_offsets_change_nothing(files: Files, ankle: ToyAnkle) -> No
     assert "% of the voxels, all -3024, were not measured: now 0" in told
 
 
+def test_a_scan_to_be_segmented_is_read_like_all_others(tmp_path: Path, ankle: ToyAnkle) -> None:
+    data = ankle.static.data - np.int16(1024)
+    data[:4] = -3024
+    path, notes = save(tmp_path / "scan.nii", data, ankle.static.affine), []
+    scan = read_image(path, notes=notes)
+    assert not scan.data[:4].any()
+    np.testing.assert_array_equal(scan.data[4:], ankle.static.data[4:])
+    told = " ".join(notes)
+    assert "scan.nii: an offset of all intensities, -1024, was taken off" in told
+    assert "% of the voxels, all -3024, were not measured: now 0" in told
+    place_twice(path, ankle.static.affine, FAR_TURN @ ankle.static.affine)
+    with pytest.raises(AnkleError, match=r"scan\.nii: lies in two places, which are .* mm apart"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_bad_frame_is_left_out_and_told(files: Files, ankle: ToyAnkle, value: float) -> None:
     data = ankle.sequence.data.copy()
@@ -388,9 +406,70 @@ def test_a_bad_frame_is_left_out_and_told(files: Files, ankle: ToyAnkle, value: 
     assert note.endswith(": this frame is rejected")
 
 
+def test_few_missing_voxels_are_filled_and_told(files: Files, ankle: ToyAnkle) -> None:
+    static = ankle.static.data.astype(np.float32)
+    static[3, 4, 5] = np.nan
+    series = ankle.sequence.data.astype(np.float32)
+    series[3, 4, 2, 1] = np.inf
+    scans = files.change("static", static).change("dynamic", series).read()
+    first, second = scans.notes
+    assert "static.nii: 1 voxels (0.00%) are NaN or infinite: filled from their" in first
+    assert "dynamic.nii, frame 1: 1 voxels" in second
+    assert scans.bad_frames == ()
+    neighbours = series[2:5, 3:6, 1:4, 1]
+    expected = neighbours[np.isfinite(neighbours)].mean()
+    np.testing.assert_allclose(scans.frames.data[3, 4, 2, 1], expected, rtol=1e-5)
+    assert np.isfinite(scans.static.data).all()
+
+
 def test_a_foot_that_lies_as_none_can_is_told(files: Files) -> None:
     turn = np.diag([-1.0, 1, -1, 1])
     for name, volume in files.volumes.items():
         files.change(name, affine=turn @ volume.affine)
     (note,) = files.read().notes
     assert note.startswith("by its bones, the sole lies above: is the patient's position wrong")
+
+
+def toy_values(of_tissues: dict[str, tuple[float, float]], air: float, noise: float) -> np.ndarray:
+    """A block of fat and muscle with bones in it, each with its value and spread, in noisy air."""
+    random = np.random.default_rng(0)
+    image = air + random.normal(0, noise, (60, 60, 24))
+    places = {"fat": slice(10, 50), "muscle": slice(16, 46), "bone": slice(24, 36)}
+    for tissue, place in places.items():
+        value, spread = of_tissues[tissue]
+        image[place, place, 3:21] = random.normal(value, spread, image[place, place, 3:21].shape)
+    return ndimage.gaussian_filter(image, 0.5)
+
+
+CT_VALUES = {"fat": (-100, 40), "muscle": (50, 40), "bone": (500, 250)}
+MR_VALUES = {"fat": (1000, 150), "muscle": (400, 80), "bone": (900, 300)}
+
+
+def test_hounsfield_units_are_recognised(tmp_path: Path) -> None:
+    image = toy_values(CT_VALUES, -1000, 25)
+    assert is_ct(image)
+    assert is_ct(image.clip(-1024, 3071).astype(np.int16))
+    padded = image.copy()
+    padded[:5] = -3024
+    assert is_ct(padded)
+    notes: list[str] = []
+    read_image(save(tmp_path / "ct.nii", image.astype(np.int16), np.diag([1.5, 1.5, 1.5, 1])),
+               notes=notes)  # fmt: skip
+    assert any("Hounsfield units, but the package's networks learnt from MRI" in n for n in notes)
+
+
+@pytest.mark.parametrize("offset", [0, -1000, -1024])
+def test_no_mri_is_taken_for_a_ct(tmp_path: Path, offset: float) -> None:
+    image = np.abs(toy_values(MR_VALUES, 0, 20))
+    for scale in np.geomspace(0.1, 10, 40):
+        assert not is_ct(scale * image + offset)
+    notes: list[str] = []
+    read_image(save(tmp_path / "mr.nii", (image + offset).astype(np.int16),
+                    np.diag([1.5, 1.5, 1.5, 1])), notes=notes)  # fmt: skip
+    assert not any("Hounsfield" in note for note in notes)
+
+
+def test_nothing_but_air_or_body_is_no_ct(ankle: ToyAnkle) -> None:
+    assert not is_ct(np.full((4, 4, 4), -1000.0))
+    assert not is_ct(np.full((4, 4, 4), 50.0))
+    assert not is_ct(ankle.static.data)

@@ -237,16 +237,16 @@ def test_nothing_accepted_is_refused(scene: Motion, folder: Path, tmp_path: Path
         read_poses(tmp_path / "t.json", scans)
 
 
-def test_nan_and_poses_out_of_sight_are_refused(
+def test_missing_frames_and_poses_out_of_sight_are_refused(
     scene: Motion, folder: Path, tmp_path: Path, command: Any
 ) -> None:
     out = tmp_path / "sharp.nii.gz"
     data = scene.frames.data.copy()
-    data[20, 20, 3, 1] = np.nan
+    data[20:30, :, :, 1] = np.nan
     save(tmp_path / "nan.nii.gz", data, scene.frames.affine)
     status, shown, errors = command(*arguments(folder, out, dynamic=tmp_path / "nan.nii.gz"))
     assert status == 1
-    assert "frame 1: 1 voxels are NaN" in shown
+    assert "are NaN or infinite, more than 1%: this frame is rejected" in shown
     assert "no accepted pose in frame 1: these frames are 0" in errors
     for path in tmp_path.glob("sharp*"):
         path.unlink()
@@ -311,6 +311,15 @@ def test_what_is_judged_is_what_is_written(folder: Path, tmp_path: Path, plain: 
     again = consistency(frame.result.volume, scans.frames.frame(0), shared,
                         covered=frame.moved.covered)  # fmt: skip
     assert frame.result.consistency.ratio == pytest.approx(again.ratio, rel=1e-3)
+
+
+def test_a_series_in_coarse_steps_is_told_not_to_explain_the_frames(
+    folder: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ankle_lib.foot.reconstruct.FINEST_STEP", 50.0)  # of the noise
+    status, _, errors = command(*arguments(folder, tmp_path / "sharp.nii"))
+    assert status == 0, errors
+    assert pd.read_csv(tmp_path / "sharp_consistency.csv")["consistency"].min() > 2
 
 
 def test_an_offset_changes_nothing(

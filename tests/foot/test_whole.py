@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from ankle_lib.dynamic.kinematics import ANGLES
 from ankle_lib.files import AnkleError
@@ -151,10 +152,15 @@ def test_what_cannot_be_done_is_one_line(files: dict[str, Path], tmp_path: Path)
 
 
 def test_a_bone_alone_has_poses_but_no_angles(files: dict[str, Path], tmp_path: Path) -> None:
-    masks = {"talus": files["talus"]}
-    foot_files(files["static"], [files["movie"]], tmp_path, masks=masks, tell=lambda line: None)
-    assert pd.read_csv(tmp_path / "active" / "angles.csv").empty
-    assert "no joint angles" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    moved = load(next((tmp_path / "active" / "masks").glob("*talus*")))
+    talus = load(files["talus"])
+    soft = ndimage.gaussian_filter(talus.data.astype(np.float32), 1.0)
+    masks = {"talus": save(tmp_path / "soft.nii.gz", soft, talus.affine)}
+    out = tmp_path / "out"
+    foot_files(files["static"], [files["movie"]], out, masks=masks, tell=lambda line: None)
+    assert pd.read_csv(out / "active" / "angles.csv").empty
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "no joint angles" in page
+    assert "the mask of the talus was binarised at" in page  # like all that is odd in the files
+    moved = load(next((out / "active" / "masks").glob("*talus*")))
     assert isinstance(moved, Volume)
     assert moved.data.any()

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ankle_lib.brain.ms_patients import POST, Patient, World, simulate_patient
 from ankle_lib.files import AnkleError
 from ankle_lib.gadolinium import lesion_crops, patients
-from ankle_lib.gadolinium.patients import POST, Patient, World, simulate_patient
+from ankle_lib.gadolinium.patients import view_of
 from ankle_lib.manifest.document import manifest_from_folder
 from ankle_lib.volume import load, save
 
@@ -45,7 +46,7 @@ def test_only_active_lesions_light_up(patient: Patient) -> None:
 
 
 def test_the_observer_sees_no_other_lesion(patient: Patient) -> None:
-    view = patient.view(0)
+    view = view_of(patient, 0)
     assert set(view.seen) == {"T1w", "T2w", "FLAIR"}
     assert view.halos.shape == (19, len(view.core))
     clean = patient.shapes[0].core.sum() * WORLD.voxel_mm**3

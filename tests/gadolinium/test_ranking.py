@@ -105,6 +105,6 @@ def test_shapley_values_share_the_whole() -> None:
 
 def test_patient_equivalents_are_read_from_the_curve() -> None:
     counts, plain = (4, 8, 16), (0.6, 0.7, 0.8)
-    assert ranking.patient_equivalent(counts, plain, 0.7).mean == pytest.approx(8)
-    assert ranking.patient_equivalent(counts, plain, 0.75).mean == pytest.approx(np.sqrt(128))
-    assert ranking.patient_equivalent(counts, plain, 0.9).mean == pytest.approx(16)
+    assert ranking.patient_equivalent(counts, plain, 0.7) == pytest.approx(8)
+    assert ranking.patient_equivalent(counts, plain, 0.75) == pytest.approx(np.sqrt(128))
+    assert ranking.patient_equivalent(counts, plain, 0.9) == pytest.approx(16)

@@ -4,11 +4,13 @@ import gc
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ankle_lib.learning import scans
 from ankle_lib.learning.scans import (
     ROTATIONS_DEG,
     coarser,
@@ -21,6 +23,7 @@ from ankle_lib.learning.scans import (
     turned,
 )
 from ankle_lib.metrics import dice
+from ankle_lib.patches.source import PatchSource
 from ankle_lib.presets import BONES
 from tests.toy_scans import (
     LIGHT,
@@ -135,6 +138,25 @@ def test_patches_to_score_on_are_drawn_once() -> None:
     batch = draw_patches(scan, ("talus",), 16, 4)
     assert draw_patches(scan, ("talus",), 16, 4) is batch
     assert draw_patches(toy_scan("T01"), ("talus",), 16, 4) is not batch
+    assert draw_patches(scan, ("talus",), 16, 5) is not batch
+
+
+def test_drawn_patches_keep_neither_scan_nor_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = []
+
+    def followed(*arguments: Any) -> PatchSource:
+        source = patch_source(*arguments)
+        sources.append(weakref.ref(source))
+        return source
+
+    monkeypatch.setattr(scans, "patch_source", followed)
+    scan = toy_scan("T01")
+    batch = draw_patches(scan, ("talus",), 16, 4)
+    kept = weakref.ref(scan)
+    del scan
+    gc.collect()
+    assert [kept(), *(source() for source in sources)] == [None, None]
+    assert batch.describe(batch.where[0].tolist()).startswith("T01")
 
 
 def test_a_training_holds_no_scan_when_it_has_ended(tmp_path: Path) -> None:

@@ -174,6 +174,18 @@ BRANCHES = pd.DataFrame(
     columns=["arm", "regime", "seed", "modality", "subject", "entropy_mr", "dice_mr", "dice_ct"],
 )
 
+CARRIED = pd.DataFrame(
+    [
+        (constraint, child, dice)
+        for constraint, of_child in {
+            "none": (0.80, 0.70, 0.85, 0.60),
+            "rigid": (0.81, 0.80, 0.84, 0.62),
+            "rigid, joints kept": (0.88, 0.74, 0.90, 0.61),
+        }.items()
+        for child, dice in zip(("V01", "V02", "V03", "V04"), of_child, strict=True)
+    ],
+    columns=["constraint", "subject", "dice"],
+)
 LESIONS = pd.DataFrame(
     [
         (arm, size, found, part)
@@ -190,6 +202,16 @@ LESIONS = pd.DataFrame(
 
 def branch_of_means(mean: Any, kept: Any) -> int:
     return int(np.argmin([np.mean((mean - one) ** 2 / spread) for one, spread in kept]))
+
+
+def shift_of_middles(fine: Any, seen: Any, n: int) -> int:
+    seen_after = {s: np.roll(fine, s).reshape(-1, n)[:, n // 2] for s in range(-6, 7)}
+    return min(seen_after, key=lambda shift: ((seen_after[shift] - seen) ** 2).sum())
+
+
+def shift_of_slices(fine: Any, seen: Any, n: int) -> int:
+    seen_after = {s: np.roll(fine, -s).reshape(-1, n).mean(1) for s in range(-6, 7)}
+    return min(seen_after, key=lambda shift: ((seen_after[shift] - seen) ** 2).sum())
 
 
 WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
@@ -270,6 +292,16 @@ WRONG: list[tuple[str, int, tuple[Any, ...], str]] = [
     ("07", 3, (dict.fromkeys(GAIN.index, GAIN.mean()),), "two means"),
     ("07", 4, (mirrored_too,), "mirrors the bone"),
     ("07", 4, (shifted_alone,), "does not turn it"),
+    ("08", 1, (lambda volumes: 100 * np.var(volumes) / np.mean(volumes),), "variance"),
+    ("08", 1, (lambda volumes: np.std(volumes) / np.mean(volumes),), "a hundred times too small"),
+    ("08", 1, (lambda volumes: 100 * np.std(volumes, ddof=1) / np.mean(volumes),), "one less"),
+    ("08", 2, ("V03",), "largest Dice"),
+    ("08", 2, ("V02",), "not kept"),
+    ("08", 2, ("V04",), "gains least"),
+    ("08", 3, (lambda a, b: ndimage.distance_transform_cdt(~b, "chessboard")[a].min(),), "meet"),
+    ("08", 3, (lambda a, b: np.ceil(ndimage.distance_transform_edt(~b)[a].min()) - 1,), "squares"),
+    ("08", 4, (shift_of_middles,), "not the one in its middle"),
+    ("08", 4, (shift_of_slices,), "the bone moves"),
     (
         "09",
         1,
@@ -390,6 +422,7 @@ def given(chapter: str, number: int, folder: Path) -> dict[str, Any]:
         ("06", 1): {"targets": TARGETS},
         ("07", 2): {"scores": SCORES},
         ("07", 3): {"scores": SCORES},
+        ("08", 2): {"scores": CARRIED},
         ("09", 2): {"concentrations": np.round(np.arange(0, 0.5, 0.005), 3)},
         ("10", 2): {"image": CT_IMAGE, "bones": CT_BONES, "levels": range(50, 600, 100)},
         ("10", 3): {"scores": BRANCHES},

@@ -217,6 +217,17 @@ def test_a_subject_of_another_preset_is_made_again(tmp_path):
     assert load(series).n_frames == 3
 
 
+def test_a_subject_stays_when_the_sizes_of_trainings_change(tmp_path):
+    one = dataclasses.replace(TINY, subjects=("T06",), n_frames=2)
+    simulate(one, tmp_path)
+    record = tmp_path / "truth" / "T06" / "done.json"
+    assert record.is_file()
+    before = record.stat().st_mtime_ns
+    more = dataclasses.replace(one.modality, steps=one.modality.steps + 1)
+    simulate(dataclasses.replace(one, modality=more), tmp_path)
+    assert record.stat().st_mtime_ns == before
+
+
 def test_angles_of_the_truth_are_those_between_the_poses(cohort):
     for path in (cohort / "truth").rglob("*run-*.json"):
         content = json.loads(path.read_text())

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from ankle_lib.files import AnkleError
 from ankle_lib.metrics import ImageScores, image_scores, intensity_range
@@ -44,6 +45,22 @@ def test_scores_are_those_of_the_region(scene: Scene) -> None:
     sparse = score_scenes([scene], {"noisy": lambda _: noisy}, step=3)
     assert sparse["psnr_db"].mean() == pytest.approx(table["psnr_db"].mean(), abs=0.5)
     assert sparse["shifted_psnr_db"].isna().all()
+
+
+def test_nothing_is_compared_across_slices_that_are_not_scored(scene: Scene) -> None:
+    blurred, step = ndimage.gaussian_filter(scene.truth, 1.0), 3
+    row = score_scenes([scene], {"blurred": lambda _: blurred}, step=step).set_index("bone")
+    region = scene.regions["talus"][:, :, ::step]
+    posterior, superior, _ = scene.voxel_size_mm
+    expected = image_scores(
+        blurred[:, :, ::step],
+        scene.truth[:, :, ::step],
+        region,
+        data_range=intensity_range(scene.truth, scene.region),
+        spacing=(posterior, superior, np.inf),
+    )
+    assert row.at["talus", "detail"] == pytest.approx(expected.detail, abs=0.01)
+    assert row.at["talus", "sharpness"] == pytest.approx(expected.sharpness, abs=0.01)
 
 
 def test_a_bone_between_the_scored_slices_is_left_out(scene: Scene) -> None:

@@ -65,11 +65,14 @@ def test_half_a_chapter_run_by_hand_is_no_result(opened: Open) -> None:
     ):
         opened("02_second")
     first.finish()
-    assert opened("02_second").previous("01_first") == first.folder
+    second = opened("02_second")
+    assert second.previous("01_first") == first.folder
     assert "01_first" in json.loads(kernel_side.report())["inputs"]
     opened("01_first")  # once more, to change something
     with pytest.raises(AnkleError, match=r"run its notebook to the end, or `ankle run --preset"):
         opened("02_second")
+    with pytest.raises(AnkleError, match="no finished results"):
+        second.previous("01_first")  # which was finished when this one was opened
 
 
 def test_missing_chapters_are_told_before_a_cohort_is_simulated(

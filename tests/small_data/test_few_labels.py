@@ -68,10 +68,22 @@ def test_every_way_is_scored_on_every_frame_once(target, network, tmp_path) -> N
     assert table.loc[table["way"] == few_labels.NETWORK, "tre_mm"].isna().all()
     assert table.loc[table["way"] == few_labels.RIGID, "tre_mm"].notna().all()
     assert not table[["dice", "gap_error_mm", "overlap_mm3"]].isna().any(axis=None)
+    assert (table["share_cm3"] > 0).all()
     (record,) = tmp_path.glob("*.json")
     written = record.stat().st_mtime_ns
     few_labels.score_children(network, target, SIZES, tmp_path, step=2, ways=ways)
     assert record.stat().st_mtime_ns == written
+
+
+def test_outlines_of_the_static_scan_are_carried_as_they_are(target, network, tmp_path) -> None:
+    (child, _) = target
+    way = few_labels.OUTLINED
+    table = few_labels.score_children(network, [child], SIZES, tmp_path, step=2, ways=(way,))
+    for bone, rows in table.groupby("bone"):
+        cm3 = child.masks()[bone].sum() * np.prod(child.static.voxel_size_mm) / 1000
+        if bone != "tibia":  # whose shank goes on beyond the static scan
+            assert rows["share_cm3"].max() < 1.05 * cm3
+    assert (table["share_cm3"] != table["volume_cm3"]).all()
 
 
 def test_adaptation_changes_what_it_should_and_nothing_else(target, network) -> None:

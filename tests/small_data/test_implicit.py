@@ -43,3 +43,22 @@ def test_it_is_continuous_and_starts_from_its_seed() -> None:
         assert torch.equal(one(places), same(places))
         assert not torch.equal(one(places), other(places))
         assert (one(places) - one(places + 1e-4)).abs().max() < 1e-4
+
+
+def test_the_lookup_and_its_slope_are_those_of_the_sum_by_hand() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(30, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = torch.randint(30, (7, 16), generator=generator)
+    weights = torch.rand(7, 16, generator=generator, dtype=torch.float64)
+    factor = torch.randn(7, 2, generator=generator, dtype=torch.float64)
+    found = implicit._Lookup.apply(table, rows, weights)
+    (slope,) = torch.autograd.grad((found * factor).sum(), table)
+    by_hand = (table[rows] * weights[..., None]).sum(dim=1)
+    (wanted,) = torch.autograd.grad((by_hand * factor).sum(), table)
+    assert torch.allclose(found, by_hand)
+    assert torch.allclose(slope, wanted)
+
+
+def test_corners_are_in_the_order_of_their_bits() -> None:
+    sides = [(torch.tensor([[0]]), torch.tensor([[bit]])) for bit in (8, 4, 2, 1)]
+    assert implicit._corners(sides, torch.add).flatten().tolist() == list(range(16))
