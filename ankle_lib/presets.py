@@ -239,7 +239,7 @@ class StrokeSizes:
     """Half of the channels of the first level of the U-Nets; the others' follow."""
     steps: int = _sizes(2, 150, 1200)
     """For every network; half as many for a try of the learning rate."""
-    batch: int = _sizes(8, 8, 16)
+    batch: int = _sizes(4, 8, 16)
     """Slices of a step."""
     n_seeds: int = _sizes(1, 1, 3)
     with_mednext: bool = _sizes(False, False, True)
