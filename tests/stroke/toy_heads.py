@@ -13,7 +13,7 @@ from ankle_lib.presets import PRESETS
 from ankle_lib.stroke.fair_trials import NETWORKS, StrokeStudy
 from ankle_lib.stroke.head_scans import LESION
 
-SIZES = replace(PRESETS["smoke"].stroke, steps=12)
+SIZES = replace(PRESETS["smoke"].stroke, steps=12, batch=8)
 SHAPE = (*SIZES.plane, 10)
 
 
