@@ -27,6 +27,7 @@ def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results" / "smoke"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give all that looks at the run of all chapters to one worker: the other need not wait."""
     for item in items:
