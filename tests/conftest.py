@@ -27,12 +27,12 @@ def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "results" / "smoke"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all that looks at the run of all chapters to one worker: the other need not wait."""
-    for item in items:
-        if "smoke_results" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("smoke"))
+    """Run all chapters in the first test and look at them in the last: nobody waits meanwhile."""
+    looking = [item for item in items if "smoke_results" in getattr(item, "fixturenames", ())]
+    seen = set(looking)
+    others = [item for item in items if item not in seen]
+    items[:] = looking[:1] + others + looking[1:]
 
 
 @pytest.fixture
