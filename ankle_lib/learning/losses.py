@@ -35,9 +35,9 @@ def bce(logits: Tensor, batch: Batch, weight: float = 1.0) -> Tensor:
     weight : float
         By which pixels of the label count more.
     """
-    each = functional.binary_cross_entropy_with_logits(
-        logits, batch.target, reduction="none", pos_weight=logits.new_tensor(weight)
-    )
+    each = functional.binary_cross_entropy_with_logits(logits, batch.target, reduction="none")
+    if weight != 1:
+        each = each * (1 + (weight - 1) * batch.target)
     valid = batch.valid.to(each.dtype)
     return (each.mean((2, 3)) * valid).sum() / valid.sum().clamp_min(1.0)
 
