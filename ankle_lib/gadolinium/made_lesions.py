@@ -30,6 +30,9 @@ REACH_VOXELS = 2
 
 RATE = 3e-3
 
+GAN_BETAS = (0.5, 0.999)
+"""Of Adam, where painter and judge learn against each other."""
+
 
 def paste(lesions: LesionSet, count: int, seed: int = 0) -> LesionSet:
     """Return lesions cut out of some planes and put in place of a smaller lesion of another's.
@@ -83,18 +86,18 @@ class Painter(nn.Module):
 
 
 class Reader(nn.Module):
-    """The encoder: looks at a lesion and tells the mean and ln variance of its numbers."""
+    """Looks at a lesion and tells ``count`` numbers of it."""
 
-    def __init__(self, width: int = 12) -> None:
+    def __init__(self, count: int, width: int = 12) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             _conv(5, width), nn.LeakyReLU(0.2),
             _conv(width, width), nn.LeakyReLU(0.2),
         )  # fmt: skip
-        self.last = nn.Linear(width, 2 * LATENT)
+        self.last = nn.Linear(width, count)
 
     def forward(self, images: Tensor, outline: Tensor, active: Tensor) -> Tensor:
-        """Return numbers (N, 2 LATENT): means over the lesion and its surroundings, mixed."""
+        """Return numbers (N, count): means over the lesion and its surroundings, mixed."""
         label = active[:, None, None, None, None].expand(-1, 1, *outline.shape[1:])
         features = self.layers(torch.cat([images, outline[:, None], label], 1))
         near = _near(outline)
@@ -114,7 +117,7 @@ def train_vae(lesions: LesionSet, steps: int, seed: int = 0) -> Painter:
     """Train a conditional variational auto-encoder (Sohn et al. 2015) on lesions."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        painter, encoder = Painter(), Reader()
+        painter, encoder = Painter(), Reader(2 * LATENT)  # means and ln variances
         optimizer = torch.optim.Adam([*painter.parameters(), *encoder.parameters()], RATE)
         for _ in range(steps):
             images, outline, active = _batch(lesions)
@@ -127,10 +130,42 @@ def train_vae(lesions: LesionSet, steps: int, seed: int = 0) -> Painter:
             error = (((painted - images) * near) ** 2).sum((1, 2, 3, 4)) / near.sum((1, 2, 3, 4))
             divergence = (log_variance.exp() + mean**2 - 1 - log_variance).sum(1) / 2
             loss = (error / (2 * 0.05**2) + 0.1 * divergence).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            _step(optimizer, loss)
     return painter.eval()
+
+
+def train_gan(lesions: LesionSet, steps: int, seed: int = 0) -> Painter:
+    """Train a conditional GAN on lesions: a judge learns to tell painted lesions from real ones.
+
+    The judge has an answer for each class, and that of the lesion's class counts. Errors are
+    squared, which keeps both steady (least-squares GAN, Mao et al. 2017, arXiv:1611.04076).
+    """
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        painter, judge = Painter(), Reader(2)
+        of_painter, of_judge = (
+            torch.optim.Adam(one.parameters(), RATE, GAN_BETAS) for one in (painter, judge)
+        )
+        for _ in range(steps):
+            images, outline, active = _batch(lesions)
+            latent = torch.randn(len(images), LATENT)
+            painted = painter(images * (1 - _near(outline)), outline, active, latent)
+            real, made = (
+                _belief(judge, one, outline, active) for one in (images, painted.detach())
+            )
+            _step(of_judge, ((real - 1) ** 2 + made**2).mean())
+            _step(of_painter, ((_belief(judge, painted, outline, active) - 1) ** 2).mean())
+    return painter.eval()
+
+
+def _belief(judge: Reader, images: Tensor, outline: Tensor, active: Tensor) -> Tensor:
+    return judge(images, outline, active).gather(1, active.long()[:, None])
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _batch(lesions: LesionSet, size: int = 16) -> tuple[Tensor, Tensor, Tensor]:

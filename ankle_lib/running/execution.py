@@ -258,9 +258,12 @@ def _kernel_environment(further: dict[str, str]) -> dict[str, str]:
     environment = {**os.environ, **further}
     environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # silences the debugger at start
-    # as many threads as this process may use (affinity, quota), unless the user chose
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment.setdefault(variable, str(joblib.cpu_count()))
+    # as many threads as this process may use (affinity, quota), unless the user chose; the same
+    # for both, since PyTorch would take MKL's number whatever OpenMP's is
+    variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    chosen = [environment[one] for one in variables if one in environment]
+    for variable in variables:
+        environment.setdefault(variable, (chosen or [str(joblib.cpu_count())])[0])
     # the kernel must import the same ankle_lib as this process
     package_parent = str(Path(ankle_lib.__file__).parents[1])
     paths = [package_parent, *filter(None, [environment.get("PYTHONPATH")])]

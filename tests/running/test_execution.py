@@ -224,6 +224,14 @@ assert int(os.environ["OMP_NUM_THREADS"]) >= 1"""
     execute(tmp_path, checks, environment={"MY_VARIABLE": "mine"})
 
 
+def test_a_chosen_number_of_threads_is_mkls_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    execute(tmp_path, "import torch\nassert torch.get_num_threads() == 1")
+
+
 def test_memory_is_that_of_the_kernel_and_its_children(tmp_path: Path) -> None:
     alone = "import time; block = bytearray(200 * 2**20); del block; time.sleep(0.1)"
     child = """\
