@@ -6,6 +6,7 @@ package and must see the same files under the same paths. (joblib's own backend 
 ever where workers are lost again and again with the same task; this one says so.)
 """
 
+import multiprocessing
 import os
 import tempfile
 import warnings
@@ -49,8 +50,8 @@ def run_all(
     tasks : sequence
     n_jobs : int, optional
         Most tasks at a time on this machine, by default and at most the number of processor
-        cores that may be used; the processes share these cores' threads. A cluster has its own
-        number.
+        cores that may be used; the processes share these cores' threads. In a process that was
+        itself started for a task there is one at a time. A cluster has its own number.
     workers : "processes" or "threads"
         Threads suit work that spends its time in numpy or torch and share memory. Ignored on a
         cluster.
@@ -76,7 +77,8 @@ def run_all(
     if address:
         numbered = _on_cluster(address, function, tasks)
     else:
-        cores = joblib.cpu_count()
+        # a worker has one core; with workers of its own it could not end before they do
+        cores = 1 if multiprocessing.parent_process() else joblib.cpu_count()
         if device != "cpu":
             workers = "threads"
         jobs = max(1, min(n_jobs or cores, cores, len(tasks)))

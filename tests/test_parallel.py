@@ -50,6 +50,11 @@ def process_id(number: int) -> int:
     return os.getpid()
 
 
+def ids_of_three(number: int) -> set[int]:
+    """Return the processes that do three tasks which a task has, and that of the task itself."""
+    return {os.getpid(), *run_all(process_id, range(3))}
+
+
 def die(number: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
@@ -88,6 +93,12 @@ def test_errors_come_out_as_they_are(workers: Any, n_jobs: int) -> None:
         run_all(fail_at_three, range(6), n_jobs=n_jobs, workers=workers)
     with pytest.raises(KeyError):
         run_all(fail_otherwise, range(3), n_jobs=n_jobs, workers=workers)
+
+
+@pytest.mark.parametrize("n_tasks", [2, 5])
+def test_a_task_does_its_own_tasks_itself(n_tasks: int) -> None:
+    of_tasks = run_all(ids_of_three, range(n_tasks), n_jobs=2)
+    assert [len(ids) for ids in of_tasks] == [1] * n_tasks
 
 
 def test_a_killed_process_is_one_clear_error() -> None:
