@@ -18,9 +18,6 @@ from ankle_lib.files import AnkleError
 
 Map = NDArray[np.float32]
 
-RELAXIVITIES = {"gadobutrol": 4.97, "gadoterate": 3.00}
-"""L/mmol/s at 3 T."""
-
 
 @dataclass(frozen=True)
 class Tissue:
@@ -85,7 +82,8 @@ def signal(tissue: Tissue, sequence: str) -> Any:
 def with_agent(tissue: Tissue, mmol_per_l: Any, relaxivity: float = 4.97) -> Tissue:
     """Return the tissue with contrast agent in it: 1/T1 grows by relaxivity times concentration.
 
-    What it does to T2 is small at these concentrations and left out.
+    The relaxivity is in L/mmol/s at 3 T: gadobutrol has 4.97, gadoterate 3.00. What the agent does
+    to T2 is small at these concentrations and left out.
     """
     return replace(tissue, t1_s=1 / (1 / tissue.t1_s + relaxivity * mmol_per_l))
 

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ankle_lib import cache
 from ankle_lib.learning.prediction import Segmenter, predict
 from ankle_lib.learning.recipes import Recipe, Stage
 from ankle_lib.learning.scans import FINAL_CONTEXT_MM, Scan, coarser, factor_for, train_on_scans
@@ -323,8 +322,3 @@ def _bones_of(trained: Trained, scan: Scan, pixel_mm: float) -> list[dict[str, A
     item = scan.item
     found = predict(item.image, scan.voxel_size_mm, segmenter, foot=item.region)
     return bone_scores(scan.code, found.masks(), item.labels, scan.voxel_size_mm)
-
-
-def checksum_of(scans: Sequence[Scan]) -> str:
-    """Return a digest of scans, for work that is remembered."""
-    return cache.digest([[scan.code, scan.checksum] for scan in scans])
