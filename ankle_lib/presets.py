@@ -174,7 +174,7 @@ class ModalitySizes:
     """Rows and columns of a patch."""
     batch: int = _sizes(4, 4, 8)
     """Patches of each modality in a step."""
-    steps: int = _sizes(2, 250, 2000)
+    steps: int = _sizes(2, 450, 2000)
     """For every network that segments."""
     depth: int = _sizes(2, 3, 4)
     """Levels of the U-Nets; so many see a whole patch."""
