@@ -237,7 +237,7 @@ class StrokeSizes:
     n_test: int = _sizes(3, 16, 60)
     width: int = _sizes(4, 8, 16)
     """Half of the channels of the first level of the U-Nets; the others' follow."""
-    steps: int = _sizes(2, 300, 1200)
+    steps: int = _sizes(2, 250, 1200)
     """For every network; half as many for a try of the learning rate."""
     batch: int = _sizes(4, 8, 16)
     """Slices of a step."""
