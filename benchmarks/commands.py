@@ -114,6 +114,8 @@ def exactness(file: Path, bones: dict[str, Volume], truth: dict[str, np.ndarray]
         for pose in poses
         if pose.accepted
     ]
+    if not errors:  # as it should be where a raw file is at fault
+        return f"none of {len(poses)} poses accepted"
     return (
         f"{len(errors)} of {len(poses)} poses accepted; TRE {np.median(errors):.2f} mm in the "
         f"median, {max(errors):.2f} mm at most"
