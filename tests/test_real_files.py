@@ -385,6 +385,14 @@ KINDS = {
         "a frame alone is found as well as in its series",
         "foot/test_register.py::test_a_frame_alone_is_found_as_in_its_series",
     ),
+    "masks are mirror images of the scan's bones": (
+        "refused, with what to do",
+        "foot/test_reading.py::test_what_cannot_be_registered_is_refused_in_one_line",
+    ),
+    "the static scan is a mirror image of the frames": (
+        "no pose is believed, and the message says why",
+        "foot/test_register.py::test_a_mirrored_static_scan_is_named",
+    ),
     "paths as templates, numbers as text": (
         "any path is a path, any number a number",
         "running/test_execution.py::test_braces_in_a_path_are_no_template",

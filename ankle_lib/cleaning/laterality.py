@@ -66,6 +66,11 @@ class MaskFit:
             return "flipped"
         return None
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether the bones show in the image where the mirrored masks are, bright or dark."""
+        return abs(self.flipped) > abs(self.as_is) + FIT_MARGIN
+
 
 def fix_left_right(
     static: Scan, masks: dict[str, Volume], subject: Subject, log: Findings

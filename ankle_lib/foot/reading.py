@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ankle_lib.cleaning.checks import MAX_LABELS, binarise, without_missing
-from ankle_lib.cleaning.laterality import wrong_way_up
+from ankle_lib.cleaning.laterality import masks_fit_image, wrong_way_up
 from ankle_lib.cleaning.placing import turned_against
 from ankle_lib.files import PARTIAL_PREFIX, AnkleError
 from ankle_lib.geometry import Grid, apply, in_words, same_grid, world_to_voxel
@@ -146,7 +146,8 @@ def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path])
     ------
     AnkleError
         If a file cannot be read, is not what it is given for, lies in two places, or does not
-        overlap the others; or if the foot lies in the frames as it cannot: head for foot.
+        overlap the others; if the masks are mirror images of the bones in the static scan; or if
+        the foot lies in the frames as it cannot: head for foot.
     """
     if not masks:
         raise AnkleError(f"no mask given: name at least one of {', '.join(BONES)}")
@@ -164,6 +165,12 @@ def read_scans(static: Path, dynamic: Sequence[Path], masks: Mapping[str, Path])
     canonical = to_orientation(still)
     bones = {bone: _mask(bone, path, canonical, notes) for bone, path in masks.items()}
     _check_apart(bones)
+    outlined = {bone: Volume(mask, canonical.affine) for bone, mask in bones.items()}
+    if masks_fit_image(canonical, outlined).mirrored:
+        raise AnkleError(
+            "the masks fit the static scan only when mirrored from left to right: one of the two "
+            "was mirrored when it was converted; give both as the scanner made them"
+        )
     notes += _seen_notes(canonical, bones, frames)
     notes += [wrong_way_up(bones, canonical.affine)] if len(bones) == len(BONES) else []
     good = np.delete(frames.data, bad, axis=3)

@@ -5,6 +5,7 @@ frames as they are in their files; high-resolution images lie in the frames' wor
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from ankle_lib.parallel import run_all
 from ankle_lib.pose_files import FramePose, write_flirt, write_itk, write_transforms
 from ankle_lib.privacy import without_folders
 from ankle_lib.quality.gate import BONE_CORRELATION, REPORT_CORRELATION
-from ankle_lib.registration.engines import Settings, register
+from ankle_lib.registration.engines import Registration, Settings, register
 from ankle_lib.registration.moving import bone_grid, cut_to_mask, moved_mask
 from ankle_lib.registration.regions import WHOLE, weights_of
-from ankle_lib.volume import Volume, resample, save
+from ankle_lib.volume import Volume, flip_left_right, left_right_axis, resample, save
+
+FEW_FRAMES = 5
+"""Enough to tell whether the static scan fits them mirrored."""
 
 SLICE_SAMPLES = 9
 """Samples across a slice of the moved static scan; 8 mm of slice are 10 voxels of 0.8 mm."""
@@ -77,9 +81,11 @@ def register_files(
         table = verdicts(poses)
         sheet = contact_sheet(frames, moved, table, title=engine)
         sheet.savefig(folder / "contact_sheet.png", dpi=FIGURE_DPI, bbox_inches="tight")
-    none = not table["verdict"].eq("accepted").any()
-    problem = f"no registration can be believed: see {out}/contact_sheet.png"
-    return Outcome([out], _in_words(table), list(scans.notes), problem if none else "")
+    problem = ""
+    if not table["verdict"].eq("accepted").any():
+        problem = f"no registration can be believed: see {out}/contact_sheet.png"
+        problem += _if_mirrored(scans, engine, device)
+    return Outcome([out], _in_words(table), list(scans.notes), problem)
 
 
 def register_scans(
@@ -127,26 +133,13 @@ def register_scans(
         If an engine is not available, or the foot has no contrast.
     """
     static, frames = scans.static, scans.frames
-    good = [n for n in range(frames.n_frames) if n not in scans.bad_frames]
-    usable, n_frames = Volume(frames.data[..., good], frames.affine), len(good)
-    # what bones look like in one's own frames is not known, so their surfaces have to help
-    own = engine == "torch"
-    settings = Settings(any_contrast=own)
+    good = _good_frames(scans)
     bones_on_grid = {bone: Volume(mask, static.affine) for bone, mask in scans.masks.items()}
-    weights = weights_of(
-        bones_on_grid, dict.fromkeys(scans.masks, 0.0) if own else BONE_RADIUS_VOXELS
-    )
-    least_of_bones = gate if gate is not None else (-1.0 if own else BONE_CORRELATION)
-    n_fits = n_frames * (1 + 2 * len(scans.masks))
-    with tqdm(total=n_fits, disable=None, unit="fit") as bar:
-        bar.set_description("the whole foot")
-        foot = {WHOLE: find_foot(static.data).astype(np.float32)}
-        options: dict[str, Any] = {"engine": engine, "device": device, "settings": settings}
-        whole = register(usable, static, foot, **options)
-        bar.update(n_frames)
-        bar.set_description("its bones")
-        bones = register(usable, static, weights, start=whole.poses[:, 0], **options)
-        bar.update(n_frames * len(scans.masks))
+    least_of_bones = gate
+    if gate is None:
+        least_of_bones = -1.0 if engine == "torch" else BONE_CORRELATION
+    with tqdm(total=len(good) * (1 + 2 * len(scans.masks)), disable=None, unit="fit") as bar:
+        whole, bones = _foot_and_bones(scans, good, engine, device, bar)
         poses = [
             FramePose(good[i], region, found.poses[i, n], float(r), bool(accepted))
             for found, least in ((whole, REPORT_CORRELATION), (bones, least_of_bones))
@@ -191,6 +184,49 @@ def register_scans(
 
         run_all(write, [pose for pose in poses if pose.frame in good], workers="threads")
     return poses, masks
+
+
+def _good_frames(scans: Scans) -> list[int]:
+    return [n for n in range(scans.frames.n_frames) if n not in scans.bad_frames]
+
+
+def _foot_and_bones(
+    scans: Scans, chosen: Sequence[int], engine: str, device: str, bar: Any
+) -> tuple[Registration, Registration]:
+    """Register the foot as a whole, and from there its bones, to some frames."""
+    static, frames = scans.static, Volume(scans.frames.data[..., chosen], scans.frames.affine)
+    # what bones look like in one's own frames is not known, so their surfaces have to help
+    own = engine == "torch"
+    radius = dict.fromkeys(scans.masks, 0.0) if own else BONE_RADIUS_VOXELS
+    masks = {bone: Volume(mask, static.affine) for bone, mask in scans.masks.items()}
+    options: dict[str, Any] = {"engine": engine, "device": device}
+    options["settings"] = Settings(any_contrast=own)
+    bar.set_description("the whole foot")
+    foot = {WHOLE: find_foot(static.data).astype(np.float32)}
+    whole = register(frames, static, foot, **options)
+    bar.update(len(chosen))
+    bar.set_description("its bones")
+    bones = register(frames, static, weights_of(masks, radius), start=whole.poses[:, 0], **options)
+    bar.update(len(chosen) * len(masks))
+    return whole, bones
+
+
+def _if_mirrored(scans: Scans, engine: str, device: str) -> str:
+    """Say if some frames show the mirror image of the static scan; empty if not."""
+    good = _good_frames(scans)
+    chosen = good[:: -(-len(good) // FEW_FRAMES)]
+    axis = left_right_axis(scans.static.affine)
+    masks = {bone: np.flip(mask, axis) for bone, mask in scans.masks.items()}
+    other = replace(scans, static=flip_left_right(scans.static), masks=masks)
+    with tqdm(total=len(chosen) * (1 + len(masks)), disable=None, unit="fit") as bar:
+        _, bones = _foot_and_bones(other, chosen, engine, device, bar)
+    fits = int((~bones.failed).sum())
+    if fits <= bones.failed.size / 2:
+        return ""
+    return (
+        f"; mirrored from left to right, the static scan fits ({fits} of {bones.failed.size} bones "
+        f"in {len(chosen)} frames): was it, or were the frames, mirrored when they were converted?"
+    )
 
 
 def verdicts(poses: Sequence[FramePose]) -> pd.DataFrame:

@@ -17,6 +17,9 @@ ENGINES = ("torch", "simpleitk", "flirt")
 LEAST_OF_USUAL = 0.75
 """A frame of which less than this part of the usual is explained has failed."""
 
+LEAST_PASSED = 0.25
+"""Where a smaller part of the fits pass, those few may do so by chance, and are not believed."""
+
 FEWEST_IN_LINE = 7
 """With fewer frames, steps are too long to say what is usual."""
 USUAL_JUMP = 4.0
@@ -203,6 +206,7 @@ def _reasons(
     found: Fits, centres: Sequence[NDArray[np.float64]], settings: Settings
 ) -> NDArray[np.str_]:
     """Return why each fit (F, R) failed; empty where it did not."""
+    hidden = found.seen < settings.least_seen
     reasons = np.full(found.costs.shape, "", dtype="<U60")
     for region, centre in enumerate(centres):
         explained = 1 - found.costs[:, region]
@@ -214,11 +218,14 @@ def _reasons(
         else:
             unlike = ~(found.correlations[:, region] >= settings.least_correlation)
             reasons[unlike, region] = "frame and static scan are not alike there"
-        hidden = found.seen[:, region] < settings.least_seen
-        reasons[hidden, region] = "too little of it in the frame's field of view"
+        reasons[hidden[:, region], region] = "too little of it in the frame's field of view"
         trusted = np.flatnonzero(reasons[:, region] == "")
         jumps = trusted[_out_of_line(found.poses[trusted, region], trusted, centre)]
         reasons[jumps, region] = "out of line with its neighbours in time"
+    for few in (slice(None), *range(len(centres))):  # of all regions, and of each
+        passed = (reasons == "")[:, few]
+        if passed.sum() < LEAST_PASSED * (~hidden[:, few]).sum():
+            reasons[:, few][passed] = "hardly any other frame fits"
     return reasons
 
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from ankle_lib.files import AnkleError
 from ankle_lib.foot.reading import is_ct, read_image, read_scans
 from ankle_lib.geometry import rigid
-from ankle_lib.volume import Volume, resample, save, to_orientation
+from ankle_lib.volume import Volume, flip_left_right, resample, save, to_orientation
 from tests.toy_ankle import DYNAMIC_SHAPE, ToyAnkle, toy_ankle
 
 FAR = rigid([0, 0, 0], [900, 0, 0])
@@ -41,6 +41,9 @@ class Files:
             old.data if data is None else data, old.affine if affine is None else affine
         )
         return self
+
+    def mirror(self, name: str) -> None:
+        self.volumes[name] = flip_left_right(self.volumes[name])
 
     def read(self, bones: tuple[str, ...] = ("calcaneus", "talus", "tibia"), **names: Any) -> Any:
         paths = {
@@ -185,6 +188,10 @@ BAD = {
     "time first": (
         spoil("dynamic", data=lambda d: np.moveaxis(d, 3, 0)),
         r"dynamic.nii: shape \(3, 56, 56, 8\) .*: time seems to be the first axis",
+    ),
+    "masks of the mirror image": (
+        lambda files: [files.mirror(bone) for bone in ("calcaneus", "talus", "tibia")],
+        "the masks fit the static scan only when mirrored",
     ),
     "frames head for foot": (
         spoil("dynamic", affine=lambda a: rigid([180, 0, 0], [0, -40, 20]) @ a),

@@ -11,6 +11,7 @@ import pytest
 
 from ankle_lib.foot.reading import Scans, read_scans
 from ankle_lib.foot.register import (
+    _if_mirrored,
     _in_words,
     register_scans,
     verdicts,
@@ -19,7 +20,15 @@ from ankle_lib.geometry import apply, compose, rigid, to_itk
 from ankle_lib.pose_files import FramePose, read_flirt, read_transforms, write_transforms
 from ankle_lib.registration.moving import bone_grid
 from ankle_lib.registration.truth import bone_points, tre_mm
-from ankle_lib.volume import Volume, load, resample, save, to_orientation
+from ankle_lib.volume import (
+    Volume,
+    flip_left_right,
+    left_right_axis,
+    load,
+    resample,
+    save,
+    to_orientation,
+)
 from tests.toy_ankle import toy_ankle
 
 sitk = pytest.importorskip("SimpleITK")
@@ -177,6 +186,18 @@ def test_what_does_not_reach_the_gate_is_written_but_not_accepted(
     (line,) = _in_words(verdicts(poses))
     assert line.startswith("talus: 0 of 1 frames accepted, correlation ")
     assert line.endswith("; rejected: frame 0")
+
+
+def test_a_mirrored_static_scan_is_named(scans: Scans) -> None:
+    axis = left_right_axis(scans.static.affine)
+    masks = {bone: np.flip(mask, axis) for bone, mask in scans.masks.items()}
+    mirrored = replace(scans, static=flip_left_right(scans.static), masks=masks)
+    assert "mirrored from left to right, the static scan fits" in _if_mirrored(
+        mirrored, "torch", "cpu"
+    )
+    noise = np.random.default_rng(0).normal(500, 100, scans.frames.data.shape)
+    lost = replace(scans, frames=Volume(noise, scans.frames.affine))
+    assert _if_mirrored(lost, "torch", "cpu") == ""
 
 
 def test_the_summary_names_frames_but_not_all_of_many(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from ankle_lib.registration.engines import (
     Resolution,
     Settings,
     _out_of_line,
+    _reasons,
     register,
 )
 from ankle_lib.registration.pyramid import fixed_frames, moving_region
-from ankle_lib.registration.regions import agreement, cut_region
+from ankle_lib.registration.regions import Fits, agreement, cut_region
 from ankle_lib.registration.search import _search, turn_about
 from ankle_lib.registration.similarity import Options, evaluate, select_points
 from ankle_lib.registration.truth import bone_points, rotation_errors_deg, tre_mm
@@ -213,6 +214,31 @@ def test_in_any_contrast_a_wrong_place_is_refused() -> None:
 
 
 # --- failures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_passed", "seen", "believed"),
+    [
+        ((3, 0), (15, 15), (0, 0)),  # few of one region, none of the other
+        ((6, 0), (15, 15), (0, 0)),  # many of one, but few of all
+        ((15, 3), (15, 15), (15, 0)),
+        ((15, 4), (15, 15), (15, 4)),
+        ((3, 3), (3, 3), (3, 3)),  # the others lie outside of the field of view
+    ],
+)
+def test_few_fits_are_not_believed(n_passed, seen, believed) -> None:
+    shape = (15, 2)
+    number = np.arange(15)[:, None]
+    fits = Fits(
+        poses=np.broadcast_to(np.eye(4), (*shape, 4, 4)),
+        correlations=np.ones(shape),
+        costs=np.full(shape, 0.3),
+        seen=np.where(number < seen, 1.0, 0.2),
+        above=np.where(number < n_passed, 0.6, 0.1),
+        seconds=np.zeros(shape),
+    )
+    reasons = _reasons(fits, [np.zeros(3)] * 2, Settings(any_contrast=True))
+    assert (reasons == "").sum(axis=0).tolist() == list(believed)
 
 
 def test_noise_is_a_failure(moving_bone: Scene) -> None:
