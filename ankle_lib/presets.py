@@ -238,7 +238,7 @@ class StrokeSizes:
     width: int = _sizes(4, 8, 16)
     """Half of the channels of the first level of the U-Nets; the others' follow."""
     steps: int = _sizes(2, 250, 1200)
-    """For every network; half as many for a try of the learning rate."""
+    """For every network, also for a try of the learning rate."""
     batch: int = _sizes(4, 8, 16)
     """Slices of a step."""
     n_seeds: int = _sizes(1, 1, 3)

@@ -7,13 +7,15 @@ same network segments, and tells the probability of a lesion.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,7 +48,8 @@ IN_PLANE, IN_PLANE_UP = (1, 2, 2), (1.0, 2.0, 2.0)
 GAIN_JITTER = 0.03
 """Standard deviation of what is added to each logarithmic image in training."""
 
-PEAK_RATE = 3e-3
+RATES_TRIED = (3e-4, 1e-3, 3e-3, 1e-2)
+FOLDS = 3
 WARM_UP = 0.25
 
 
@@ -143,6 +146,8 @@ class Plan:
     dropout: Dropout = "none"
     modality_dropout: bool = False
     """Whether sequences are blanked at random, so that any subset can be answered for."""
+    rate: float = 3e-3
+    """The largest learning rate; chapters choose it with `rate_trials`."""
     seed: int = 0
 
     def fresh(self) -> LesionNetwork:
@@ -185,6 +190,36 @@ def train_once(plan: Plan, lesions: LesionSet, folder: Path, device: str = "cpu"
     return network.to(device).eval()
 
 
+def rate_trials(plan: Plan, lesions: LesionSet, folder: Path, device: str = "cpu") -> pd.DataFrame:
+    """Try learning rates on training patients alone: each is held out once while others train.
+
+    Parameters
+    ----------
+    plan, lesions, folder, device
+        As of `train_once`; the plan's own rate does not matter.
+
+    Returns
+    -------
+    DataFrame
+        Columns rate, fold, patients (how many were held out) and loss: the mean cross-entropy of
+        their lesions, in nats.
+    """
+    splitter = StratifiedGroupKFold(FOLDS)
+    rows = []
+    for fold, (rest, out) in enumerate(
+        splitter.split(lesions.images, lesions.active, lesions.table["patient"])
+    ):
+        kept, held = lesions.chosen(rest), lesions.chosen(out)
+        truth = torch.from_numpy(held.active.astype(np.float64))
+        for rate in RATES_TRIED:
+            network = train_once(replace(plan, rate=rate), kept, folder, device)
+            logits = torch.from_numpy(scores(network, held, device=device))
+            loss = functional.binary_cross_entropy_with_logits(logits, truth).item()
+            patients = held.table["patient"].nunique()
+            rows.append({"rate": rate, "fold": fold, "patients": patients, "loss": loss})
+    return pd.DataFrame(rows)
+
+
 def _train(network: LesionNetwork, plan: Plan, lesions: LesionSet, device: str) -> None:
     if lesions.active.all() or not lesions.active.any():
         raise AnkleError(
@@ -198,7 +233,7 @@ def _train(network: LesionNetwork, plan: Plan, lesions: LesionSet, device: str) 
         "enhancement": torch.from_numpy(lesions.enhancement),
         "active": torch.from_numpy(lesions.active.astype(np.float32)),
     }
-    optimizer = OPTIMIZERS["muon"](network.parameters(), PEAK_RATE)
+    optimizer = OPTIMIZERS["muon"](network.parameters(), plan.rate)
     generator = torch.Generator().manual_seed(plan.seed)
     noises = [one for one in network.modules() if isinstance(one, LearnedNoise)]
     network.train()
@@ -206,7 +241,7 @@ def _train(network: LesionNetwork, plan: Plan, lesions: LesionSet, device: str) 
         torch.manual_seed(plan.seed + 1)
         for step in range(plan.steps):
             for group in optimizer.param_groups:
-                group["lr"] = PEAK_RATE * _schedule(step / plan.steps)
+                group["lr"] = plan.rate * _schedule(step / plan.steps)
             batch = _draw(tensors, plan, generator)
             batch = {name: one.to(device) for name, one in batch.items()}
             loss = loss_of(plan.task, network(batch["images"], batch["outlines"]), batch)

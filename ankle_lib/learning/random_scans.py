@@ -199,6 +199,8 @@ class ScanRanges:
     """How much brighter than the middle the coil makes what lies nearest to it."""
     noise: tuple[float, float] = (0.01, 0.15)
     """Standard deviation of the noise over the mean brightness of the foot."""
+    ct: float = 0.0
+    """Share of scans that show attenuation, as CT does: bright cortex, all that is soft alike."""
     black_air: float = 0.5
     """Share of scans in which the air far from the foot was set to zero."""
 
@@ -283,6 +285,8 @@ def gaussian_looks(scan: Scan, n: int, rng: np.random.Generator, *, pixel_mm: fl
 
 def draw_contrast(ranges: ScanRanges, marrow_class: int, rng: np.random.Generator) -> Contrast:
     """Draw how bright each tissue is."""
+    if ranges.ct and rng.random() < ranges.ct:
+        return _attenuation(ranges, marrow_class, rng)
     alike = rng.random() < ranges.alike
     if alike:
         level = rng.uniform(0.5, 0.75)
@@ -308,10 +312,36 @@ def draw_contrast(ranges: ScanRanges, marrow_class: int, rng: np.random.Generato
         red=float(np.exp(rng.uniform(-brightest, brightest))) if some_red else 1.0,
         red_mm=rng.uniform(*ranges.red_mm),
         plate_mm=rng.uniform(*ranges.plate_mm) if some_red else 0.0,
-        plates=tuple(
-            (through, towards) if bone in ranges.plated else None
-            for bone, (through, towards) in zip(BONES, rng.random((len(BONES), 2)), strict=True)
-        ),
+        plates=_plates(ranges, rng),
+    )
+
+
+def _attenuation(ranges: ScanRanges, marrow_class: int, rng: np.random.Generator) -> Contrast:
+    """Draw how much each tissue attenuates X-rays, over water: 1 + Hounsfield units / 1000."""
+    soft = rng.normal(1.04, 0.02, N_SOFT)
+    soft[-1] = rng.uniform(0.88, 0.95)  # fat
+    marrow, cortex = rng.uniform(1.0, 1.4), rng.uniform(1.5, 2.4)
+    if rng.random() < ranges.same_marrow:
+        soft[marrow_class] = marrow
+    if rng.random() < 0.7:  # tendons and the cortex of other bones are one class
+        soft[0] = cortex
+    return Contrast(
+        soft=tuple(soft),
+        joint=rng.uniform(1.0, 1.15),
+        bones=tuple(marrow * np.exp(rng.normal(0, 0.05, len(BONES)))),
+        cortex=cortex,
+        cortex_mm=rng.uniform(*ranges.cortex_mm),
+        soft_texture=rng.uniform(0.0, 0.05),
+        bone_texture=rng.uniform(-0.1, 0.2),
+        plate_mm=rng.uniform(*ranges.plate_mm),
+        plates=_plates(ranges, rng),
+    )
+
+
+def _plates(ranges: ScanRanges, rng: np.random.Generator) -> tuple[tuple[float, float] | None, ...]:
+    return tuple(
+        (through, towards) if bone in ranges.plated else None
+        for bone, (through, towards) in zip(BONES, rng.random((len(BONES), 2)), strict=True)
     )
 
 

@@ -68,7 +68,7 @@ NETWORKS = {
 }
 """Every arm and its network."""
 
-MAIN_ARMS = (ALONE, DISTILLED)
+MAIN_ARMS = (ALONE, SHARED, OWN, DISTILLED)
 
 PENALTIES: dict[str, tuple[Penalty, ...]] = {DISTILLED: (distillation,), CONTRASTED: (contrast,)}
 

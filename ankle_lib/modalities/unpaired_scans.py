@@ -29,6 +29,9 @@ NAMES = {"mr": "MR", "ct": "CT"}
 FILES = {"mr": "static_3DT1", "ct": "CT"}
 PAIRED, NOISELESS = "static_CT", "static_CT_noiseless"
 
+VALIDATION = ("T41", "E41")
+"""Children on whom settings were chosen; no preset trains or tests with them."""
+
 HU_PER_UNIT = 1000.0
 """Hounsfield units are learnt in thousands."""
 

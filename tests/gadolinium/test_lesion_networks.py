@@ -137,6 +137,27 @@ def test_trained_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("weights.npz"))) == 2
 
 
+def test_rates_are_tried_on_patients_who_did_not_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesions, seen, whole = toy_lesions(48), [], lesion_networks.train_once
+
+    def watched(plan: Plan, kept: LesionSet, *where: object) -> LesionNetwork:
+        seen.append(set(kept.table["patient"]))
+        return whole(plan, kept, *where)
+
+    monkeypatch.setattr(lesion_networks, "train_once", watched)
+    tried = lesion_networks.rate_trials(Plan(steps=40, width=4), lesions, tmp_path)
+    everybody = set(lesions.table["patient"])
+    held_out = [everybody - one for one in seen[:: len(lesion_networks.RATES_TRIED)]]
+    assert set().union(*held_out) == everybody
+    assert sum(map(len, held_out)) == len(everybody)
+    assert tried.groupby("fold")["patients"].first().tolist() == [len(one) for one in held_out]
+    assert tried["rate"].nunique() == len(lesion_networks.RATES_TRIED)
+    best = tried.groupby("rate")["loss"].mean()
+    assert best[1e-2] < best[1e-3], "in so few steps the largest rate learns most"
+
+
 @pytest.mark.parametrize("task", lesion_networks.TASKS)
 @pytest.mark.parametrize("dropout", ["none", "fixed", "learned"])
 def test_every_task_has_a_loss(task: str, dropout: str, tmp_path: Path) -> None:

@@ -198,6 +198,16 @@ def test_bones_are_drawn_by_their_cortex_where_all_is_alike():
 # --- what a foot is made of ---
 
 
+def test_attenuation_makes_cortex_brightest_and_fat_darkest():
+    rng = np.random.default_rng(0)
+    drawn = [draw_contrast(ScanRanges(ct=1, same_marrow=0), 3, rng) for _ in range(50)]
+    for one in drawn:
+        *others, fat = one.soft
+        assert one.cortex > max(one.bones) > fat
+        assert fat < min(*others, one.joint)
+    assert np.ptp([one.soft[2] for one in drawn]) < 0.15, "what is soft is alike"
+
+
 def test_a_scan_is_told_apart_without_labels_of_soft_tissue(scan):
     tissues = tissues_of(scan)
     muscle, fat = int(tissues.classes[62, 40, 20]), int(tissues.classes[20, 20, 30])

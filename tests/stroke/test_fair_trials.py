@@ -54,7 +54,7 @@ def test_a_network_learns_is_kept_and_scored_person_by_person(study) -> None:
 
 
 def test_trials_choose_by_the_validation_people_alone(study) -> None:
-    trials = fair.tuning_trials(replace(study, sizes=replace(SIZES, steps=4)), [fair.OWN_UNET], 2)
+    trials = fair.tuning_trials(study, [fair.OWN_UNET], 2)
     assert list(trials["rate"]) == list(fair.RATES)
     assert trials["dice"].between(0, 1).all()
     table = pd.DataFrame(
@@ -67,6 +67,13 @@ def test_trials_choose_by_the_validation_people_alone(study) -> None:
     assert (best[fair.OWN_TRANSFORMER], best[fair.OWN_UNET]) == (1e-2, 5e-3)
     assert best[fair.SWIN_IDENTITY] == best[fair.SWIN] == 2e-2
     assert best[fair.UNETR_IDENTITY] == 5e-3
+
+
+def test_every_network_has_had_as_many_tries() -> None:
+    trials = fair.trials_at_laptop()
+    assert list(trials.columns) == ["arm", "rate", "dice"]
+    assert all(tuple(tries) == fair.RATES for _, tries in trials.groupby("arm")["rate"])
+    assert set(fair.best_rates(trials)) == set(fair.NETWORKS) - {fair.MEDNEXT}
 
 
 def test_every_contestant_has_a_price() -> None:
