@@ -206,6 +206,7 @@ def rate_lesions(folder: Path) -> None:
     network = lesion_networks.train_once(plan, lesions, folder, GPU)
     assert on_gpu(network)
     lesion_networks.scores(network, lesions, draws=2, device=GPU)
+    lesion_networks.rate_trials(plan, toy_lesions(48), folder, GPU)
 
 
 PATHS = (
