@@ -195,9 +195,6 @@ def test_bones_are_drawn_by_their_cortex_where_all_is_alike():
     assert 10 < sum(darker) < 40
 
 
-# --- what a foot is made of ---
-
-
 def test_attenuation_makes_cortex_brightest_and_fat_darkest():
     rng = np.random.default_rng(0)
     drawn = [draw_contrast(ScanRanges(ct=1, same_marrow=0), 3, rng) for _ in range(50)]
@@ -206,6 +203,9 @@ def test_attenuation_makes_cortex_brightest_and_fat_darkest():
         assert one.cortex > max(one.bones) > fat
         assert fat < min(*others, one.joint)
     assert np.ptp([one.soft[2] for one in drawn]) < 0.15, "what is soft is alike"
+
+
+# --- what a foot is made of ---
 
 
 def test_a_scan_is_told_apart_without_labels_of_soft_tissue(scan):
