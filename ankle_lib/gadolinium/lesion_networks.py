@@ -203,7 +203,18 @@ def rate_trials(plan: Plan, lesions: LesionSet, folder: Path, device: str = "cpu
     DataFrame
         Columns rate, fold, patients (how many were held out) and loss: the mean cross-entropy of
         their lesions, in nats.
+
+    Raises
+    ------
+    AnkleError
+        If there are fewer patients than folds.
     """
+    n_patients = lesions.table["patient"].nunique()
+    if n_patients < FOLDS:
+        raise AnkleError(
+            f"{n_patients} patients train, and to try learning rates {FOLDS} are needed: each is "
+            "held out once"
+        )
     splitter = StratifiedGroupKFold(FOLDS)
     rows = []
     for fold, (rest, out) in enumerate(

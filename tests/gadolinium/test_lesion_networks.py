@@ -156,6 +156,9 @@ def test_rates_are_tried_on_patients_who_did_not_train(
     assert tried["rate"].nunique() == len(lesion_networks.RATES_TRIED)
     best = tried.groupby("rate")["loss"].mean()
     assert best[1e-2] < best[1e-3], "in so few steps the largest rate learns most"
+    few = lesions.chosen(lesions.table["patient"].isin(sorted(everybody)[:2]))
+    with pytest.raises(AnkleError, match="2 patients train, and to try learning rates 3"):
+        lesion_networks.rate_trials(Plan(steps=1, width=4), few, tmp_path)
 
 
 @pytest.mark.parametrize("task", lesion_networks.TASKS)
