@@ -35,7 +35,7 @@ from ankle_lib.learning.training import (
     train_once,
     train_side_by_side,
 )
-from ankle_lib.metrics import bootstrap_interval
+from ankle_lib.metrics import bootstrap_interval, dice
 from ankle_lib.modalities.distillation import class_relations, contrast, distillation
 from ankle_lib.modalities.unpaired_scans import MODALITIES, Child, Regime, stacked, to_learn
 from ankle_lib.parallel import run_all
@@ -68,7 +68,7 @@ NETWORKS = {
 }
 """Every arm and its network."""
 
-MAIN_ARMS = (ALONE, SHARED, OWN, DISTILLED)
+MAIN_ARMS = (ALONE, SHARED, OWN)
 
 PENALTIES: dict[str, tuple[Penalty, ...]] = {DISTILLED: (distillation,), CONTRASTED: (contrast,)}
 
@@ -136,6 +136,7 @@ class ModalityStudy:
             optimizer="muon",
             min_fraction=FINAL_FRACTION,
             augmentation=AUGMENTATION,
+            epochs=2,
             seed=run.seed,
         )
 
@@ -431,19 +432,21 @@ def _scores_of_child(
     elif trained.recipe.network in ("unet-by-modality", "x-unet"):
         networks = {one: Told(trained.network, one) for one in MODALITIES}
     scan = scan or child.scans[modality]
-    rows = {}
+    rows, truth = {}, scan.item.labels
     for one, network in networks.items():
         found = segment(network, scan, pixel_mm, context)
-        rows[one] = bone_scores(child.code, found.masks(), scan.item.labels, scan.voxel_size_mm)
+        masks = found.masks()
+        if modality in (one, BOTH):
+            rows[one] = bone_scores(child.code, masks, truth, scan.voxel_size_mm)
         if isinstance(network, Told):
             seen = _some_patches(scan, pixel_mm, trained)
             columns |= {f"norm_misfit_{one}": norm_misfit(network, seen)}
             columns |= {f"entropy_{one}": entropy(found)}
             columns |= {f"expected_dice_{one}": expected_dice(found)}
-            columns |= {f"dice_{one}": float(np.mean([row["dice"] for row in rows[one]]))}
-    shown = rows if modality == BOTH else {modality: rows[modality]}
+            of_bones = [dice(masks[bone], own) for bone, own in truth.items()]
+            columns |= {f"dice_{one}": float(np.mean(of_bones))}
     return pd.DataFrame(
-        [{"modality": one} | row | columns for one, own in shown.items() for row in own]
+        [{"modality": one} | row | columns for one, own in rows.items() for row in own]
     )
 
 
@@ -476,7 +479,8 @@ def scores_of_segmenter(study: ModalityStudy, segmenter: Segmenter, arm: str) ->
         parts = zip(scans, found, strict=True)
         return pd.concat([table.assign(modality=one) for (one, _), table in parts])
 
-    settings = [weights, segmenter.pixel_mm, [one.checksum for one in scans.values()]]
+    checksums = [one.checksum for one in scans.values()]
+    settings = [weights, segmenter.pixel_mm, segmenter.context_mm, checksums]
     table = cache.remembered(study.folder / "elsewhere.json", work, settings=settings)
     return table.assign(arm=arm)
 
