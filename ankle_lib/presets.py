@@ -231,13 +231,13 @@ class StrokeSizes:
     """Voxels of an axial slice from left to right and from back to front, multiples of 32."""
     z_mm: tuple[float, float] | None = _sizes((0.0, 48.0), (-20.0, 60.0), None)
     """Heights of the lowest and the highest slice in MNI space; None is the whole brain."""
-    n_train: tuple[int, ...] = _sizes((2, 4), (8, 16, 32), (8, 32, 128))
+    n_train: tuple[int, ...] = _sizes((2, 4), (8, 32), (8, 32, 128))
     """People, of the learning curve; the contest has the last number."""
-    n_validation: int = _sizes(1, 6, 16)
+    n_validation: int = _sizes(1, 12, 16)
     n_test: int = _sizes(3, 16, 60)
     width: int = _sizes(4, 8, 16)
     """Half of the channels of the first level of the U-Nets; the others' follow."""
-    steps: int = _sizes(2, 250, 1200)
+    steps: int = _sizes(2, 200, 1200)
     """For every network, also for a try of the learning rate."""
     batch: int = _sizes(4, 8, 16)
     """Slices of a step."""

@@ -4,7 +4,8 @@ Slices, augmentation, loss, optimiser, schedule and number of steps are the same
 learning rate is each network's own, and each had as many tries to find it.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,18 +55,29 @@ NETWORKS = {
 IDENTITIES = {OWN_TRANSFORMER: OWN_UNET, SWIN: SWIN_IDENTITY, UNETR: UNETR_IDENTITY}
 """Networks with transformer blocks, and the same without."""
 
-RATES = (5e-3, 1e-2, 2e-2)
+RATES = (2.5e-3, 5e-3, 1e-2, 2e-2)
 """Every network's tries of the largest learning rate."""
 
-LAPTOP_TRIALS: dict[str, tuple[float, float, float]] = {
-    UNET: (0.162, 0.107, 0.135),
-    MIRROR: (0.125, 0.113, 0.136),
-    OWN_UNET: (0.028, 0.018, 0.025),
-    OWN_TRANSFORMER: (0.111, 0.054, 0.125),
-    SWIN: (0.066, 0.101, 0.013),
-    UNETR: (0.025, 0.013, 0.020),
+LESIONS, BONES_OF_ANKLES = "lesions", "bones of ankles"
+
+LAPTOP_TRIALS: dict[str, dict[str, tuple[float, ...]]] = {
+    LESIONS: {
+        UNET: (0.132, 0.176, 0.141, 0.144),
+        MIRROR: (0.098, 0.118, 0.132, 0.097),
+        OWN_UNET: (0.094, 0.119, 0.073, 0.085),
+        OWN_TRANSFORMER: (0.092, 0.132, 0.094, 0.115),
+        SWIN: (0.099, 0.101, 0.107, 0.082),
+        UNETR: (0.049, 0.059, 0.046, 0.051),
+    },
+    BONES_OF_ANKLES: {
+        UNET: (0.809, 0.806, 0.808, 0.852),
+        OWN_UNET: (0.876, 0.921, 0.937, 0.941),
+        OWN_TRANSFORMER: (0.861, 0.906, 0.940, 0.923),
+        SWIN: (0.757, 0.806, 0.851, 0.842),
+    },
 }
-"""Mean Dice of the validation people with each of `RATES`, found by `tuning_trials` at `laptop`."""
+"""Mean Dice of the validation people with each of `RATES`, found by `tuning_trials` and
+`ankle_trials` at `laptop`."""
 
 COST_MS = {
     UNET: 9.2, MIRROR: 10.3, OWN_UNET: 12.1, OWN_TRANSFORMER: 17.3, SWIN: 20.2, UNETR: 11.0,
@@ -235,7 +247,8 @@ def scores_and_lesions(found: Mask, scan: Scan) -> tuple[dict[str, Any], pd.Data
 def best_rates(trials: pd.DataFrame) -> dict[str, float]:
     """Return the rate of each network with the best Dice; an identity has that of its whole."""
     best = trials.loc[trials.groupby("arm")["dice"].idxmax()].set_index("arm")["rate"].to_dict()
-    return best | {without: best[arm] for arm, without in IDENTITIES.items() if without not in best}
+    wholes = {without: arm for arm, without in IDENTITIES.items() if arm in best}
+    return {without: best[arm] for without, arm in wholes.items()} | best
 
 
 def tuning_trials(study: StrokeStudy, arms: Sequence[str], n_train: int) -> pd.DataFrame:
@@ -251,11 +264,11 @@ def tuning_trials(study: StrokeStudy, arms: Sequence[str], n_train: int) -> pd.D
     return scores.groupby(["arm", "rate"], sort=False)["dice"].mean().reset_index()
 
 
-def trials_at_laptop() -> pd.DataFrame:
-    """Return `LAPTOP_TRIALS` as `tuning_trials` would; for smaller runs than those."""
+def trials_at_laptop(task: str) -> pd.DataFrame:
+    """Return `LAPTOP_TRIALS` of a task as its trials would; for smaller runs than those."""
     rows = [
         {"arm": arm, "rate": rate, "dice": dice}
-        for arm, found in LAPTOP_TRIALS.items()
+        for arm, found in LAPTOP_TRIALS[task].items()
         for rate, dice in zip(RATES, found, strict=True)
     ]
     return pd.DataFrame(rows)
@@ -290,44 +303,58 @@ def ankle_recipe(sizes: StrokeSizes, arm: str, pixels: int, rate: float, seed: i
 
 
 def ankle_contest(
-    study: StrokeStudy, arms: Sequence[str], train: Sequence[Scan], test: Sequence[Scan]
+    study: StrokeStudy,
+    rates: Iterable[tuple[str, float]],
+    train: Sequence[Scan],
+    test: Sequence[Scan],
 ) -> pd.DataFrame:
     """Train contestants on the bones of ankles and score them on other children's.
 
     Parameters
     ----------
     study : StrokeStudy
-        Whose sizes, rates and folder.
-    arms : sequence of str
+        Whose sizes and folder.
+    rates : iterable of pairs
+        Each a contestant and its largest learning rate.
     train, test : sequences of Scan
         Sagittal slices, labelled with the bones.
 
     Returns
     -------
     DataFrame
-        Columns arm, seed, subject, bone, dice, hd95_mm, assd_mm.
+        Columns arm, rate, seed, subject, bone, dice, hd95_mm, assd_mm.
     """
     pixel_mm = study.sizes.ankle_pixel_mm
     seen = [coarser(one, factor_for(one, pixel_mm), to_learn=True) for one in train]
     pixels = max(32, min(min(one.item.image.shape[:2]) for one in seen) // 32 * 32)
-    keys = [(arm, seed) for arm in arms for seed in range(study.sizes.n_seeds)]
+    keys = [(arm, rate, seed) for arm, rate in rates for seed in range(study.sizes.n_seeds)]
     trainings = [
         partial(
             train_on_scans,
-            ankle_recipe(study.sizes, arm, pixels, study.rates[arm], seed),
+            ankle_recipe(study.sizes, arm, pixels, rate, seed),
             seen,
             study.folder,
             device=study.device,
         )
-        for arm, seed in keys
+        for arm, rate, seed in keys
     ]
     rows = []
-    for (arm, seed), trained in zip(keys, train_side_by_side(trainings), strict=True):
+    for (arm, rate, seed), trained in zip(keys, train_side_by_side(trainings), strict=True):
         for scan in test:
             work = partial(_bones_of, trained, scan, pixel_mm)
             scores = trained.remembered("bones", work, [scan.code, scan.checksum, pixel_mm])
-            rows += [{"arm": arm, "seed": seed} | one for one in scores]
+            rows += [{"arm": arm, "rate": rate, "seed": seed} | one for one in scores]
     return pd.DataFrame(rows)
+
+
+def ankle_trials(
+    study: StrokeStudy, arms: Sequence[str], train: Sequence[Scan], validation: Sequence[Scan]
+) -> pd.DataFrame:
+    """Do for the bones of ankles what `tuning_trials` does for lesions."""
+    once = replace(study, sizes=replace(study.sizes, n_seeds=1))
+    tries = itertools.product(arms, RATES)
+    scores = ankle_contest(once, tries, train, validation)
+    return scores.groupby(["arm", "rate"], sort=False)["dice"].mean().reset_index()
 
 
 def _bones_of(trained: Trained, scan: Scan, pixel_mm: float) -> list[dict[str, Any]]:
