@@ -151,7 +151,7 @@ def test_networks_train_in_bfloat16_where_it_is_fast(
 
 
 def test_random_labels_teach_nothing(tmp_path: Path) -> None:
-    settings = recipe(60, 5e-3, epochs=1)
+    settings = recipe(120, 5e-3, epochs=1)
     scores = {}
     for chance in (False, True):
         pair = [
