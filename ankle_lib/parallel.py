@@ -9,9 +9,11 @@ ever where workers are lost again and again with the same task; this one says so
 import multiprocessing
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -71,7 +73,8 @@ def run_all(
     ------
     AnkleError
         If a worker process dies (on a cluster: if several die of the same task), or the cluster
-        cannot be used. What ``function`` raises comes out as it is, and ends the other tasks.
+        cannot be used. What ``function`` raises comes out as it is, and ends the other tasks;
+        threads that are at work finish theirs first, so that nobody writes any more.
     """
     address = os.environ.get(SCHEDULER_VARIABLE, "").strip()
     if address:
@@ -156,7 +159,9 @@ def _on_this_machine(
     backend = {"processes": "loky", "threads": "threading"}[workers]
     with joblib.parallel_config(backend, **(options if workers == "processes" else {})):
         parallel = joblib.Parallel(jobs, return_as="generator_unordered")
-    calls = (joblib.delayed(_numbered)(function, *pair) for pair in enumerate(tasks))
+    slots = threading.Semaphore(jobs)
+    numbered = partial(_in_slot, slots) if workers == "threads" else _numbered
+    calls = (joblib.delayed(numbered)(function, *pair) for pair in enumerate(tasks))
     try:
         with warnings.catch_warnings():
             # workers that have grown are replaced, which is no news for whoever waits
@@ -167,6 +172,14 @@ def _on_this_machine(
             f"a worker process was killed, perhaps for want of memory: run fewer than {jobs} tasks "
             "at a time (n_jobs)"
         ) from None
+    finally:
+        for _ in range(jobs):  # until no thread is at work, and so that none begins anew
+            slots.acquire()
+
+
+def _in_slot(slots: threading.Semaphore, *call: Any) -> tuple[int, Any]:
+    with slots:
+        return _numbered(*call)
 
 
 def _numbered(function: Callable[[Task], Result], number: int, task: Task) -> tuple[int, Result]:

@@ -95,6 +95,25 @@ def test_errors_come_out_as_they_are(workers: Any, n_jobs: int) -> None:
         run_all(fail_otherwise, range(3), n_jobs=n_jobs, workers=workers)
 
 
+def test_no_thread_works_on_after_an_error() -> None:
+    begun, ended = threading.Event(), []
+
+    def work(number: int) -> None:
+        if number == 0:
+            begun.wait(5)
+            raise AnkleError("the disk is full")
+        begun.set()
+        time.sleep(0.3)
+        ended.append(number)
+
+    with pytest.raises(AnkleError, match="full"):
+        run_all(work, range(6), n_jobs=2, workers="threads")
+    so_far = list(ended)
+    assert so_far
+    time.sleep(0.7)
+    assert ended == so_far
+
+
 @pytest.mark.parametrize("n_tasks", [2, 5])
 def test_a_task_does_its_own_tasks_itself(n_tasks: int) -> None:
     of_tasks = run_all(ids_of_three, range(n_tasks), n_jobs=2)
