@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -83,6 +84,18 @@ def test_pins_satisfy_the_bounds(extra: str | None) -> None:
         assert requirement.specifier, f"{requirement} has no bound"
         pin = pins[canonicalize_name(requirement.name)]
         assert pin in requirement.specifier, f"{requirement}, pinned {pin}"
+
+
+def test_pins_can_be_installed_with_the_oldest_python_that_is_promised() -> None:
+    oldest, pins = Version(PROJECT["requires-python"].removeprefix(">=")), constraints()
+    wanted = {
+        one.name: SpecifierSet(one.metadata.get("Requires-Python") or "")
+        for one in distributions()
+        if pins.get(canonicalize_name(one.name)) == Version(one.version.split("+")[0])
+    }
+    assert wanted
+    newer = {name: str(python) for name, python in wanted.items() if oldest not in python}
+    assert not newer, f"these pins cannot be installed with Python {oldest}: {newer}"
 
 
 def test_every_bound_has_its_reason() -> None:
