@@ -41,7 +41,7 @@ course_commands = typer.Typer(
 )
 app.add_typer(course_commands, name="course")
 
-PresetOption = Annotated[str, typer.Option(help="Sizes: smoke, laptop or paper.")]
+PresetOption = Annotated[str, typer.Option(help="Sizes: smoke, laptop, paper or rehearsal.")]
 ResultsOption = Annotated[
     Path | None, typer.Option(help="Folder of all results; default: that of the repository.")
 ]

@@ -1,9 +1,10 @@
-"""Every size of the course in one frozen dataclass, and its three instances.
+"""Every size of the course in one frozen dataclass, and its instances.
 
-Each size is declared with its values at smoke, laptop and paper, side by side.
+Each size is declared with its values at smoke, laptop and paper, side by side. A fourth instance,
+rehearsal, follows from paper.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 from ankle_lib.files import AnkleError
@@ -74,6 +75,8 @@ class ReconstructionSizes:
     """Pairs of patches are taken from every so-many-th frame of a sequence."""
     pair_steps: int = _sizes(2, 50, 2000)
     """Of 16 pairs, for every network that the report used or proposed."""
+    table_steps: int = _sizes(2, 50, 24_500)
+    """The same for the two networks of the report's Table 6.5, which had 24,500."""
     depths: tuple[int, ...] = _sizes((1, 3), (1, 2, 3), (1, 2, 3, 4))
     """Stages of the ResNet (report, Fig. 6.16)."""
     n_patches: int = _sizes(4, 48, 256)
@@ -301,16 +304,44 @@ class Preset:
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _instances(Preset)}
 
 
+def _few_steps(sizes: Any) -> Any:
+    """Return sizes with a hundredth of their steps, between two and four, and with one seed."""
+    changes: dict[str, Any] = {}
+    for name in (one.name for one in fields(sizes)):
+        value = getattr(sizes, name)
+        if is_dataclass(value):
+            changes[name] = _few_steps(value)
+        elif name.endswith("steps"):
+            changes[name] = _few(value)
+        elif name == "final_stages":
+            changes[name] = tuple((side, _few(n), *rest) for side, n, *rest in value)
+        elif name == "n_seeds":
+            changes[name] = 1
+    return replace(sizes, **changes)
+
+
+def _few(steps: int) -> int:
+    return min(max(steps // 100, 2), 4)
+
+
+REHEARSAL: Preset = replace(
+    _few_steps(PRESETS["paper"]), name="rehearsal", subjects=("T01", "T02", "E02")
+)
+"""The grids of paper on three subjects: a CPU meets every size, and most of the memory, of a run
+that takes days there, before a GPU does. Its networks have learnt nothing."""
+
+
 def get_preset(name: str) -> Preset:
-    """Return the preset called ``name``.
+    """Return the preset called ``name``: one of `PRESETS`, or "rehearsal".
 
     Raises
     ------
     AnkleError
         If there is no such preset; the message lists the ones there are.
     """
+    presets = PRESETS | {REHEARSAL.name: REHEARSAL}
     try:
-        return PRESETS[name]
+        return presets[name]
     except KeyError:
-        known = ", ".join(PRESETS)
+        known = ", ".join(presets)
         raise AnkleError(f"there is no preset {name!r}: choose one of {known}") from None

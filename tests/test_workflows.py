@@ -59,6 +59,9 @@ def test_every_push_is_checked_tested_and_compared() -> None:
     assert smoke.index("PRESET=smoke") < smoke.index(
         "ankle compare reference/smoke results/smoke --other-machine"
     )
+    # as on a laptop without bfloat16, and as the reference was made
+    processor = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert content["jobs"]["smoke"]["env"] == processor
 
 
 def test_the_site_is_made_and_kept() -> None:
@@ -117,6 +120,11 @@ def test_the_container_has_the_exact_versions_and_says_which_driver() -> None:
     assert f"--python {python[1]} " in recipe
     assert re.search(r'NVIDIA_REQUIRE_CUDA="cuda>=\d+\.\d+"', recipe)
     assert "--shm-size" in recipe
+    hidden = set((ROOT / ".dockerignore").read_text().split())
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    rooms = {Path(name).parts[0] for name in tracked.stdout.splitlines()}
+    assert len(rooms) > 10
+    assert not hidden & rooms  # chapters read what the repository holds
 
 
 def test_references_are_small_tables() -> None:

@@ -23,6 +23,9 @@ FIRST_RATE = 0.04
 
 Count = Annotated[int, Field(ge=1)]
 
+STEPS_SAVED = 1000
+"""A long training is saved, and scored, at least so often."""
+
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 """Values that no training could use are refused."""
 
@@ -90,6 +93,11 @@ class Recipe:
     """Parts of about equal length of each stage; after each, a training that is killed goes on."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides the first weights and the patches."""
+
+    @classmethod
+    def epochs_for(cls, steps: int) -> int:
+        """Return the usual number of epochs, or more if a training is as long as the report's."""
+        return max(cls.epochs, steps // STEPS_SAVED)
 
     @property
     def head(self) -> Head:

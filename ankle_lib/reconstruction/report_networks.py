@@ -49,7 +49,8 @@ def report_recipe(steps: int, **changes: Any) -> Recipe:
 
     Batches of 16, a learning rate of 0.001, the L1 distance weighted by g.
     """
-    settings: dict[str, Any] = {"network": "resnet-basic", "loss": "weighted-l1"} | changes
+    usual = {"network": "resnet-basic", "loss": "weighted-l1", "epochs": Recipe.epochs_for(steps)}
+    settings: dict[str, Any] = usual | changes
     stage = Stage(None, steps, batch_size=16, learning_rate=1e-3)
     return Recipe((stage,), labels=("intensity",), **settings)
 

@@ -208,6 +208,19 @@ class Chapter(Place):
         write_csv(self.tables / f"{name}.csv", table)
         return table
 
+    def reference(self, run: str, name: str) -> pd.DataFrame:
+        """Return a table of this chapter that a longer run left in ``reference/<run>``.
+
+        Raises
+        ------
+        AnkleError
+            If the repository has no such table.
+        """
+        path = self.root / "reference" / run / self.name / "tables" / f"{name}.csv"
+        if not path.is_file():
+            raise AnkleError(f"{path} is missing: it belongs to the repository, get it from there")
+        return pd.read_csv(path)
+
     def claim(self, claims: Mapping[str, Any]) -> pd.DataFrame:
         """Write down which of the chapter's claims hold, and go on if one does not.
 

@@ -38,9 +38,6 @@ from ankle_lib.patches.source import Batch
 from ankle_lib.patches.split import Part, Split, cross_validation, report_split
 from ankle_lib.presets import BONES, SegmentationSizes
 
-STEPS_SAVED = 1000
-"""A long training is saved, and scored, at least so often."""
-
 
 @dataclass(frozen=True)
 class Study:
@@ -86,12 +83,12 @@ class Study:
         rate, sizes = changes.pop("rate", 5e-4), self.sizes
         usual = sizes.resnet_steps if "resnet" in network else sizes.steps
         steps = changes.pop("steps", usual)
-        recipe = {
+        recipe: dict[str, Any] = {
             "stages": (Stage(self.pixels, steps, learning_rate=rate),),
             "labels": (bone,),
             "network": network,
             "n_validation": sizes.n_patches,
-            "epochs": max(Recipe.epochs, steps // STEPS_SAVED),
+            "epochs": Recipe.epochs_for(steps),
         }
         return Recipe(**recipe | changes)
 
@@ -99,7 +96,7 @@ class Study:
         """Return the recipe for a network of the report's tables; see `report_recipe`."""
         sizes = self.sizes
         steps = sizes.table_resnet_steps if "resnet" in network else sizes.table_steps
-        return self.report_recipe(network, bone, steps=steps, **changes)
+        return self.report_recipe(network, bone, **{"steps": steps} | changes)
 
     def fit(self, recipe: Recipe, split: Split | None = None) -> Trained:
         """Train on the training part, or read what was trained before."""

@@ -71,3 +71,8 @@ def test_what_decides_nothing_makes_no_other_recipe() -> None:
     assert of(network="resnet-basic", depth=3) == of(network="resnet-basic")
     others = (of(), of(depth=3), of(keep_best=True), of(n_validation=7), of(seed=1))
     assert len(set(others)) == len(others)
+
+
+def test_trainings_as_long_as_the_reports_are_saved_every_thousand_steps() -> None:
+    assert Recipe.epochs_for(2) == Recipe.epochs_for(5_999) == Recipe.epochs
+    assert Recipe.epochs_for(24_500) == 24

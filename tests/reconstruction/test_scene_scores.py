@@ -50,17 +50,13 @@ def test_scores_are_those_of_the_region(scene: Scene) -> None:
 def test_nothing_is_compared_across_slices_that_are_not_scored(scene: Scene) -> None:
     blurred, step = ndimage.gaussian_filter(scene.truth, 1.0), 3
     row = score_scenes([scene], {"blurred": lambda _: blurred}, step=step).set_index("bone")
-    region = scene.regions["talus"][:, :, ::step]
-    posterior, superior, _ = scene.voxel_size_mm
-    expected = image_scores(
-        blurred[:, :, ::step],
-        scene.truth[:, :, ::step],
-        region,
-        data_range=intensity_range(scene.truth, scene.region),
-        spacing=(posterior, superior, np.inf),
-    )
-    assert row.at["talus", "detail"] == pytest.approx(expected.detail, abs=0.01)
-    assert row.at["talus", "sharpness"] == pytest.approx(expected.sharpness, abs=0.01)
+    alike, energy = 0.0, 0.0  # of what a blur within a slice takes away, one slice by itself
+    for k in range(0, scene.truth.shape[2], step):
+        inside = scene.regions["talus"][:, :, k]
+        one, two = (image[:, :, k].astype(float) for image in (blurred, scene.truth))
+        one, two = ((image - ndimage.gaussian_filter(image, 1.0))[inside] for image in (one, two))
+        alike, energy = alike + float(one @ two), energy + float(two @ two)
+    assert row.at["talus", "detail"] == pytest.approx(alike / energy, abs=0.01)
 
 
 def test_a_bone_between_the_scored_slices_is_left_out(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 
 from ankle_lib.files import AnkleError
 from ankle_lib.running import chapter as chapters
-from ankle_lib.running import kernel_side
+from ankle_lib.running import kernel_side, records
 from ankle_lib.running.chapter import Chapter, Place, open_chapter
 from tests.course import READ_TABLE, two_chapters, write_notebook
 
@@ -55,6 +55,16 @@ def test_a_chapter_opened_by_hand_lies_in_the_repository(course: Path, opened: O
     ]
     table = pd.DataFrame({"x": [1]})
     assert chapter.table(table, "one") is table
+
+
+def test_a_chapter_reads_tables_that_a_longer_run_left(course: Path, opened: Open) -> None:
+    chapter = opened("01_first")
+    tables = course / "reference" / "long" / "01_first" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "dice.csv").write_text("bone,dice\ntalus,0.9\n")
+    assert chapter.reference("long", "dice")["dice"].tolist() == [0.9]
+    with pytest.raises(AnkleError, match=r"hd95\.csv is missing: it belongs to the repository"):
+        chapter.reference("long", "hd95")
 
 
 def test_half_a_chapter_run_by_hand_is_no_result(opened: Open) -> None:
@@ -106,6 +116,14 @@ def test_two_notebooks_do_not_write_to_one_chapter(course: Path, opened: Open) -
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=course, capture_output=True, text=True)
     assert f"process {os.getpid()} is writing to" in done.stderr
+
+
+def test_a_notebook_does_not_write_where_a_run_computes(course: Path, opened: Open) -> None:
+    with (
+        records.one_writer(course / "results" / "smoke-toy" / "01_first"),  # as `ankle run` does
+        pytest.raises(AnkleError, match=f"process {os.getpid()} is writing to .*01_first"),
+    ):
+        opened("01_first")
 
 
 def test_figures_are_shown_and_saved(opened: Open) -> None:
