@@ -133,4 +133,4 @@ def test_references_are_small_tables() -> None:
     assert {path.suffix for path in files if path.name != "run.json"} <= {".csv"}
     assert sum(path.stat().st_size for path in files) < 2e6
     presets = {path.relative_to(ROOT / "reference").parts[0] for path in files}
-    assert presets == {"smoke", "laptop", "laptop-postmortem"}
+    assert presets == {"smoke", "laptop", "laptop-postmortem", "laptop-report"}
