@@ -33,7 +33,7 @@ test: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --maxschedchunk 32
 
 lab: env
 	$(BIN)/jupyter lab --notebook-dir . notebooks/00_start_here.ipynb

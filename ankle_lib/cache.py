@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import os
 import threading
 import time
 import uuid
@@ -50,7 +51,8 @@ def remembered(
     work : callable
         Does the work and returns numbers, texts, lists, dicts, arrays or tables (NaN included).
     inputs : iterable of Path
-        Files that ``work`` reads, known by their content.
+        Files that ``work`` reads, known by their content and by where they lie from ``record``: a
+        folder of results may be moved with all that it was made from.
     settings : any value of `digest`
         Everything else that the answer depends on. The code need not be named: see `code_digest`.
 
@@ -58,8 +60,8 @@ def remembered(
     --------
     >>> remembered(folder / "scores.json", partial(score, scan), settings=[scan.checksum])
     """
-    key = digest([sorted((str(path), file_digest(path)) for path in inputs), settings])
-    key = digest([key, code_digest(work)])
+    read = sorted((os.path.relpath(path, record.parent), file_digest(path)) for path in inputs)
+    key = digest([read, settings, code_digest(work)])
     try:
         content = json.loads(record.read_text(encoding="utf-8"), object_hook=_decoded)
     except (OSError, ValueError):

@@ -75,6 +75,24 @@ def test_other_settings_or_other_content_are_other_work(
     assert len(calls) == 5
 
 
+def test_what_is_moved_together_stays_finished(
+    tmp_path: Path, work: tuple[Callable[[], Any], list[int]]
+) -> None:
+    count, calls = work
+    for folder in ("one", "two"):
+        scan, record = tmp_path / folder / "01" / "scan.nii", tmp_path / folder / "03" / "r.json"
+        if folder == "one":
+            scan.parent.mkdir(parents=True)
+            scan.write_bytes(b"one")
+        else:
+            (tmp_path / "one").rename(tmp_path / folder)
+        remembered(record, count, inputs=[scan])
+    assert len(calls) == 1
+    renamed = scan.rename(scan.with_name("other.nii"))
+    remembered(record, count, inputs=[renamed])
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": "x"}', '{"answer": 1}'])
 def test_a_broken_record_is_made_again(
     tmp_path: Path, work: tuple[Callable[[], Any], list[int]], content: str

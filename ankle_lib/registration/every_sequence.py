@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ankle_lib.cache import remembered
+from ankle_lib.cache import digest, remembered
 from ankle_lib.files import write_csv
 from ankle_lib.geometry import arrival, part_of
 from ankle_lib.manifest.layouts import CleanSubject
@@ -34,6 +34,9 @@ COLUMNS = (
 )  # fmt: skip
 """Of ``registration.csv``. Dice, TRE and rotation errors are empty without truth; for the whole
 foot they are means over its bones. ``speed_mm`` is how far the bone's points move per frame."""
+
+RECORDS = ".records"
+"""Folder in that of the chapter in which the rows of finished sequences are remembered."""
 
 SLICE_SAMPLES = 5
 AROUND_BONE_MM = 15.0
@@ -67,6 +70,8 @@ class SequenceTask:
     device: str
     out: Path | None = None
     """Where to write; a comparison writes nothing."""
+    record: Path | None = None
+    """Where the rows are remembered, if they are."""
 
     @property
     def foot_mask(self) -> Path:
@@ -120,9 +125,10 @@ def register_cohort(
     >>> table = judge(table, {"whole": gate, "bone": gate}, chapter.folder)
     """
     tasks = [
-        SequenceTask(subject, sequence, variant or Variant(), masked, truth, device, out)
+        SequenceTask(subject, sequence, variant or Variant(), masked, truth, device, out, record)
         for subject in subjects
         for sequence in subject.sequences
+        for record in [out / RECORDS / f"{subject.code}_{sequence}.json"]
     ]
     what = "registering sequences"
     tables = run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
@@ -137,25 +143,32 @@ def experiment(
     truth: Path | None = None,
     device: str = "cpu",
     n_jobs: int | None = None,
+    out: Path | None = None,
 ) -> pd.DataFrame:
-    """Register the first sequence of some subjects in several ways; nothing is written.
+    """Register the first sequence of some subjects in several ways; no pose or mask is written.
 
     Parameters
     ----------
     variants : mapping of name to Variant
     subjects, masked, truth, device, n_jobs
         As in `register_cohort`.
+    out : Path, optional
+        Folder of the chapter, where what is finished is remembered and not done again.
 
     Returns
     -------
     DataFrame
         Columns ``variant`` and those of `COLUMNS`.
     """
-    tasks = [
-        SequenceTask(subject, next(iter(subject.sequences)), variant, masked, truth, device)
-        for subject in subjects
-        for variant in variants.values()
-    ]
+    tasks = []
+    for subject in subjects:
+        sequence = next(iter(subject.sequences))
+        for variant in variants.values():
+            name = f"{subject.code}_{sequence}_{digest(variant)[:12]}.json"
+            record = None if out is None else out / RECORDS / name
+            tasks.append(
+                SequenceTask(subject, sequence, variant, masked, truth, device, record=record)
+            )
     what = "comparing sequences"
     tables = run_all(register_sequence, tasks, n_jobs=n_jobs, device=device, desc=what)
     names = itertools.cycle(variants)
@@ -214,18 +227,17 @@ def judge(table: pd.DataFrame, gates: Mapping[str, Gate], out: Path) -> pd.DataF
 def register_sequence(task: SequenceTask) -> pd.DataFrame:
     """Return the rows of ``registration.csv`` for one sequence, and write its files.
 
-    What an earlier, interrupted call has finished is not done again.
+    What an earlier call has finished is not done again.
     """
-    if task.out is None:
+    if task.record is None:
         return _work(task)
     subject = task.subject
     inputs = [subject.static, *subject.masks.values(), *subject.sequences[task.sequence]]
     inputs.append(task.foot_mask)
     if task.truth is not None:
         inputs += truth_files(task.truth, subject.code, task.sequence)
-    settings = [subject.code, subject.group, task.sequence, task.variant, task.device, task.truth]
-    record = task.out / ".records" / f"{subject.code}_{task.sequence}.json"
-    return remembered(record, partial(_work, task), inputs=inputs, settings=settings)
+    settings = [subject.code, subject.group, task.sequence, task.variant, task.device]
+    return remembered(task.record, partial(_work, task), inputs=inputs, settings=settings)
 
 
 def sequence_images(

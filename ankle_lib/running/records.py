@@ -5,9 +5,10 @@ A chapter is up to date if its ``run.json`` exists (it is written last), if the 
 and the earlier chapters that it read have not changed since, and if every file that it lists is
 still there and, where others read it, has the content that it had.
 
-A chapter that is not up to date starts from an empty folder. One exception lets a killed run go
+A chapter that is not up to date starts from an empty folder, with two exceptions. A killed run goes
 on: if nothing changed since it *started*, its folder is kept (for what the chapter remembers per
-subject), without tables, figures and notebook, which are made again.
+subject), without tables, figures and notebook, which are made again. And trained networks, each
+known by all that decides it, stay until a run is asked to start afresh (`TRAININGS`).
 
 What a person has judged is never emptied (`KEPT`). It is no input of the chapter that keeps it, so
 a verdict does not make that chapter run again; it is an output like any other, so the chapters
@@ -45,6 +46,10 @@ FAILED_NOTEBOOK = "notebook.failed.ipynb"
 KEPT = ("qc_sheet.csv", ".qc_sheet.csv.lock")
 """Files at the top of a chapter's folder that outlive every run: the review sheet with people's
 verdicts, and its lock, which a reviewer may hold while the chapter runs."""
+
+TRAININGS = "trainings"
+"""Folder of networks that `learning.training.train` finds again, whatever else has changed: one
+more parameter of a chapter must not cost the hours of those that it does not touch."""
 
 _STARTED = ".started.json"
 _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
@@ -141,16 +146,21 @@ def prepare_folder(folder: Path, now: State, *, afresh: bool = False) -> None:
     """Empty ``folder`` for a run; keep what a killed run of the very same state had finished.
 
     `KEPT` stays in any case, even with ``afresh``; the chapter itself decides what of it holds.
+    `TRAININGS` stays unless ``afresh``, but for what somebody has changed since it was made.
     """
+    digests = _read(folder / RUN_RECORD).get("digests") or {}
+    kept = {name: then for name, then in digests.items() if name.startswith(f"{TRAININGS}/")}
+    changed = (name for name, then in kept.items() if not _unchanged(folder / name, then))
+    _remove(*{folder / TRAININGS / Path(name).parts[1] for name in changed})
     (folder / RUN_RECORD).unlink(missing_ok=True)  # first: what follows is no longer a result
     if afresh or _read(folder / _STARTED) != now:
         (folder / _STARTED).unlink(missing_ok=True)
-        stays = {*KEPT, *LOCK_FILES}
+        stays = {*KEPT, *LOCK_FILES} | (set() if afresh else {TRAININGS})
         present = folder.iterdir() if folder.is_dir() else ()
         _remove(*(path for path in present if path.name not in stays))
     else:
-        clear_partial_files(folder)
         _remove(*(folder / name for name in _REMADE))
+    clear_partial_files(folder)
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     write_json(folder / _STARTED, now)

@@ -227,6 +227,25 @@ def test_an_experiment_writes_nothing_and_can_start_off_the_truth(
     assert worst["good"] < 0.5 < 5 < worst["lost"]
 
 
+def test_a_finished_comparison_is_read(
+    cohort: tuple[CleanSubject, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, root = cohort
+    soft, softer, hard = (dataclasses.replace(VARIANT, sigma_voxels=s) for s in (1.0, 2.0, 0.5))
+
+    def compare(**variants: Variant) -> pd.DataFrame:
+        return experiment([subject], variants, masked=root / "02", n_jobs=1, out=tmp_path)
+
+    first = compare(a=soft, b=softer)
+    monkeypatch.setattr(every_sequence, "register", None)
+    second = compare(b=softer, a=soft)
+    for name in "ab":
+        rows = [table[table["variant"] == name].reset_index(drop=True) for table in (first, second)]
+        pd.testing.assert_frame_equal(*rows)
+    with pytest.raises(TypeError):  # another variant is registered
+        compare(a=hard)
+
+
 def test_without_truth_the_columns_are_empty(cohort: tuple[CleanSubject, Path]) -> None:
     subject, root = cohort
     table = experiment([subject], {"a": VARIANT}, masked=root / "02", n_jobs=1)

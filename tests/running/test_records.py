@@ -189,6 +189,21 @@ def test_a_killed_run_keeps_nothing_if_something_changed(course: Course) -> None
     assert course.files() == [".started.json"]
 
 
+def test_trained_networks_outlive_other_changes(course: Course) -> None:
+    networks = [f"trainings/unet-{name}/weights.ckpt" for name in ("one", "two", "three")]
+    for network in networks:
+        course.write(course.second / network)
+    course.write(course.second / "trainings" / ".partial-1-weights.ckpt")
+    course.prepare()
+    course.finish()
+    course.write(course.second / networks[1], "damaged")
+    (course.second / networks[2]).unlink()
+    course.prepare(radius_mm=3)
+    assert course.files() == [".started.json", networks[0]]
+    course.prepare(afresh=True, radius_mm=3)
+    assert course.files() == [".started.json"]
+
+
 @pytest.mark.parametrize("change", ["nothing", "code or parameters", "an earlier chapter", "force"])
 def test_verdicts_outlive_every_run(course: Course, change: str) -> None:
     for name in records.KEPT:
