@@ -203,6 +203,7 @@ def test_a_notebook_is_stripped_and_has_parameters(path: Path) -> None:
         if cell.cell_type == "code":
             assert not cell.outputs, f"{path.name} holds outputs: run nbstripout"
             assert cell.execution_count is None
+            assert len(cell.source.splitlines()) <= 30, f"{path.name} {cell.id} is too long"
         tags = cell.metadata.get("tags", [])
         assert "injected-parameters" not in tags
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
