@@ -48,8 +48,8 @@ KEPT = ("qc_sheet.csv", ".qc_sheet.csv.lock")
 verdicts, and its lock, which a reviewer may hold while the chapter runs."""
 
 TRAININGS = "trainings"
-"""Folder of networks that `learning.training.train` finds again, whatever else has changed: one
-more parameter of a chapter must not cost the hours of those that it does not touch."""
+"""Folder of networks that `learning.training.train_once` finds again, whatever else has changed:
+one more parameter of a chapter must not cost the hours of those that it does not touch."""
 
 _STARTED = ".started.json"
 _FILES = {"static", "masks", "sequences"}  # a subject's absolute paths
